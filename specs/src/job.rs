@@ -1,0 +1,160 @@
+//! What a tenant asks for. A [`JobSpec`] comes from [`crate::jobfile`] or off the wire, and in
+//! both cases has passed [`JobSpec::check`].
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::id::{Country, GpuClass, JobName, SiteId};
+use crate::unit::{GpuCount, Millis};
+
+/// Most nodes of one gang.
+pub const NODES_MAX: u32 = 16_384;
+/// Most tasks on one node.
+pub const TASKS_PER_NODE_MAX: u32 = 256;
+/// Most GPUs on one node.
+pub const GPUS_PER_NODE_MAX: u32 = 72;
+/// Most jobs of one array.
+pub const ARRAY_MAX: u32 = 10_000;
+/// Most bytes of a command, all words together.
+pub const COMMAND_BYTES_MAX: usize = 65_536;
+/// Most bytes of an environment, names and values together.
+pub const ENV_BYTES_MAX: usize = 65_536;
+/// Highest priority; the lowest is 0.
+pub const PRIORITY_MAX: u32 = 100;
+/// Most tries after a loss.
+pub const RETRIES_MAX: u32 = 1_000;
+/// Longest time that a stopped task may take to end by itself.
+pub const GRACE_MAX: Millis = Millis(600_000);
+
+crate::enumeration! {
+    /// What kind of work a job is; a hint to people and to placement, not a promise.
+    pub enum JobClass {
+        1 => Training = "training",
+        2 => Simulation = "simulation",
+        /// Runs until it is cancelled.
+        3 => Service = "service",
+        4 => Interactive = "interactive",
+    }
+
+    /// What becomes of an attempt whose controllers cannot be heard.
+    pub enum OnPartition {
+        /// The attempt is stopped when its lease or loan runs out, and the job is placed again
+        /// after that is sure.
+        1 => Restart = "restart",
+        /// The attempt goes on, and its job is never placed again until it is known to have ended.
+        2 => Wait = "wait",
+    }
+}
+
+crate::message! {
+    /// Where a job may run.
+    pub struct PlacementSpec {
+        /// The only sites allowed; empty for any.
+        1 => sites: Vec<SiteId>,
+        /// The only countries allowed; empty for any.
+        2 => residency: Vec<Country>,
+        /// Whether the job may leave its home.
+        3 => spill: bool,
+    }
+
+    /// A job as its tenant asked for it.
+    pub struct JobSpec {
+        1 => name: JobName,
+        2 => class: JobClass,
+        /// 0 to [`PRIORITY_MAX`]; higher goes first.
+        3 => priority: u32,
+        /// Nodes of the gang, all or nothing.
+        4 => nodes: u32,
+        5 => tasks_per_node: u32,
+        /// GPUs on each node.
+        6 => gpus_per_node: GpuCount,
+        /// Classes that will do, the preferred first; empty for any. A gang is of one class.
+        7 => gpu_classes: Vec<GpuClass>,
+        /// How many jobs to make of this; 1 for a plain job.
+        8 => array: u32,
+        /// Program and arguments of each task.
+        9 => command: Vec<String>,
+        10 => env: BTreeMap<String, String>,
+        /// Working directory; empty for one of the attempt's own.
+        11 => workdir: String,
+        /// How long a stopped task may take to end before it is killed.
+        12 => grace: Millis,
+        /// Tries that may follow the loss of a node or a site.
+        13 => retries: u32,
+        14 => on_partition: OnPartition,
+        15 => placement: PlacementSpec,
+        /// The attempt is stopped after this long; zero for no limit.
+        16 => time_limit: Millis,
+        17 => labels: BTreeMap<String, String>,
+    }
+}
+
+/// A job spec that breaks a rule, with the field's path in a job file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {reason}")]
+pub struct JobSpecError {
+    pub path: &'static str,
+    pub reason: String,
+}
+
+fn within(path: &'static str, value: u32, min: u32, max: u32) -> Result<(), JobSpecError> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(JobSpecError { path, reason: alloc::format!("{value} is not between {min} and {max}") })
+}
+
+impl JobSpec {
+    /// All GPUs of the gang.
+    #[must_use]
+    pub fn gpus(&self) -> GpuCount {
+        self.gpus_per_node.times(self.nodes)
+    }
+
+    /// Checks what the types cannot say. Whoever decodes a spec calls this before using it.
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    pub fn check(&self) -> Result<(), JobSpecError> {
+        within("spec.priority", self.priority, 0, PRIORITY_MAX)?;
+        within("spec.replicas.nodes", self.nodes, 1, NODES_MAX)?;
+        within("spec.replicas.tasksPerNode", self.tasks_per_node, 1, TASKS_PER_NODE_MAX)?;
+        within("spec.resources.gpus.count", self.gpus_per_node.0, 1, GPUS_PER_NODE_MAX)?;
+        within("spec.array.count", self.array, 1, ARRAY_MAX)?;
+        within("spec.retry.max", self.retries, 0, RETRIES_MAX)?;
+        if self.grace > GRACE_MAX {
+            let reason = alloc::format!("longer than {} s", GRACE_MAX.0 / 1_000);
+            return Err(JobSpecError { path: "spec.time.grace", reason });
+        }
+        if self.command.first().is_none_or(String::is_empty) {
+            let reason = "names no program".into();
+            return Err(JobSpecError { path: "spec.run.command", reason });
+        }
+        if self.command.iter().any(|word| word.contains('\0')) {
+            let reason = "holds a zero byte".into();
+            return Err(JobSpecError { path: "spec.run.command", reason });
+        }
+        if self.command.iter().map(String::len).sum::<usize>() > COMMAND_BYTES_MAX {
+            let reason = alloc::format!("longer than {COMMAND_BYTES_MAX} bytes");
+            return Err(JobSpecError { path: "spec.run.command", reason });
+        }
+        self.check_env()
+    }
+
+    fn check_env(&self) -> Result<(), JobSpecError> {
+        let path = "spec.run.env";
+        let bytes: usize = self.env.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if bytes > ENV_BYTES_MAX {
+            let reason = alloc::format!("longer than {ENV_BYTES_MAX} bytes");
+            return Err(JobSpecError { path, reason });
+        }
+        for (name, value) in &self.env {
+            if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+                let reason = alloc::format!("`{name}` cannot be an environment variable");
+                return Err(JobSpecError { path, reason });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,314 @@
+//! Clients and controllers. Views are what a person sees; they are made from agreed state and
+//! carry its revision.
+
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use crate::codec::Blob;
+use crate::id::{
+    Boot, ControllerId, Country, Epoch, GpuClass, GrantId, JobId, NodeId, RequestId, Revision,
+    SiteId,
+};
+use crate::job::JobSpec;
+use crate::unit::{GpuCount, Millis, Timestamp};
+use crate::wire::agent::LogStream;
+use crate::wire::peer::ClassCapacity;
+
+crate::enumeration! {
+    /// What a person is told of a job.
+    pub enum JobState {
+        1 => Queued = "queued",
+        /// Placed; not all of it has started.
+        2 => Starting = "starting",
+        3 => Running = "running",
+        /// Being stopped.
+        4 => Stopping = "stopping",
+        /// Its processes ended by themselves; see the exit code.
+        5 => Finished = "finished",
+        6 => Cancelled = "cancelled",
+        /// Its last attempt was lost and no retry is left; how it ended is unknown.
+        7 => Lost = "lost",
+        /// No node would start it.
+        8 => Refused = "refused",
+    }
+
+    /// What a person is told of a node.
+    pub enum NodeState {
+        1 => Ready = "ready",
+        /// Not heard from; nothing new starts there.
+        2 => Suspected = "suspected",
+        3 => Draining = "draining",
+        /// Enrolled, and has never been heard.
+        4 => Awaited = "awaited",
+    }
+}
+
+impl JobState {
+    /// True for a state that a job never leaves.
+    #[must_use]
+    pub fn is_terminal(self) -> bool {
+        match self {
+            Self::Finished | Self::Cancelled | Self::Lost | Self::Refused => true,
+            Self::Queued | Self::Starting | Self::Running | Self::Stopping => false,
+        }
+    }
+}
+
+crate::message! {
+    pub struct JobSubmit {
+        1 => request: RequestId,
+        2 => spec: Arc<JobSpec>,
+    }
+
+    pub struct JobSubmitted {
+        1 => jobs: Vec<JobId>,
+        2 => revision: Revision,
+        /// The same request had been admitted before; nothing new was made.
+        3 => repeated: bool,
+    }
+
+    /// Names jobs: a full id, a unique beginning of one (without `job_` too), or a name.
+    pub struct JobSelector {
+        1 => text: String,
+    }
+
+    pub struct JobCancelled {
+        1 => jobs: Vec<JobView>,
+    }
+
+    pub struct JobList {
+        /// Only jobs that have not ended.
+        1 => active_only: bool,
+        /// At most this many, the latest first; zero for the server's limit.
+        2 => limit: u32,
+    }
+
+    pub struct JobViews {
+        1 => revision: Revision,
+        2 => jobs: Vec<JobView>,
+        /// More jobs match than were given.
+        3 => cut: bool,
+    }
+
+    pub struct JobWait {
+        1 => job: JobId,
+        /// Answer when the job's state differs from this, or after `wait`.
+        2 => state: Option<JobState>,
+        3 => wait: Millis,
+        /// Likewise for its epoch; zero for any.
+        4 => epoch: Epoch,
+    }
+
+    pub struct AttemptView {
+        1 => epoch: Epoch,
+        2 => host: SiteId,
+        3 => nodes: Vec<NodeId>,
+        4 => started_at: Timestamp,
+        5 => ended_at: Timestamp,
+        /// In words; empty while it runs.
+        6 => outcome: String,
+    }
+
+    pub struct JobView {
+        1 => id: JobId,
+        2 => spec: Arc<JobSpec>,
+        3 => array_index: u32,
+        4 => home: SiteId,
+        /// The site of the current or last attempt.
+        5 => host: Option<SiteId>,
+        6 => state: JobState,
+        /// Why it is where it is, in words; may be empty.
+        7 => reason: String,
+        8 => epoch: Epoch,
+        /// Present if and only if the job finished.
+        9 => exit_code: Option<i32>,
+        10 => signal: u32,
+        11 => submitter: String,
+        12 => submitted_at: Timestamp,
+        /// Start of the last attempt; zero if there was none.
+        13 => started_at: Timestamp,
+        14 => finished_at: Timestamp,
+        15 => nodes: Vec<NodeId>,
+        16 => attempts: Vec<AttemptView>,
+        17 => cancel_requested: bool,
+        /// Age of what is known, if it comes from a peer that has been silent; else zero.
+        18 => remote_age: Millis,
+    }
+
+    pub struct JobLogs {
+        1 => job: JobId,
+        /// Zero for the last attempt.
+        2 => epoch: Epoch,
+        3 => node_rank: u32,
+        4 => task: u32,
+        5 => stream: LogStream,
+        6 => offset: u64,
+        7 => max_bytes: u32,
+        8 => wait: Millis,
+    }
+
+    /// Why a job is not running at one site.
+    pub struct SiteWhy {
+        1 => site: SiteId,
+        /// The constraint that binds.
+        2 => constraint: String,
+        /// What would change it.
+        3 => change: String,
+    }
+
+    pub struct JobWhy {
+        1 => job: JobView,
+        2 => sites: Vec<SiteWhy>,
+    }
+
+    pub struct NodeView {
+        1 => node: NodeId,
+        2 => state: NodeState,
+        3 => boot: Boot,
+        4 => class: Option<GpuClass>,
+        5 => gpus: GpuCount,
+        6 => gpus_leased: GpuCount,
+        7 => gpus_granted: GpuCount,
+        8 => source: String,
+        9 => address: String,
+        10 => version: String,
+        11 => jobs: Vec<JobId>,
+        /// Since the leader last heard it; absent if it never did.
+        12 => heard: Option<Millis>,
+        13 => draining: bool,
+    }
+
+    pub struct NodeViews {
+        1 => revision: Revision,
+        2 => nodes: Vec<NodeView>,
+    }
+
+    pub struct NodeDrain {
+        1 => node: NodeId,
+        /// False takes the drain back.
+        2 => drain: bool,
+    }
+
+    pub struct NodeEnroll {
+        1 => node: NodeId,
+        2 => ttl: Millis,
+    }
+
+    pub struct TokenIssued {
+        /// The one-time token; a secret.
+        1 => token: String,
+        2 => expires_at: Timestamp,
+    }
+
+    pub struct SiteView {
+        1 => site: SiteId,
+        2 => country: Option<Country>,
+        /// True for the site that answers.
+        3 => own: bool,
+        4 => connected: bool,
+        5 => suspected: bool,
+        /// Since the leader last heard it; absent if it never did.
+        6 => heard: Option<Millis>,
+        7 => addresses: Vec<String>,
+        8 => capacity: Vec<ClassCapacity>,
+        /// Loans given to it.
+        9 => loans_out: u32,
+        /// Guests taken from it.
+        10 => guests_in: u32,
+    }
+
+    pub struct SiteViews {
+        1 => revision: Revision,
+        2 => sites: Vec<SiteView>,
+    }
+
+    pub struct SiteInvite {
+        /// The only site that may use the token; none for any.
+        1 => peer: Option<SiteId>,
+        2 => ttl: Millis,
+    }
+
+    pub struct SiteJoin {
+        1 => token: String,
+    }
+
+    pub struct SiteJoined {
+        1 => peer: SiteId,
+        /// The peering was there before.
+        2 => repeated: bool,
+    }
+
+    pub struct GrantView {
+        1 => grant: GrantId,
+        2 => host: SiteId,
+        3 => home: SiteId,
+        4 => class: Option<GpuClass>,
+        5 => gpus: GpuCount,
+        6 => gpus_used: GpuCount,
+        7 => nodes: Vec<NodeId>,
+        8 => state: String,
+    }
+
+    pub struct GrantViews {
+        1 => revision: Revision,
+        2 => grants: Vec<GrantView>,
+    }
+
+    pub struct LoanView {
+        1 => job: JobId,
+        2 => epoch: Epoch,
+        3 => home: SiteId,
+        4 => host: SiteId,
+        5 => grant: GrantId,
+        6 => gpus: GpuCount,
+        7 => state: String,
+        8 => name: String,
+    }
+
+    pub struct LoanViews {
+        1 => revision: Revision,
+        2 => loans: Vec<LoanView>,
+    }
+
+    pub struct ControllerView {
+        1 => id: ControllerId,
+        2 => address: String,
+        3 => leader: bool,
+        4 => voter: bool,
+        /// Last log index that the leader knows it to hold.
+        5 => matched: u64,
+        /// The one that answered.
+        6 => own: bool,
+    }
+
+    pub struct ControllerViews {
+        1 => term: u64,
+        2 => controllers: Vec<ControllerView>,
+    }
+
+    pub struct ControllerAdd {
+        /// Where the new controller will listen.
+        1 => address: String,
+        /// A certificate request, DER.
+        2 => csr: Blob,
+        /// Repeating the same request gives the same controller.
+        3 => request: RequestId,
+    }
+
+    pub struct ControllerAdded {
+        1 => id: ControllerId,
+        2 => certificate: Blob,
+        3 => ca: Blob,
+        /// The site's signing key, PKCS#8; a secret.
+        4 => ca_key: Blob,
+        5 => site: SiteId,
+        6 => controllers: Vec<String>,
+    }
+
+    pub struct ControllerRemove {
+        1 => id: ControllerId,
+    }
+
+    pub struct Empty {}
+}

@@ -1,0 +1,141 @@
+//! Home and host: the agent's protocol one scale up. The host's leader asks its peer with a
+//! [`PeerReport`]; the home's leader answers with [`PeerOrders`] that it read after the question
+//! came. Between two sites both directions exist, each with its own report and orders.
+
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use crate::id::{Country, Epoch, GpuClass, GrantId, JobId, NodeId, Question, Revision, SiteId};
+use crate::job::JobSpec;
+use crate::unit::{GpuCount, Millis, Timestamp};
+use crate::wire::agent::{LogStream, Outcome, Want};
+
+crate::enumeration! {
+    /// Where a guest is in its life at the host.
+    pub enum GuestPhase {
+        /// A lease exists; not all nodes have started.
+        1 => Admitted = "admitted",
+        2 => Running = "running",
+        3 => Ended = "ended",
+    }
+}
+
+crate::message! {
+    /// GPUs of one node within a grant.
+    #[derive(PartialOrd, Ord)]
+    pub struct Slot {
+        1 => node: NodeId,
+        2 => class: GpuClass,
+        /// How many may be used; zero while the node is suspected or drained.
+        3 => gpus: GpuCount,
+    }
+
+    /// A grant as its host sees it.
+    pub struct GrantReport {
+        1 => grant: GrantId,
+        2 => slots: Vec<Slot>,
+        /// The host wants it back: draw no more loans on it.
+        3 => recalled: bool,
+    }
+
+    /// A guest as its host sees it.
+    pub struct GuestReport {
+        1 => job: JobId,
+        2 => epoch: Epoch,
+        3 => phase: GuestPhase,
+        /// Present if and only if the phase is ended.
+        4 => outcome: Option<Outcome>,
+        5 => started_at: Timestamp,
+        6 => ended_at: Timestamp,
+        7 => nodes: Vec<NodeId>,
+    }
+
+    /// How much of a class a site has.
+    pub struct ClassCapacity {
+        1 => class: GpuClass,
+        /// On nodes that are there.
+        2 => total: GpuCount,
+        /// Neither leased nor granted.
+        3 => free: GpuCount,
+        /// Granted to peers.
+        4 => granted: GpuCount,
+        /// The most GPUs of any one node.
+        5 => node_gpus_max: GpuCount,
+        /// Nodes that have `node_gpus_max`.
+        6 => nodes: u32,
+    }
+
+    /// All that a host tells a home.
+    pub struct PeerReport {
+        1 => host: SiteId,
+        /// Revision of the host's state that this was read from.
+        2 => revision: Revision,
+        3 => question: Question,
+        /// The home's revision of the orders last obeyed, as the host's log has it.
+        4 => obeyed: Revision,
+        /// The question whose answer was last taken in by this leader; zero before the first.
+        5 => answered: Question,
+        6 => guests: Vec<GuestReport>,
+        7 => grants: Vec<GrantReport>,
+        8 => capacity: Vec<ClassCapacity>,
+        9 => country: Country,
+    }
+
+    /// What a host needs to admit a guest.
+    pub struct LoanBody {
+        1 => grant: GrantId,
+        2 => slots: Vec<Slot>,
+        3 => spec: Arc<JobSpec>,
+        4 => array_index: u32,
+        /// Who submitted it, at the home.
+        5 => submitter: String,
+    }
+
+    /// What is wanted of one loan.
+    pub struct LoanOrder {
+        1 => job: JobId,
+        2 => epoch: Epoch,
+        3 => want: Want,
+        /// Left out when the host reported that it knows this attempt.
+        4 => body: Option<LoanBody>,
+    }
+
+    /// Capacity that a home would use if it were granted.
+    pub struct Demand {
+        1 => class: Option<GpuClass>,
+        2 => nodes: u32,
+        3 => gpus_per_node: GpuCount,
+        /// How many such gangs.
+        4 => count: u32,
+    }
+
+    /// All that a home wants of a host. A loan that is not named must not run, and the host may
+    /// forget an ended one that its question showed as ended.
+    pub struct PeerOrders {
+        1 => home: SiteId,
+        2 => question: Question,
+        /// Revision of the home's state that this was read from.
+        3 => revision: Revision,
+        4 => loan_term: Millis,
+        5 => loans: Vec<LoanOrder>,
+        /// Grants that the home has no more use for.
+        6 => returned: Vec<GrantId>,
+        7 => demand: Vec<Demand>,
+    }
+
+    /// Asks a host to ask at once.
+    pub struct PeerNudge {}
+
+    /// Asks a host for a piece of a guest's output.
+    pub struct PeerLogs {
+        1 => job: JobId,
+        2 => epoch: Epoch,
+        3 => node_rank: u32,
+        4 => task: u32,
+        5 => stream: LogStream,
+        6 => offset: u64,
+        7 => max_bytes: u32,
+        8 => wait: Millis,
+    }
+}
