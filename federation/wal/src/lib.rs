@@ -1,0 +1,60 @@
+//! A write-ahead log of opaque records in one directory, which never loses an acknowledged record
+//! silently: after a crash it returns every one of them, or it refuses to open and says why.
+//!
+//! ```text
+//!  append ──┐                       ┌─ write ── fdatasync ── done, done, done
+//!  append ──┼── bounded queue ── writer thread
+//!  append ──┘                       └─ roll: fdatasync ── next segment ── sync the directory
+//!
+//!  00000000000000000007.wal   opening | batch | batch | batch ...           (full, may be released)
+//!  00000000000000000008.wal   opening | batch | batch | seal | 0 0 0 0 ...  (the log goes on here)
+//!  spare                      0 0 0 0 ...                                   (space for segment 9)
+//!  LOCK                       held by the process that has the log open
+//! ```
+//!
+//! One batch is one write and at most one `fdatasync`, however many callers it serves; while it is
+//! under way the next one gathers. Its header also says up to where the log was durable before it,
+//! and by this recovery tells a torn tail, which it cuts off, from rot, which it refuses
+//! ([`format`] has the bytes, [`Recovery`] the rule).
+//!
+//! # Invariants
+//!
+//! - Records are numbered from 1 without gaps, across batches and segments, in the order of
+//!   [`Wal::append`]; `done` is called in that order.
+//! - A header vouches only for records that an `fdatasync` has covered.
+//! - A segment gets its name when all before it, and its own opening, are durable. So only the
+//!   newest segment may have a torn tail, and only a spare may be half made.
+//! - Space is reserved before it is used. A full disk is met at a roll, where nothing is half
+//!   written; anything else that a disk refuses ends the log for good.
+//! - No sync is tried again after it failed: the kernel may have dropped what it could not write.
+//! - What recovery returns is durable, and vouched for by a seal, before [`Wal::open`] returns.
+//!
+//! # Deliberately absent
+//!
+//! - The meaning of records. Votes, truncations and purges are records of the owner like any other.
+//! - Reading while the log is open: the owner holds what it may need again.
+//! - Reuse of old segments: stale bytes would hide where a log ends. Reserved zeros show it.
+//! - Any repair of rot. Peers have the data; the owner rejoins them under a new identity.
+//! - Knowledge of files lost at either end. A removed oldest segment looks like a release, so the
+//!   owner compares the first number with its snapshot; a removed newest one only peers can notice.
+//!   Likewise a rotten last batch, between an unclean stop and its seal, looks like a torn one:
+//!   [`Recovered::truncated_tail`] says so.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may stop at the first surprise"))]
+
+mod disk;
+pub mod format;
+mod queue;
+mod recover;
+mod wal;
+mod writer;
+
+pub use disk::{DirectoryLock, Disk, DiskFile, LOCK_FILE, RealDisk};
+pub use format::Seq;
+pub use queue::{QUEUE_BYTES, QUEUE_RECORDS};
+pub use recover::{Evidence, RecoverError, Recovery, Scan};
+pub use wal::{
+    BATCH_BYTES, Config, Done, Environment, IDLE_SEAL, MAX_RECORD_BYTES, MAX_SEGMENT_BYTES,
+    MIN_SEGMENT_BYTES, OnFatal, OpenError, Recovered, SEGMENT_BYTES, Salts, Spawn, Task, Wal,
+    WriteError,
+};

@@ -1,0 +1,188 @@
+//! What the log asks of a disk: one flat directory of preallocated files.
+
+use std::any::Any;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
+/// The file that says which process has the log open.
+pub const LOCK_FILE: &str = "LOCK";
+
+/// Zeros are written in pieces of this size where a file system cannot preallocate.
+const ZERO_FILL_BYTES: usize = 1 << 20;
+
+/// Holds the directory for one process; dropping it lets go.
+pub type DirectoryLock = Box<dyn Any + Send>;
+
+/// One directory. Names are plain file names in it.
+///
+/// Nothing is durable until [`DiskFile::sync_data`] (bytes) or [`Disk::sync_directory`] (names)
+/// has returned `Ok`.
+pub trait Disk: Send + Sync {
+    /// Takes the directory for this process alone.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] when another process has it; the message names the holder.
+    fn lock(&self) -> io::Result<DirectoryLock>;
+
+    /// All names in the directory, in any order.
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// Makes a file of `bytes` zeros whose space is reserved, so that writes inside it do not run
+    /// out of room.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::StorageFull`] or [`io::ErrorKind::QuotaExceeded`] when there is no room;
+    /// then no file is left behind. Any other error if the name is taken or the disk fails.
+    fn create(&self, name: &str, bytes: u64) -> io::Result<Box<dyn DiskFile>>;
+
+    /// Opens an existing file for reading and writing.
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
+
+    /// Renames a file; an open [`DiskFile`] stays valid.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes a file.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Makes creations, renames and removals so far durable.
+    fn sync_directory(&self) -> io::Result<()>;
+}
+
+/// An open file of fixed length.
+pub trait DiskFile: Send {
+    /// Writes all of `bytes` at `offset` (bytes from the start).
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Reads the whole file.
+    fn read_all(&mut self) -> io::Result<Vec<u8>>;
+
+    /// Makes all writes so far durable (`fdatasync`). After an error it must not be called again:
+    /// the kernel may have dropped the pages it failed to write.
+    fn sync_data(&mut self) -> io::Result<()>;
+}
+
+/// A directory of the operating system.
+#[derive(Debug)]
+pub struct RealDisk {
+    path: PathBuf,
+    directory: File,
+}
+
+impl RealDisk {
+    /// Opens `path`, and creates it durably if only its last component is absent.
+    ///
+    /// # Errors
+    /// Whatever the operating system says.
+    pub fn open(path: impl Into<PathBuf>) -> io::Result<RealDisk> {
+        let path = path.into();
+        match fs::create_dir(&path) {
+            Ok(()) => {
+                let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+                File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        let directory = File::open(&path)?;
+        Ok(RealDisk { path, directory })
+    }
+}
+
+impl Disk for RealDisk {
+    fn lock(&self) -> io::Result<DirectoryLock> {
+        let path = self.path.join(LOCK_FILE);
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                file.read_to_string(&mut holder)?;
+                let message = format!("process {} has it open", holder.trim());
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, message));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        file.set_len(0)?;
+        writeln!(file, "{}", std::process::id())?;
+        Ok(Box::new(file))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            // A name that is not text is none of ours.
+            names.extend(entry?.file_name().into_string().ok());
+        }
+        Ok(names)
+    }
+
+    fn create(&self, name: &str, bytes: u64) -> io::Result<Box<dyn DiskFile>> {
+        let path = self.path.join(name);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+        if let Err(error) = preallocate(&file, bytes) {
+            fs::remove_file(&path)?;
+            return Err(error);
+        }
+        Ok(Box::new(file))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let file = OpenOptions::new().read(true).write(true).open(self.path.join(name))?;
+        Ok(Box::new(file))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path.join(name))
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        self.directory.sync_all()
+    }
+}
+
+impl DiskFile for File {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write_all_at(bytes, offset)
+    }
+
+    fn read_all(&mut self) -> io::Result<Vec<u8>> {
+        let length = usize::try_from(self.metadata()?.len()).map_err(io::Error::other)?;
+        let mut bytes = vec![0; length];
+        self.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+
+    fn sync_data(&mut self) -> io::Result<()> {
+        File::sync_data(self)
+    }
+}
+
+fn preallocate(file: &File, bytes: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
+        Ok(()) => Ok(()),
+        // A sparse file would move "no space left" into the middle of a batch.
+        Err(Errno::OPNOTSUPP) => zero_fill(file, bytes),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn zero_fill(file: &File, bytes: u64) -> io::Result<()> {
+    let zeros = vec![0; ZERO_FILL_BYTES];
+    let mut offset = 0;
+    while offset < bytes {
+        let piece = usize::try_from(bytes - offset).unwrap_or(usize::MAX).min(ZERO_FILL_BYTES);
+        file.write_all_at(&zeros[..piece], offset)?;
+        offset += piece as u64;
+    }
+    Ok(())
+}

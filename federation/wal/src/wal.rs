@@ -1,0 +1,336 @@
+//! The log as its owner sees it: open, append, release, close.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::disk::Disk;
+use crate::format::Seq;
+use crate::queue::{Append, Queue, Work};
+use crate::recover::{RecoverError, Rules};
+use crate::writer::{Trouble, Writer, batch_room, record_bytes};
+
+/// Size of a segment file, bytes.
+pub const SEGMENT_BYTES: usize = 64 << 20;
+
+/// The smallest segment that is accepted, bytes.
+pub const MIN_SEGMENT_BYTES: usize = 4 << 10;
+
+/// The largest segment that is accepted, bytes: lengths in it must fit 32 bits.
+pub const MAX_SEGMENT_BYTES: usize = 1 << 30;
+
+/// Records gathered into one write, bytes.
+pub const BATCH_BYTES: usize = 4 << 20;
+
+/// The largest record, bytes, if the segment is not smaller still.
+pub const MAX_RECORD_BYTES: usize = 16 << 20;
+
+/// How long the log is idle before a seal vouches for its last batch.
+pub const IDLE_SEAL: Duration = Duration::from_secs(1);
+
+/// Told once what became of a record: its number, or why it was not written. Runs on the writer
+/// thread, in the order of the records, and so must be short; it must not call [`Wal::append`],
+/// which may wait for that very thread.
+pub type Done = Box<dyn FnOnce(Result<Seq, WriteError>) + Send>;
+
+/// A source of random 32-bit numbers. They must not be predictable: whoever knew a segment's salt
+/// could forge a batch inside a record.
+pub type Salts = Box<dyn FnMut() -> u32 + Send>;
+
+/// What runs on the writer thread.
+pub type Task = Box<dyn FnOnce() + Send>;
+
+/// Starts a thread of the given name that runs the task to its end.
+pub type Spawn = Box<dyn FnOnce(&str, Task) -> io::Result<()> + Send>;
+
+/// Called once, on the writer thread, when the log has failed and every waiter has been told.
+/// A product logs the text and aborts the process; the next start recovers.
+pub type OnFatal = Box<dyn Fn(&str) + Send>;
+
+/// Everything the log takes from outside.
+pub struct Environment {
+    /// The directory, for this log alone.
+    pub disk: Arc<dyn Disk>,
+    /// Randomness.
+    pub salts: Salts,
+    /// Threads.
+    pub spawn: Spawn,
+    /// What to do when the disk has failed.
+    pub on_fatal: OnFatal,
+}
+
+/// Sizes and times. A change applies from the next segment on.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Size of a segment file, bytes; within [`MIN_SEGMENT_BYTES`] and [`MAX_SEGMENT_BYTES`].
+    pub segment_bytes: usize,
+    /// Records gathered into one write, bytes.
+    pub batch_bytes: usize,
+    /// How long the log is idle before a seal vouches for its last batch.
+    pub idle_seal: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config { segment_bytes: SEGMENT_BYTES, batch_bytes: BATCH_BYTES, idle_seal: IDLE_SEAL }
+    }
+}
+
+impl Config {
+    /// The largest record that [`Wal::append`] takes, bytes.
+    #[must_use]
+    pub fn max_record_bytes(&self) -> usize {
+        batch_room(self.segment_bytes).saturating_sub(record_bytes(0)).min(MAX_RECORD_BYTES)
+    }
+}
+
+/// What the log held when it was opened. All of it is durable.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// All records of all segments, in order, without gaps. The first may be older than what was
+    /// last released, as whole segments are removed.
+    pub records: Vec<(Seq, Vec<u8>)>,
+    /// The number that the next record will get. If `records` is empty and this is not 1, all
+    /// records were released.
+    pub next_seq: Seq,
+    /// Bytes that were never acknowledged were cut off. After an unclean stop this may also be a
+    /// rotten last batch, so a member of a group should not vote before it has caught up.
+    pub truncated_tail: bool,
+}
+
+/// Why a log did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A number in the configuration is out of its bounds.
+    #[error(
+        "segment size {segment_bytes} is not within {MIN_SEGMENT_BYTES} and {MAX_SEGMENT_BYTES}"
+    )]
+    SegmentSize {
+        /// The size asked for, bytes.
+        segment_bytes: usize,
+    },
+    /// Another process has it open.
+    #[error("the log is in use")]
+    InUse(#[source] io::Error),
+    /// There is no room for the first segment.
+    #[error("no space left for a segment of the log")]
+    DiskFull,
+    /// The disk failed.
+    #[error("cannot {doing} of the log")]
+    Disk {
+        /// What was attempted.
+        doing: &'static str,
+        /// What the disk said.
+        source: io::Error,
+    },
+    /// Acknowledged records cannot be read.
+    #[error(transparent)]
+    Recover(#[from] RecoverError),
+    /// The thread did not start.
+    #[error("cannot start the writer thread")]
+    Spawn(#[source] io::Error),
+}
+
+/// Why a record was not written.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum WriteError {
+    /// There is no room for the next segment. The record was not written, nor will any other be
+    /// until [`Wal::resume`] finds room.
+    #[error("no space left for the next segment of the log")]
+    DiskFull,
+    /// The record is too large. It alone was not written.
+    #[error("a record of {bytes} bytes exceeds the limit of {limit}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// [`Config::max_record_bytes`].
+        limit: usize,
+    },
+    /// The disk failed. The record may or may not be there at the next start.
+    #[error("cannot {doing} of the log")]
+    Failed {
+        /// What was attempted.
+        doing: &'static str,
+        /// What the disk said.
+        source: Arc<io::Error>,
+    },
+    /// The log is closed.
+    #[error("the log is closed")]
+    Closed,
+}
+
+/// A log open for writing. Dropping it closes it.
+pub struct Wal {
+    queue: Arc<Queue>,
+}
+
+impl Wal {
+    /// Opens the log in a directory, or begins one if there are no segments, and starts its writer.
+    ///
+    /// # Errors
+    /// [`OpenError`]; then no record was changed.
+    pub fn open(environment: Environment, config: Config) -> Result<(Wal, Recovered), OpenError> {
+        let Environment { disk, salts, spawn, on_fatal } = environment;
+        let segment_bytes = config.segment_bytes;
+        if !(MIN_SEGMENT_BYTES..=MAX_SEGMENT_BYTES).contains(&segment_bytes) {
+            return Err(OpenError::SegmentSize { segment_bytes });
+        }
+        let (writer, recovered) = Writer::open(disk, salts, &config, Rules::Sound)?;
+        let queue = Arc::new(Queue::default());
+        let waiting = Vec::new();
+        let runner = Runner { writer, config, queue: Arc::clone(&queue), on_fatal, waiting };
+        spawn("wal-writer", Box::new(move || runner.run())).map_err(OpenError::Spawn)?;
+        Ok((Wal { queue }, recovered))
+    }
+
+    /// Queues a record. `done` is told its number once it is written, and durable if it or another
+    /// record of its batch asked for `sync`.
+    ///
+    /// Waits while the queue holds [`crate::QUEUE_RECORDS`] or [`crate::QUEUE_BYTES`]: refusing one
+    /// record in a row would leave a hole in it. A caller that must not wait keeps fewer in flight.
+    /// After the log has ended `done` is told so at once, on the caller's thread.
+    pub fn append(&self, record: Vec<u8>, sync: bool, done: Done) {
+        if let Err((append, error)) = self.queue.push(Append { record, sync, done }) {
+            (append.done)(Err(error));
+        }
+    }
+
+    /// Says that records up to and including `upto` are no longer needed. Whole segments of such
+    /// records are removed soon; the newest one stays.
+    pub fn release(&self, upto: Seq) {
+        self.queue.release(upto);
+    }
+
+    /// Whether the disk is full: every append is then refused with [`WriteError::DiskFull`].
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.queue.is_full()
+    }
+
+    /// Looks for room again; [`Wal::is_full`] tells whether it was found.
+    ///
+    /// A full log does not accept records again by itself: one queued behind a refused one would
+    /// be written without it. Call this when every refusal has been dealt with. What was queued
+    /// before is refused, what is queued after it is written.
+    pub fn resume(&self) {
+        self.queue.resume();
+    }
+
+    /// Writes what is queued, seals the log, and waits until its writer has ended. Appends from
+    /// other threads are refused from here on.
+    ///
+    /// # Errors
+    /// [`WriteError::Failed`] if the log has failed, before or in this.
+    pub fn close(self) -> Result<(), WriteError> {
+        self.queue.close()
+    }
+}
+
+impl Drop for Wal {
+    fn drop(&mut self) {
+        // The hook has told of a failure already.
+        let _ = self.queue.close();
+    }
+}
+
+struct Runner {
+    writer: Writer,
+    config: Config,
+    queue: Arc<Queue>,
+    on_fatal: OnFatal,
+    /// Who waits for the batch that failed.
+    waiting: Vec<Done>,
+}
+
+impl Runner {
+    fn run(self) {
+        self.queue.writer_is_here();
+        let _gone = Gone(Arc::clone(&self.queue));
+        // Declared after it, so dropped before it: who waits for the end finds the directory free.
+        let mut runner = self;
+        runner.work();
+    }
+
+    fn work(&mut self) {
+        let batch_bytes = self.config.batch_bytes.min(batch_room(self.config.segment_bytes));
+        loop {
+            let idle = self.writer.needs_seal().then_some(self.config.idle_seal);
+            let work = self.queue.take(batch_bytes, idle);
+            let is_last = matches!(work, Work::Close);
+            let result = match work {
+                Work::Write(batch) => self.write(batch),
+                Work::Resume => self.resume(),
+                Work::Release(upto) => self.writer.release(upto),
+                Work::Idle | Work::Close => self.writer.seal(),
+            };
+            match result {
+                // Those whom a full disk concerns have been told.
+                Ok(()) | Err(Trouble::Full) if !is_last => {}
+                Ok(()) | Err(Trouble::Full) => return,
+                Err(Trouble::Fatal { doing, source }) => return self.fail(doing, source),
+            }
+        }
+    }
+
+    fn write(&mut self, batch: Vec<Append>) -> Result<(), Trouble> {
+        let limit = self.config.max_record_bytes();
+        let fits = |append: &&Append| append.record.len() <= limit;
+        let sync = batch.iter().filter(fits).any(|append| append.sync);
+        let result = if self.queue.is_full() {
+            Err(Trouble::Full)
+        } else {
+            let payloads = batch.iter().filter(fits).map(|append| append.record.as_slice());
+            self.writer.write(payloads, sync)
+        };
+        match result {
+            Ok(mut seq) => {
+                for Append { record, done, .. } in batch {
+                    let bytes = record.len();
+                    if bytes <= limit {
+                        done(Ok(seq));
+                        seq += 1;
+                    } else {
+                        done(Err(WriteError::TooLarge { bytes, limit }));
+                    }
+                }
+                self.writer.prepare_spare_after_roll()
+            }
+            Err(Trouble::Full) => {
+                self.queue.set_full(true);
+                tracing::warn!("no space left for the next segment of the log: it is read-only");
+                batch.into_iter().for_each(|append| (append.done)(Err(WriteError::DiskFull)));
+                Ok(())
+            }
+            Err(trouble @ Trouble::Fatal { .. }) => {
+                self.waiting = batch.into_iter().map(|append| append.done).collect();
+                Err(trouble)
+            }
+        }
+    }
+
+    fn resume(&mut self) -> Result<(), Trouble> {
+        self.writer.prepare_spare()?;
+        self.queue.set_full(false);
+        Ok(())
+    }
+
+    /// Tells every waiter, then the hook. Nothing is tried again.
+    fn fail(&mut self, doing: &'static str, source: io::Error) {
+        let message = format!("cannot {doing} of the log: {source}");
+        let error = WriteError::Failed { doing, source: Arc::new(source) };
+        let queued = self.queue.fail(error.clone());
+        for done in self.waiting.drain(..).chain(queued) {
+            done(Err(error.clone()));
+        }
+        (self.on_fatal)(&message);
+    }
+}
+
+/// Tells the queue that the writer has ended, even by a panic in a callback.
+struct Gone(Arc<Queue>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.writer_is_gone();
+    }
+}

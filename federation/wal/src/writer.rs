@@ -1,0 +1,344 @@
+//! What the one writer does to the disk, step by step. It knows no threads and no callbacks.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use crate::disk::{DirectoryLock, Disk, DiskFile};
+use crate::format::{BATCH_HEADER_BYTES, BatchEncoder, BatchHeader, RECORD_HEADER_BYTES, Seq};
+use crate::recover::{Newest, Recovery, Rules, Scan};
+use crate::wal::{Config, OpenError, Recovered, Salts};
+
+/// The next segment waits under this name until it has an opening; leftovers are removed.
+const SPARE_FILE: &str = "spare";
+const SEGMENT_SUFFIX: &str = ".wal";
+const SEGMENT_DIGITS: usize = 20;
+const FIRST_SEGMENT: u64 = 1;
+const FIRST_SEQ: Seq = 1;
+const ZEROS: [u8; 4096] = [0; 4096];
+
+/// Why the writer could not do what it was asked.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// There is no room for a segment. Nothing was written.
+    Full,
+    /// The state of the disk is unknown: never try again.
+    Fatal { doing: &'static str, source: io::Error },
+}
+
+pub(crate) struct Writer {
+    disk: Arc<dyn Disk>,
+    salts: Salts,
+    rules: Rules,
+    config: Config,
+    current: Segment,
+    spare: Option<Box<dyn DiskFile>>,
+    rolled: bool,
+    /// Full segments with the last number in each, oldest first.
+    closed: VecDeque<(u64, Seq)>,
+    next_seq: Seq,
+    /// Invariant: `attested <= durable_upto < next_seq`.
+    durable_upto: Seq,
+    /// Highest number that a durable batch header vouches for.
+    attested: Seq,
+    /// What the last batch header vouches for, durable or not.
+    last_attestation: Seq,
+    encoder: BatchEncoder,
+    _lock: DirectoryLock,
+}
+
+struct Segment {
+    index: u64,
+    salt: u32,
+    file: Box<dyn DiskFile>,
+    capacity: usize,
+    /// Invariant: whenever something is unattested, a seal fits between `end` and `capacity`.
+    end: usize,
+}
+
+/// The room that `payload` bytes take in a batch.
+pub(crate) fn record_bytes(payload: usize) -> usize {
+    RECORD_HEADER_BYTES + payload
+}
+
+/// The room that a segment of `segment_bytes` has for the records of one batch: it also holds an
+/// opening, the header of the batch and a seal.
+pub(crate) fn batch_room(segment_bytes: usize) -> usize {
+    segment_bytes.saturating_sub(3 * BATCH_HEADER_BYTES)
+}
+
+impl Writer {
+    /// Recovers the log, and makes what it returns durable and vouched for.
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        mut salts: Salts,
+        config: &Config,
+        rules: Rules,
+    ) -> Result<(Writer, Recovered), OpenError> {
+        let lock = disk.lock().map_err(|source| {
+            if source.kind() == io::ErrorKind::WouldBlock {
+                OpenError::InUse(source)
+            } else {
+                OpenError::Disk { doing: "lock the directory", source }
+            }
+        })?;
+        let (scan, file) = recover(disk.as_ref(), rules)?;
+        let (current, next_seq, attested) = match (&scan.newest, file) {
+            (Some(newest), Some((file, bytes))) => {
+                (repair_tail(newest, file, &bytes)?, newest.next_seq, newest.attested)
+            }
+            (Some(_) | None, _) => {
+                let file = create_spare(disk.as_ref(), config.segment_bytes)?;
+                let opening = Opening { index: FIRST_SEGMENT, salt: salts(), seq: FIRST_SEQ };
+                (start_segment(disk.as_ref(), file, opening, config)?, FIRST_SEQ, FIRST_SEQ - 1)
+            }
+        };
+        let full_segments = scan.segments.len().saturating_sub(1);
+        let closed = scan.segments.iter().take(full_segments);
+        let mut writer = Writer {
+            disk,
+            salts,
+            rules,
+            config: config.clone(),
+            current,
+            spare: None,
+            rolled: false,
+            closed: closed.map(|span| (span.index, span.next_seq - 1)).collect(),
+            next_seq,
+            durable_upto: next_seq - 1,
+            attested,
+            last_attestation: attested,
+            encoder: BatchEncoder::default(),
+            _lock: lock,
+        };
+        writer.seal()?;
+        match writer.prepare_spare() {
+            // A full disk stops a log when it needs the room, not before.
+            Ok(()) | Err(Trouble::Full) => {}
+            Err(trouble @ Trouble::Fatal { .. }) => return Err(trouble.into()),
+        }
+        let recovered =
+            Recovered { records: scan.records, next_seq, truncated_tail: scan.truncated_tail };
+        Ok((writer, recovered))
+    }
+
+    /// Writes one batch, and makes it durable if `sync`. Returns the number of its first record.
+    ///
+    /// The records must fit [`batch_room`].
+    pub(crate) fn write<'a>(
+        &mut self,
+        payloads: impl Iterator<Item = &'a [u8]> + Clone,
+        sync: bool,
+    ) -> Result<Seq, Trouble> {
+        let records: usize = payloads.clone().map(|payload| record_bytes(payload.len())).sum();
+        if BATCH_HEADER_BYTES + records + BATCH_HEADER_BYTES > self.current.room() {
+            self.roll()?;
+        }
+        let first_seq = self.next_seq;
+        self.write_batch(payloads)?;
+        if sync {
+            self.sync()?;
+        }
+        Ok(first_seq)
+    }
+
+    /// Removes whole segments that hold no number above `upto`.
+    pub(crate) fn release(&mut self, upto: Seq) -> Result<(), Trouble> {
+        while let Some((index, _)) = self.closed.front().filter(|(_, last)| *last <= upto) {
+            self.disk.remove(&segment_name(*index)).map_err(fatal("remove a segment"))?;
+            // One by one, so that a power loss cannot leave a gap between two segments.
+            self.disk.sync_directory().map_err(fatal("sync the directory"))?;
+            self.closed.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Whether the last batch still lacks a later header that vouches for it.
+    pub(crate) fn needs_seal(&self) -> bool {
+        self.attested + 1 < self.next_seq
+    }
+
+    /// Makes everything durable, and vouches for it with an empty batch.
+    pub(crate) fn seal(&mut self) -> Result<(), Trouble> {
+        if !self.needs_seal() {
+            return Ok(());
+        }
+        if self.current.room() < BATCH_HEADER_BYTES {
+            return self.roll();
+        }
+        if self.durable_upto + 1 < self.next_seq {
+            self.sync()?;
+        }
+        self.write_batch(std::iter::empty())?;
+        self.sync()
+    }
+
+    /// Reserves the next segment's space, so that a full disk is met where nothing is half written.
+    pub(crate) fn prepare_spare(&mut self) -> Result<(), Trouble> {
+        if self.spare.is_none() {
+            self.spare = Some(create_spare(self.disk.as_ref(), self.config.segment_bytes)?);
+        }
+        Ok(())
+    }
+
+    /// As [`Writer::prepare_spare`], once after each roll: on a full disk, the next roll asks again.
+    pub(crate) fn prepare_spare_after_roll(&mut self) -> Result<(), Trouble> {
+        if std::mem::take(&mut self.rolled) { self.prepare_spare() } else { Ok(()) }
+    }
+
+    fn write_batch<'a>(
+        &mut self,
+        payloads: impl Iterator<Item = &'a [u8]> + Clone,
+    ) -> Result<(), Trouble> {
+        let records = payloads.clone().count() as u64;
+        let attestation = match self.rules {
+            Rules::Sound => self.durable_upto,
+            #[cfg(test)]
+            Rules::TruncateAtFirstInvalid => self.durable_upto,
+            #[cfg(test)]
+            Rules::AttestOwnBatch => self.next_seq + records - 1,
+        };
+        let bytes = self.encoder.encode(self.current.salt, self.next_seq, attestation, payloads);
+        // The space is reserved: even "no space left" would mean that a part may be written.
+        let offset = self.current.end as u64;
+        self.current.file.write_at(offset, bytes).map_err(fatal("write a batch"))?;
+        self.current.end += bytes.len();
+        self.next_seq += records;
+        self.last_attestation = attestation;
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), Trouble> {
+        self.current.file.sync_data().map_err(fatal("sync a batch"))?;
+        self.durable_upto = self.next_seq - 1;
+        self.attested = self.last_attestation;
+        Ok(())
+    }
+
+    /// Goes on in the next segment. All before it is durable first.
+    fn roll(&mut self) -> Result<(), Trouble> {
+        self.prepare_spare()?;
+        self.sync()?;
+        let Some(file) = self.spare.take() else { return Err(Trouble::Full) };
+        let before = self.current.index;
+        let opening = Opening { index: before + 1, salt: (self.salts)(), seq: self.next_seq };
+        self.current = start_segment(self.disk.as_ref(), file, opening, &self.config)?;
+        self.closed.push_back((before, self.durable_upto));
+        self.rolled = true;
+        self.last_attestation = self.durable_upto;
+        self.attested = self.durable_upto;
+        Ok(())
+    }
+}
+
+impl Segment {
+    fn room(&self) -> usize {
+        self.capacity.saturating_sub(self.end)
+    }
+}
+
+type OpenFile = (Box<dyn DiskFile>, Vec<u8>);
+
+/// Reads all segments; returns the newest one's file and bytes too. Changes nothing but the spare.
+fn recover(disk: &dyn Disk, rules: Rules) -> Result<(Scan, Option<OpenFile>), OpenError> {
+    let failed = |doing| move |source| OpenError::Disk { doing, source };
+    let names = disk.list().map_err(failed("list the directory"))?;
+    let mut indexes: Vec<u64> = names.iter().filter_map(|name| segment_index(name)).collect();
+    indexes.sort_unstable();
+    let mut recovery = Recovery::with_rules(rules);
+    let mut newest = None;
+    for index in indexes {
+        let mut file = disk.open(&segment_name(index)).map_err(failed("open a segment"))?;
+        let bytes = file.read_all().map_err(failed("read a segment"))?;
+        recovery.push(index, &bytes)?;
+        newest = Some((file, bytes));
+    }
+    if names.iter().any(|name| name == SPARE_FILE) {
+        disk.remove(SPARE_FILE).map_err(failed("remove the old spare segment"))?;
+    }
+    Ok((recovery.finish(), newest))
+}
+
+/// Makes the end of the log durable as it was read, and zeros what follows it.
+///
+/// What nothing vouches for is written again: after a failed sync the kernel shows bytes that it
+/// does not hold to be unsaved, and a bare sync would return `Ok` without them on the disk. A torn
+/// tail is zeroed, or its batches could come back behind shorter ones written over its beginning.
+fn repair_tail(
+    newest: &Newest,
+    mut file: Box<dyn DiskFile>,
+    bytes: &[u8],
+) -> Result<Segment, Trouble> {
+    let unattested = &bytes[newest.unattested_from..newest.end];
+    if !unattested.is_empty() {
+        let offset = newest.unattested_from as u64;
+        file.write_at(offset, unattested).map_err(fatal("rewrite the tail"))?;
+    }
+    let mut zeroed = newest.end;
+    while zeroed < newest.used {
+        let piece = (newest.used - zeroed).min(ZEROS.len());
+        file.write_at(zeroed as u64, &ZEROS[..piece]).map_err(fatal("zero a torn tail"))?;
+        zeroed += piece;
+    }
+    file.sync_data().map_err(fatal("sync the tail"))?;
+    let Newest { index, salt, end, .. } = *newest;
+    Ok(Segment { index, salt, file, capacity: bytes.len(), end })
+}
+
+fn create_spare(disk: &dyn Disk, bytes: usize) -> Result<Box<dyn DiskFile>, Trouble> {
+    disk.create(SPARE_FILE, bytes as u64).map_err(|source| {
+        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+        if full.contains(&source.kind()) {
+            Trouble::Full
+        } else {
+            Trouble::Fatal { doing: "create a segment", source }
+        }
+    })
+}
+
+struct Opening {
+    index: u64,
+    salt: u32,
+    seq: Seq,
+}
+
+/// Turns the spare into a segment. Its opening is durable before it gets its name, so that an
+/// invalid opening is never a torn one.
+fn start_segment(
+    disk: &dyn Disk,
+    mut file: Box<dyn DiskFile>,
+    opening: Opening,
+    config: &Config,
+) -> Result<Segment, Trouble> {
+    let Opening { index, salt, seq: first_seq } = opening;
+    let durable_upto = first_seq - 1;
+    let header = BatchHeader { records: 0, bytes: 0, salt, first_seq, durable_upto };
+    file.write_at(0, &header.encode()).map_err(fatal("write an opening"))?;
+    file.sync_data().map_err(fatal("sync an opening"))?;
+    disk.rename(SPARE_FILE, &segment_name(index)).map_err(fatal("name a segment"))?;
+    disk.sync_directory().map_err(fatal("sync the directory"))?;
+    Ok(Segment { index, salt, file, capacity: config.segment_bytes, end: BATCH_HEADER_BYTES })
+}
+
+fn fatal(doing: &'static str) -> impl FnOnce(io::Error) -> Trouble {
+    move |source| Trouble::Fatal { doing, source }
+}
+
+fn segment_name(index: u64) -> String {
+    format!("{index:0SEGMENT_DIGITS$}{SEGMENT_SUFFIX}")
+}
+
+fn segment_index(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(SEGMENT_SUFFIX)?;
+    let plain = digits.len() == SEGMENT_DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit());
+    plain.then(|| digits.parse().ok())?
+}
+
+impl From<Trouble> for OpenError {
+    fn from(trouble: Trouble) -> OpenError {
+        match trouble {
+            Trouble::Full => OpenError::DiskFull,
+            Trouble::Fatal { doing, source } => OpenError::Disk { doing, source },
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The log on a directory of the operating system.
+
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+
+use federation_wal::{
+    Config, Environment, MIN_SEGMENT_BYTES, OpenError, RealDisk, Recovered, Wal, WriteError,
+};
+
+type Outcome = Receiver<Result<u64, WriteError>>;
+
+fn open(path: &Path) -> Result<(Wal, Recovered), OpenError> {
+    let mut salt = 0x9e37_79b9_u32;
+    let environment = Environment {
+        disk: Arc::new(RealDisk::open(path).unwrap()),
+        salts: Box::new(move || {
+            salt = salt.wrapping_mul(0x0019_660d).wrapping_add(0x3c6e_f35f);
+            salt
+        }),
+        spawn: Box::new(|name, task| {
+            std::thread::Builder::new().name(name.to_owned()).spawn(task).map(drop)
+        }),
+        on_fatal: Box::new(|message| panic!("{message}")),
+    };
+    Wal::open(environment, Config { segment_bytes: MIN_SEGMENT_BYTES, ..Config::default() })
+}
+
+fn append(wal: &Wal, record: &[u8]) -> Outcome {
+    let (tell, told) = mpsc::channel();
+    wal.append(record.to_vec(), true, Box::new(move |result| tell.send(result).unwrap()));
+    told
+}
+
+fn payload(seq: u64) -> Vec<u8> {
+    seq.to_le_bytes().repeat(40)
+}
+
+#[test]
+fn records_come_back_in_order_from_several_segments() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let (wal, recovered) = open(&path).unwrap();
+    assert_eq!(recovered, Recovered { next_seq: 1, ..Recovered::default() });
+    for seq in 1..=100 {
+        assert_eq!(append(&wal, &payload(seq)).recv().unwrap().unwrap(), seq);
+    }
+    wal.close().unwrap();
+    let (_wal, recovered) = open(&path).unwrap();
+    let expected: Vec<_> = (1..=100).map(|seq| (seq, payload(seq))).collect();
+    assert_eq!(recovered.records, expected);
+    assert!(!recovered.truncated_tail);
+    assert!(std::fs::read_dir(&path).unwrap().count() > 5, "more than one segment");
+}
+
+#[test]
+fn released_segments_are_removed_and_numbers_go_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let (wal, _) = open(directory.path()).unwrap();
+    for seq in 1..=100 {
+        append(&wal, &payload(seq)).recv().unwrap().unwrap();
+    }
+    wal.release(90);
+    wal.close().unwrap();
+    let (wal, recovered) = open(directory.path()).unwrap();
+    let first = recovered.records[0].0;
+    assert!((80..=91).contains(&first), "{first}");
+    assert_eq!(append(&wal, b"next").recv().unwrap().unwrap(), 101);
+}
+
+#[test]
+fn a_directory_in_use_is_refused_and_free_again_after_close() {
+    let directory = tempfile::tempdir().unwrap();
+    let (wal, _) = open(directory.path()).unwrap();
+    let Err(OpenError::InUse(holder)) = open(directory.path()) else {
+        panic!("two logs in one directory")
+    };
+    assert_eq!(holder.to_string(), format!("process {} has it open", std::process::id()));
+    wal.close().unwrap();
+    open(directory.path()).unwrap();
+}
