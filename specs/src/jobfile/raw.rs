@@ -1,0 +1,208 @@
+//! The file as it is written: every field that a tenant may give, unchecked. Doc comments here
+//! are the descriptions of the JSON Schema.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+#[cfg(feature = "files")]
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use core::fmt;
+
+use serde::Deserialize;
+use serde::de::{SeqAccess, Visitor};
+
+/// A Spillway job: a gang of tasks on GPUs.
+#[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(feature = "files", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RawJobFile {
+    /// The version of this form.
+    #[cfg_attr(feature = "files", schemars(extend("const" = "spillway/v1")))]
+    pub api_version: String,
+    #[cfg_attr(feature = "files", schemars(extend("const" = "Job")))]
+    pub kind: String,
+    pub metadata: RawMetadata,
+    pub spec: RawSpec,
+}
+
+/// What the job is called.
+#[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(feature = "files", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RawMetadata {
+    /// 1 to 63 of a-z, 0-9, '-' and '.'; need not be unique.
+    #[cfg_attr(
+        feature = "files",
+        schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"))
+    )]
+    pub name: String,
+    /// Anything the tenant wants to find the job by.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What the job needs and does.
+#[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(feature = "files", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RawSpec {
+    /// The kind of work; `training` if absent.
+    #[cfg_attr(
+        feature = "files",
+        schemars(extend("enum" = ["training", "simulation", "service", "interactive"]))
+    )]
+    pub class: Option<String>,
+    /// 0 (last) to 100 (first); 50 if absent.
+    #[cfg_attr(feature = "files", schemars(range(max = 100)))]
+    pub priority: Option<u64>,
+    #[serde(default)]
+    pub replicas: RawReplicas,
+    #[serde(default)]
+    pub resources: RawResources,
+    #[serde(default)]
+    pub array: RawArray,
+    pub run: RawRun,
+    #[serde(default)]
+    pub time: RawTime,
+    #[serde(default)]
+    pub retry: RawRetry,
+    /// What the home does when it loses touch with the site that runs the job: `restart` (the
+    /// default) places it again once the other copy has surely ended, `wait` lets it run on.
+    #[cfg_attr(feature = "files", schemars(extend("enum" = ["restart", "wait"])))]
+    pub on_partition: Option<String>,
+    #[serde(default)]
+    pub placement: RawPlacement,
+}
+
+/// The shape of the gang; all of it starts, or none.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(feature = "files", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RawReplicas {
+    /// How many nodes; 1 if absent.
+    #[cfg_attr(feature = "files", schemars(range(min = 1)))]
+    pub nodes: Option<u64>,
+    /// How many tasks on each node; 1 if absent.
+    #[cfg_attr(feature = "files", schemars(range(min = 1)))]
+    pub tasks_per_node: Option<u64>,
+}
+
+/// What each node of the gang must have.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(feature = "files", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RawResources {
+    #[serde(default)]
+    pub gpus: RawGpus,
+}
+
+/// GPUs of each node.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(feature = "files", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RawGpus {
+    /// How many on each node; 1 if absent.
+    #[cfg_attr(feature = "files", schemars(range(min = 1)))]
+    pub count: Option<u64>,
+    /// One class (`h100`) or several, the best first; any class if absent.
+    pub model: Option<OneOrMany>,
+}
+
+/// Many copies of the job, told apart by `SPILLWAY_ARRAY_INDEX`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(feature = "files", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RawArray {
+    /// How many; 1 if absent.
+    #[cfg_attr(feature = "files", schemars(range(min = 1)))]
+    pub count: Option<u64>,
+}
+
+/// What every task runs.
+#[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(feature = "files", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RawRun {
+    /// A program and its arguments, or one text that `/bin/sh -c` runs.
+    pub command: OneOrMany,
+    /// Added to the environment of every task.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Where the tasks start; a directory of the attempt's own if absent.
+    #[serde(default)]
+    pub workdir: String,
+}
+
+/// Spans such as `30s`, `5m`, `2h`, `1h30m`, `1d` or `500ms`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(feature = "files", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RawTime {
+    /// How long an attempt may run; no limit if absent.
+    #[cfg_attr(feature = "files", schemars(regex(pattern = r"^([0-9]+(ms|s|m|h|d))+$")))]
+    pub limit: Option<String>,
+    /// How long a task has between SIGTERM and SIGKILL; `10s` if absent.
+    #[cfg_attr(feature = "files", schemars(regex(pattern = r"^([0-9]+(ms|s|m|h|d))+$")))]
+    pub grace: Option<String>,
+}
+
+/// When to try again. A task that exits by itself is never tried again.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(feature = "files", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RawRetry {
+    /// How often after the loss of a node or a site; 10 if absent.
+    pub max: Option<u64>,
+}
+
+/// Where the job may run.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(feature = "files", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RawPlacement {
+    /// The only sites that may run it; any if absent.
+    #[serde(default)]
+    pub sites: Vec<String>,
+    /// The only countries it may be in, as two letters (`DE`); any if absent.
+    #[serde(default)]
+    pub data_residency: Vec<String>,
+    /// Whether it may leave the site it was submitted to; true if absent.
+    pub spill: Option<bool>,
+}
+
+/// A text, or a list of texts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "files", derive(schemars::JsonSchema), schemars(untagged))]
+pub enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+// By hand: an untagged derive would answer any mistake with "no variant matched".
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = OneOrMany;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text or a list of texts")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<OneOrMany, E> {
+                Ok(OneOrMany::One(text.into()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<OneOrMany, A::Error> {
+                let mut many = Vec::new();
+                while let Some(text) = list.next_element()? {
+                    many.push(text);
+                }
+                Ok(OneOrMany::Many(many))
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
+}
