@@ -43,7 +43,7 @@ pub trait Disk: Send + Sync {
     /// Opens an existing file for reading and writing.
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
 
-    /// Renames a file; an open [`DiskFile`] stays valid.
+    /// Renames a file, in the place of one that has that name. An open [`DiskFile`] stays valid.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
     /// Removes a file.

@@ -94,7 +94,7 @@ impl BatchHeader {
 }
 
 /// Builds the bytes of one batch after another in one buffer.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct BatchEncoder {
     bytes: Vec<u8>,
 }

@@ -46,6 +46,9 @@ mod disk;
 pub mod format;
 mod queue;
 mod recover;
+pub mod sim_disk;
+#[cfg(test)]
+mod tests;
 mod wal;
 mod writer;
 

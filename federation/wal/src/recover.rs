@@ -217,7 +217,7 @@ impl Recovery {
         while end < used {
             match format::decode_batch(segment, end, salt, next_seq, &mut payloads) {
                 Ok(header) => {
-                    batches.push((end, next_seq + u64::from(header.records)));
+                    batches.push((end, next_seq));
                     attested = attested.max(header.durable_upto);
                     next_seq += u64::from(header.records);
                     end = payloads_end(end, &header);
@@ -240,16 +240,15 @@ impl Recovery {
         }
         let copies = payloads.into_iter().map(|range| segment[range].to_vec());
         self.records.extend((opening.first_seq..).zip(copies));
-        let unattested_from = batches
-            .iter()
-            .find(|(_, next)| *next > attested.saturating_add(1))
-            .map_or(end, |(at, _)| *at);
+        // A seal at the end counts too: it vouches for what is before it, nothing for itself.
+        let unattested = batches.iter().find(|(_, first_seq)| *first_seq > attested);
+        let unattested_from = unattested.map_or(end, |(at, _)| *at);
         Ok(Newest { index, salt, next_seq, attested, unattested_from, end, used })
     }
 }
 
 impl Newest {
-    fn is_torn(&self) -> bool {
+    pub(crate) fn is_torn(&self) -> bool {
         self.used > self.end
     }
 }

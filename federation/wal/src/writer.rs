@@ -15,7 +15,6 @@ const SEGMENT_SUFFIX: &str = ".wal";
 const SEGMENT_DIGITS: usize = 20;
 const FIRST_SEGMENT: u64 = 1;
 const FIRST_SEQ: Seq = 1;
-const ZEROS: [u8; 4096] = [0; 4096];
 
 /// Why the writer could not do what it was asked.
 #[derive(Debug)]
@@ -83,10 +82,14 @@ impl Writer {
             }
         })?;
         let (scan, file) = recover(disk.as_ref(), rules)?;
+        // A process that was killed may have named a segment and not come to this.
+        disk.sync_directory().map_err(fatal("sync the directory"))?;
         let (current, next_seq, attested) = match (&scan.newest, file) {
-            (Some(newest), Some((file, bytes))) => {
-                (repair_tail(newest, file, &bytes)?, newest.next_seq, newest.attested)
-            }
+            (Some(newest), Some((file, bytes))) => (
+                repair_tail(disk.as_ref(), newest, file, &bytes)?,
+                newest.next_seq,
+                newest.attested,
+            ),
             (Some(_) | None, _) => {
                 let file = create_spare(disk.as_ref(), config.segment_bytes)?;
                 let opening = Opening { index: FIRST_SEGMENT, salt: salts(), seq: FIRST_SEQ };
@@ -259,29 +262,31 @@ fn recover(disk: &dyn Disk, rules: Rules) -> Result<(Scan, Option<OpenFile>), Op
     Ok((recovery.finish(), newest))
 }
 
-/// Makes the end of the log durable as it was read, and zeros what follows it.
-///
-/// What nothing vouches for is written again: after a failed sync the kernel shows bytes that it
-/// does not hold to be unsaved, and a bare sync would return `Ok` without them on the disk. A torn
-/// tail is zeroed, or its batches could come back behind shorter ones written over its beginning.
+/// Makes the newest segment durable as it was read, without its torn tail.
 fn repair_tail(
+    disk: &dyn Disk,
     newest: &Newest,
     mut file: Box<dyn DiskFile>,
     bytes: &[u8],
 ) -> Result<Segment, Trouble> {
-    let unattested = &bytes[newest.unattested_from..newest.end];
-    if !unattested.is_empty() {
-        let offset = newest.unattested_from as u64;
-        file.write_at(offset, unattested).map_err(fatal("rewrite the tail"))?;
-    }
-    let mut zeroed = newest.end;
-    while zeroed < newest.used {
-        let piece = (newest.used - zeroed).min(ZEROS.len());
-        file.write_at(zeroed as u64, &ZEROS[..piece]).map_err(fatal("zero a torn tail"))?;
-        zeroed += piece;
-    }
-    file.sync_data().map_err(fatal("sync the tail"))?;
     let Newest { index, salt, end, .. } = *newest;
+    if newest.is_torn() {
+        // A copy goes in its place. Left there, torn batches could come back behind shorter ones
+        // written over the first of them; and zeros in place could fail to reach the disk, and yet
+        // be what the kernel shows the next time.
+        file = create_spare(disk, bytes.len())?;
+        file.write_at(0, &bytes[..end]).map_err(fatal("copy the newest segment"))?;
+        name_spare(disk, &mut file, index)?;
+    } else {
+        // What nothing vouches for is written again: after a failed sync the kernel shows bytes
+        // that it no longer means to write, and a bare sync would succeed without them.
+        let unattested = &bytes[newest.unattested_from..end];
+        if !unattested.is_empty() {
+            let offset = newest.unattested_from as u64;
+            file.write_at(offset, unattested).map_err(fatal("rewrite the tail"))?;
+        }
+        file.sync_data().map_err(fatal("sync the tail"))?;
+    }
     Ok(Segment { index, salt, file, capacity: bytes.len(), end })
 }
 
@@ -314,10 +319,15 @@ fn start_segment(
     let durable_upto = first_seq - 1;
     let header = BatchHeader { records: 0, bytes: 0, salt, first_seq, durable_upto };
     file.write_at(0, &header.encode()).map_err(fatal("write an opening"))?;
-    file.sync_data().map_err(fatal("sync an opening"))?;
-    disk.rename(SPARE_FILE, &segment_name(index)).map_err(fatal("name a segment"))?;
-    disk.sync_directory().map_err(fatal("sync the directory"))?;
+    name_spare(disk, &mut file, index)?;
     Ok(Segment { index, salt, file, capacity: config.segment_bytes, end: BATCH_HEADER_BYTES })
+}
+
+/// Makes the spare durable, and then a segment.
+fn name_spare(disk: &dyn Disk, file: &mut Box<dyn DiskFile>, index: u64) -> Result<(), Trouble> {
+    file.sync_data().map_err(fatal("sync the spare"))?;
+    disk.rename(SPARE_FILE, &segment_name(index)).map_err(fatal("name a segment"))?;
+    disk.sync_directory().map_err(fatal("sync the directory"))
 }
 
 fn fatal(doing: &'static str) -> impl FnOnce(io::Error) -> Trouble {

@@ -1,0 +1,4 @@
+//! What no single file shows: damage to the bytes, and power losses of a whole disk.
+
+mod damage;
+mod power_loss;
