@@ -172,8 +172,11 @@ impl Queue {
     }
 
     /// The writer's last call, also when a callback has panicked.
-    pub(crate) fn writer_is_gone(&self) {
+    pub(crate) fn writer_is_gone(&self, panicked: bool) {
         let mut state = self.state();
+        if panicked {
+            state.ended = Some(WriteError::Panicked);
+        }
         state.ended.get_or_insert(WriteError::Closed);
         state.writer_gone = true;
         // Dropping a callback may run a caller's code, which may call this queue.

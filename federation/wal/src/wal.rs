@@ -154,6 +154,9 @@ pub enum WriteError {
         /// What the disk said.
         source: Arc<io::Error>,
     },
+    /// A callback has panicked, and with it the writer. The record may or may not be there.
+    #[error("the writer of the log has panicked")]
+    Panicked,
     /// The log is closed.
     #[error("the log is closed")]
     Closed,
@@ -177,8 +180,8 @@ impl Wal {
         }
         let (writer, recovered) = Writer::open(disk, salts, &config, Rules::Sound)?;
         let queue = Arc::new(Queue::default());
-        let waiting = Vec::new();
-        let runner = Runner { writer, config, queue: Arc::clone(&queue), on_fatal, waiting };
+        let gone = Gone(Arc::clone(&queue));
+        let runner = Runner { writer, config, on_fatal, waiting: Vec::new(), gone };
         spawn("wal-writer", Box::new(move || runner.run())).map_err(OpenError::Spawn)?;
         Ok((Wal { queue }, recovered))
     }
@@ -220,7 +223,7 @@ impl Wal {
     /// other threads are refused from here on.
     ///
     /// # Errors
-    /// [`WriteError::Failed`] if the log has failed, before or in this.
+    /// [`WriteError::Failed`] or [`WriteError::Panicked`] if the log has ended so, before or in this.
     pub fn close(self) -> Result<(), WriteError> {
         self.queue.close()
     }
@@ -236,26 +239,20 @@ impl Drop for Wal {
 struct Runner {
     writer: Writer,
     config: Config,
-    queue: Arc<Queue>,
     on_fatal: OnFatal,
     /// Who waits for the batch that failed.
     waiting: Vec<Done>,
+    /// The last field, so dropped last: who waits for the end finds the directory free.
+    gone: Gone,
 }
 
 impl Runner {
-    fn run(self) {
-        self.queue.writer_is_here();
-        let _gone = Gone(Arc::clone(&self.queue));
-        // Declared after it, so dropped before it: who waits for the end finds the directory free.
-        let mut runner = self;
-        runner.work();
-    }
-
-    fn work(&mut self) {
+    fn run(mut self) {
+        self.queue().writer_is_here();
         let batch_bytes = self.config.batch_bytes.min(batch_room(self.config.segment_bytes));
         loop {
             let idle = self.writer.needs_seal().then_some(self.config.idle_seal);
-            let work = self.queue.take(batch_bytes, idle);
+            let work = self.queue().take(batch_bytes, idle);
             let is_last = matches!(work, Work::Close);
             let result = match work {
                 Work::Write(batch) => self.write(batch),
@@ -276,7 +273,7 @@ impl Runner {
         let limit = self.config.max_record_bytes();
         let fits = |append: &&Append| append.record.len() <= limit;
         let sync = batch.iter().filter(fits).any(|append| append.sync);
-        let result = if self.queue.is_full() {
+        let result = if self.queue().is_full() {
             Err(Trouble::Full)
         } else {
             let payloads = batch.iter().filter(fits).map(|append| append.record.as_slice());
@@ -296,7 +293,7 @@ impl Runner {
                 self.writer.prepare_spare_after_roll()
             }
             Err(Trouble::Full) => {
-                self.queue.set_full(true);
+                self.queue().set_full(true);
                 tracing::warn!("no space left for the next segment of the log: it is read-only");
                 batch.into_iter().for_each(|append| (append.done)(Err(WriteError::DiskFull)));
                 Ok(())
@@ -310,15 +307,19 @@ impl Runner {
 
     fn resume(&mut self) -> Result<(), Trouble> {
         self.writer.prepare_spare()?;
-        self.queue.set_full(false);
+        self.queue().set_full(false);
         Ok(())
+    }
+
+    fn queue(&self) -> &Queue {
+        &self.gone.0
     }
 
     /// Tells every waiter, then the hook. Nothing is tried again.
     fn fail(&mut self, doing: &'static str, source: io::Error) {
         let message = format!("cannot {doing} of the log: {source}");
         let error = WriteError::Failed { doing, source: Arc::new(source) };
-        let queued = self.queue.fail(error.clone());
+        let queued = self.queue().fail(error.clone());
         for done in self.waiting.drain(..).chain(queued) {
             done(Err(error.clone()));
         }
@@ -326,11 +327,11 @@ impl Runner {
     }
 }
 
-/// Tells the queue that the writer has ended, even by a panic in a callback.
+/// Tells the queue that the writer has ended, even by a panic or because it was never run.
 struct Gone(Arc<Queue>);
 
 impl Drop for Gone {
     fn drop(&mut self) {
-        self.0.writer_is_gone();
+        self.0.writer_is_gone(std::thread::panicking());
     }
 }
