@@ -319,11 +319,7 @@ impl<K: Value + Ord, V: Value> Field for BTreeMap<K, V> {
 
     fn put_field(&self, tag: u32, out: &mut Vec<u8>) {
         for (key, value) in self {
-            put_key(tag, Wire::Bytes, out);
-            let mut entry = Vec::new();
-            put_one(key, 1, &mut entry);
-            put_one(value, 2, &mut entry);
-            put_delimited(&entry, out);
+            put_entry(key, value, tag, out);
         }
     }
 
@@ -354,6 +350,15 @@ impl<K: Value + Ord, V: Value> Field for BTreeMap<K, V> {
     fn finish(slot: Self, _name: &'static str) -> Result<Self, DecodeError> {
         Ok(slot)
     }
+}
+
+/// Writes one pair of a map.
+pub fn put_entry<K: Value, V: Value>(key: &K, value: &V, tag: u32, out: &mut Vec<u8>) {
+    let mut entry = Vec::new();
+    put_one(key, 1, &mut entry);
+    put_one(value, 2, &mut entry);
+    put_key(tag, Wire::Bytes, out);
+    put_delimited(&entry, out);
 }
 
 fn put_delimited(bytes: &[u8], out: &mut Vec<u8>) {

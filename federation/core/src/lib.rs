@@ -1,1 +1,59 @@
+//! What a site agrees on, how it changes, and what its leader makes of it. No IO and no clock.
+//!
+//! ```text
+//!            reports ─▶ Leader ─▶ Command ─▶ (the shell's log) ─▶ apply ─▶ State, effects
+//!                          ▲                                                  │
+//!                          └───────────── reads, orders, plans ◀──────────────┘
+//! ```
+//!
+//! # Invariants
+//! * `apply` is total and the same everywhere: no clock, no chance, no unordered map. A command
+//!   that lost its sense changes the revision and nothing else.
+//! * A command that ends something names that very thing: a suspicion by the revision at which it
+//!   was applied, an agent by its boot, a lease by an id that is never reused, a home's orders by
+//!   their revision.
+//! * A job's epochs only grow, and a new one begins only after the last is known to have ended, or
+//!   after its lease or loan has surely run out.
+//! * Whatever a plan proposes is checked again by `apply`.
+//!
+//! Deliberately absent: who may ask (`fabric-core`), how the log is agreed on and kept
+//! (`federation-controller`, `federation-wal`).
 #![no_std]
+
+extern crate alloc;
+
+mod apply;
+mod client;
+mod command;
+mod effect;
+mod exchange;
+mod invariant;
+mod job;
+mod leader;
+mod lease;
+mod node;
+mod placement;
+mod site;
+mod state;
+mod table;
+mod view;
+mod watch;
+
+pub use apply::{Reply, apply};
+pub use client::{
+    grant_views, job_state, job_view, loan_views, node_views, resolve_jobs, site_views,
+};
+pub use command::{
+    AcceptNode, AcceptPeer, AddController, AddPeer, AdmitJobs, CancelJob, Command, CommitPlan,
+    DrainNode, FoundSite, MakeGrant, OpenToken, PeerRecord, RecallGrant, RemoveController,
+};
+pub use effect::Effect;
+pub use invariant::{Violation, check};
+pub use leader::{Alarm, Leader};
+pub use placement::why::{could_ever_run, why};
+pub use state::{
+    Agreed, Attempt, Controller, Grant, Guest, GuestKey, Held, Job, JobPhase, Lease, Loan, Node,
+    Part, Peer, State, Token, TokenKind,
+};
+pub use table::Table;
+pub use view::{capacity, node_of_rank};

@@ -142,6 +142,8 @@ crate::message! {
         4 => revision: Revision,
         5 => lease_term: Millis,
         6 => leases: Vec<LeaseOrder>,
+        /// The node is suspected: nothing here but that it was heard; renew and change nothing.
+        7 => hold: bool,
     }
 
     /// Asks an agent to ask at once.

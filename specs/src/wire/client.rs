@@ -260,7 +260,7 @@ crate::message! {
         2 => epoch: Epoch,
         3 => home: SiteId,
         4 => host: SiteId,
-        5 => grant: GrantId,
+        5 => grants: Vec<GrantId>,
         6 => gpus: GpuCount,
         7 => state: String,
         8 => name: String,

@@ -31,6 +31,14 @@ crate::message! {
         3 => gpus: GpuCount,
     }
 
+    /// GPUs of one node that a loan draws on a grant.
+    pub struct LoanSlot {
+        1 => grant: GrantId,
+        2 => node: NodeId,
+        3 => class: GpuClass,
+        4 => gpus: GpuCount,
+    }
+
     /// A grant as its host sees it.
     pub struct GrantReport {
         1 => grant: GrantId,
@@ -84,12 +92,12 @@ crate::message! {
 
     /// What a host needs to admit a guest.
     pub struct LoanBody {
-        1 => grant: GrantId,
-        2 => slots: Vec<Slot>,
-        3 => spec: Arc<JobSpec>,
-        4 => array_index: u32,
+        /// Node by node in the order of the gang's ranks; a node may stand in several slots.
+        1 => slots: Vec<LoanSlot>,
+        2 => spec: Arc<JobSpec>,
+        3 => array_index: u32,
         /// Who submitted it, at the home.
-        5 => submitter: String,
+        4 => submitter: String,
     }
 
     /// What is wanted of one loan.
@@ -122,6 +130,8 @@ crate::message! {
         /// Grants that the home has no more use for.
         6 => returned: Vec<GrantId>,
         7 => demand: Vec<Demand>,
+        /// The host is suspected: nothing here but that it was heard; renew and change nothing.
+        8 => hold: bool,
     }
 
     /// Asks a host to ask at once.

@@ -1,0 +1,263 @@
+//! What may enter the log. A variant is added, never altered; a member that meets one it does not
+//! know stops.
+
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use specs::codec::Blob;
+use specs::id::{
+    Boot, ControllerId, Country, Epoch, GpuIndex, GrantId, JobId, NodeId, RequestId, Revision,
+    SiteId, TokenId,
+};
+use specs::job::JobSpec;
+use specs::site::SiteSpec;
+use specs::unit::Timestamp;
+use specs::wire::agent::{AttemptReport, Inventory};
+use specs::wire::peer::{GrantReport, GuestReport, LoanOrder, LoanSlot};
+
+use crate::state::{GrantSlot, TokenKind};
+
+specs::message! {
+    /// Founds the site. Only the first one counts.
+    pub struct FoundSite {
+        1 => spec: Arc<SiteSpec>,
+        /// Of the first controller.
+        2 => address: String,
+    }
+
+    /// Takes in a job, or an array of them.
+    pub struct AdmitJobs {
+        1 => request: RequestId,
+        2 => jobs: Vec<JobId>,
+        3 => spec: Arc<JobSpec>,
+        4 => submitter: String,
+        5 => at: Timestamp,
+    }
+
+    pub struct CancelJob {
+        1 => job: JobId,
+        2 => at: Timestamp,
+    }
+
+    /// Takes note of an agent's life and of what its node has.
+    pub struct RegisterNode {
+        1 => node: NodeId,
+        2 => boot: Boot,
+        3 => inventory: Inventory,
+        4 => at: Timestamp,
+    }
+
+    /// Doubts that the node is there. Frees nothing.
+    pub struct SuspectNode {
+        1 => node: NodeId,
+        2 => boot: Boot,
+    }
+
+    /// Ends the suspicion that it names.
+    pub struct RestoreNode {
+        1 => node: NodeId,
+        2 => suspicion: Revision,
+    }
+
+    /// Gives up what a suspected node still had, if the suspicion is the one named.
+    pub struct ReleaseNode {
+        1 => node: NodeId,
+        2 => suspicion: Revision,
+        3 => at: Timestamp,
+    }
+
+    pub struct DrainNode {
+        1 => node: NodeId,
+        2 => drain: bool,
+    }
+
+    /// Takes in what a node reported of its attempts.
+    pub struct RecordParts {
+        1 => node: NodeId,
+        2 => boot: Boot,
+        3 => attempts: Vec<AttemptReport>,
+        4 => at: Timestamp,
+    }
+
+    /// GPUs of one node for one attempt.
+    pub struct PartPlan {
+        1 => node: NodeId,
+        2 => gpus: Vec<GpuIndex>,
+    }
+
+    pub struct LeasePlan {
+        1 => parts: Vec<PartPlan>,
+    }
+
+    pub struct LoanPlan {
+        1 => peer: SiteId,
+        2 => slots: Vec<LoanSlot>,
+    }
+
+    /// A proposal for one job.
+    pub struct Assignment {
+        1 => job: JobId,
+        /// The epoch that the job had when this was planned.
+        2 => after: Epoch,
+        3 => place: Place,
+    }
+
+    /// Places jobs; each assignment is rechecked alone.
+    pub struct CommitPlan {
+        1 => base: Revision,
+        2 => assignments: Vec<Assignment>,
+        3 => at: Timestamp,
+    }
+
+    pub struct OpenToken {
+        1 => token: TokenId,
+        2 => kind: TokenKind,
+        3 => key: Blob,
+        4 => bound: String,
+        5 => expires_at: Timestamp,
+    }
+
+    /// What one site must know of another.
+    pub struct PeerRecord {
+        1 => site: SiteId,
+        2 => country: Country,
+        3 => ca: Blob,
+        4 => addresses: Vec<String>,
+    }
+
+    /// Uses an invitation. Repeated by the same site, it changes nothing.
+    pub struct AcceptPeer {
+        1 => token: TokenId,
+        2 => peer: PeerRecord,
+        3 => digest: Blob,
+        4 => at: Timestamp,
+    }
+
+    /// Adds the site that invited this one.
+    pub struct AddPeer {
+        1 => peer: PeerRecord,
+    }
+
+    /// Uses an enrolment. Repeated with the same key, it changes nothing.
+    pub struct AcceptNode {
+        1 => token: TokenId,
+        2 => node: NodeId,
+        3 => digest: Blob,
+        4 => at: Timestamp,
+    }
+
+    /// Adds a controller; repeated with the same request, it changes nothing.
+    pub struct AddController {
+        1 => request: RequestId,
+        2 => address: String,
+    }
+
+    pub struct RemoveController {
+        1 => id: ControllerId,
+    }
+
+    /// Promises GPUs to a home.
+    pub struct MakeGrant {
+        1 => home: SiteId,
+        2 => slots: Vec<GrantSlot>,
+    }
+
+    pub struct RecallGrant {
+        1 => grant: GrantId,
+    }
+
+    /// Takes back a grant without guests whose home has been silent for a grant term.
+    pub struct ExpireGrant {
+        1 => grant: GrantId,
+    }
+
+    /// At the home: takes in what a host reported.
+    pub struct RecordPeer {
+        1 => peer: SiteId,
+        /// The host's.
+        2 => revision: Revision,
+        3 => grants: Vec<GrantReport>,
+        4 => guests: Vec<GuestReport>,
+        5 => at: Timestamp,
+    }
+
+    /// At the home: gives back a grant without loans.
+    pub struct ReturnGrant {
+        1 => peer: SiteId,
+        2 => grant: GrantId,
+    }
+
+    pub struct SuspectPeer {
+        1 => peer: SiteId,
+    }
+
+    pub struct RestorePeer {
+        1 => peer: SiteId,
+        2 => suspicion: Revision,
+    }
+
+    /// At the home: gives up the loans of a suspected host, if the suspicion is the one named.
+    pub struct ReleasePeer {
+        1 => peer: SiteId,
+        2 => suspicion: Revision,
+        3 => at: Timestamp,
+    }
+
+    /// Names one attempt of a home's job.
+    #[derive(PartialOrd, Ord)]
+    pub struct AttemptKey {
+        1 => job: JobId,
+        2 => epoch: Epoch,
+    }
+
+    /// At the host: does what a home's orders say.
+    pub struct ObeyPeer {
+        1 => peer: SiteId,
+        /// The home's. Orders older than those last obeyed change nothing.
+        2 => revision: Revision,
+        3 => admit: Vec<LoanOrder>,
+        4 => stop: Vec<AttemptKey>,
+        /// Ended guests whose end the home has.
+        5 => forget: Vec<AttemptKey>,
+        6 => returned: Vec<GrantId>,
+        7 => at: Timestamp,
+    }
+}
+
+specs::choice! {
+    /// Where an assignment puts its job.
+    pub enum Place {
+        1 => Here(LeasePlan),
+        2 => There(LoanPlan),
+    }
+
+    /// One entry of the log.
+    pub enum Command {
+        1 => FoundSite(FoundSite),
+        2 => AdmitJobs(AdmitJobs),
+        3 => CancelJob(CancelJob),
+        10 => RegisterNode(RegisterNode),
+        11 => SuspectNode(SuspectNode),
+        12 => RestoreNode(RestoreNode),
+        13 => ReleaseNode(ReleaseNode),
+        14 => DrainNode(DrainNode),
+        15 => RecordParts(RecordParts),
+        20 => CommitPlan(CommitPlan),
+        30 => OpenToken(OpenToken),
+        31 => AcceptPeer(AcceptPeer),
+        32 => AddPeer(AddPeer),
+        33 => AcceptNode(AcceptNode),
+        34 => AddController(AddController),
+        35 => RemoveController(RemoveController),
+        40 => MakeGrant(MakeGrant),
+        41 => RecallGrant(RecallGrant),
+        42 => ExpireGrant(ExpireGrant),
+        43 => RecordPeer(RecordPeer),
+        44 => ReturnGrant(ReturnGrant),
+        45 => SuspectPeer(SuspectPeer),
+        46 => RestorePeer(RestorePeer),
+        47 => ReleasePeer(ReleasePeer),
+        48 => ObeyPeer(ObeyPeer),
+    }
+}

@@ -1,0 +1,294 @@
+//! At the host: grants made, guests admitted, stopped and forgotten as their homes' orders say.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use specs::id::{GpuIndex, GrantId, LeaseId, NodeId, SiteId};
+use specs::unit::{GpuCount, Timestamp};
+use specs::wire::agent::{Ending, Outcome, Want};
+use specs::wire::peer::{GuestPhase, LoanBody, LoanOrder, LoanSlot};
+
+use crate::apply::Reply;
+use crate::command::{ExpireGrant, MakeGrant, ObeyPeer, PartPlan, RecallGrant};
+use crate::effect::{Effect, Effects};
+use crate::job;
+use crate::lease;
+use crate::placement::{fits, lend};
+use crate::state::{Grant, GrantSlot, Guest, GuestKey, Lease, State, StopReason};
+
+pub(crate) fn make_grant(state: &mut State, fx: &mut Effects, it: &MakeGrant) -> Reply {
+    let known = state.peers.get(&it.home).is_some_and(|peer| peer.suspicion.is_none());
+    if !known || it.slots.is_empty() {
+        return Reply::NoOp("the home is suspected, or unknown");
+    }
+    for slot in &it.slots {
+        if !is_free(state, slot) {
+            return Reply::NoOp("the GPUs are no longer free");
+        }
+    }
+    if !lend::allows(state, &it.home, &it.slots) {
+        return Reply::NoOp("the lend rules do not allow it");
+    }
+    let id = GrantId(state.last_grant.0 + 1);
+    state.agreed.last_grant = id;
+    for slot in &it.slots {
+        mark(state, &slot.node, &slot.gpus, Some(id));
+    }
+    let grant = Grant { id, home: it.home.clone(), slots: it.slots.clone(), recalled: false };
+    state.agreed.grants.insert(id, grant);
+    fx.insert(Effect::SyncPeer(it.home.clone()));
+    Reply::Done
+}
+
+fn is_free(state: &State, slot: &GrantSlot) -> bool {
+    let Some(node) = state.nodes.get(&slot.node).filter(|node| node.is_usable()) else {
+        return false;
+    };
+    !slot.gpus.is_empty()
+        && slot.gpus.iter().all(|index| {
+            node.free().any(|gpu| gpu.info.index == *index && gpu.info.class == slot.class)
+        })
+}
+
+fn mark(state: &mut State, node: &NodeId, gpus: &[GpuIndex], grant: Option<GrantId>) {
+    let Some(node) = state.agreed.nodes.get_mut(node) else { return };
+    for gpu in node.gpus.iter_mut().filter(|gpu| gpus.contains(&gpu.info.index)) {
+        gpu.grant = grant;
+    }
+}
+
+pub(crate) fn recall_grant(state: &mut State, fx: &mut Effects, it: &RecallGrant) -> Reply {
+    let Some(grant) = state.agreed.grants.get_mut(&it.grant) else {
+        return Reply::NoOp("there is no such grant");
+    };
+    grant.recalled = true;
+    fx.insert(Effect::SyncPeer(grant.home.clone()));
+    Reply::Done
+}
+
+pub(crate) fn expire_grant(state: &mut State, fx: &mut Effects, it: &ExpireGrant) -> Reply {
+    remove_grant(state, fx, it.grant)
+}
+
+/// Takes a grant back; only when no guest uses it.
+fn remove_grant(state: &mut State, fx: &mut Effects, id: GrantId) -> Reply {
+    let Some(grant) = state.grants.get(&id).cloned() else {
+        return Reply::NoOp("there is no such grant");
+    };
+    if in_use(state, &grant) {
+        return Reply::NoOp("guests use the grant");
+    }
+    for slot in &grant.slots {
+        mark(state, &slot.node, &slot.gpus, None);
+    }
+    state.agreed.grants.remove(&id);
+    fx.insert(Effect::Plan);
+    fx.insert(Effect::SyncPeer(grant.home));
+    Reply::Done
+}
+
+/// True if a guest has a GPU of the grant.
+pub(crate) fn in_use(state: &State, grant: &Grant) -> bool {
+    grant.slots.iter().any(|slot| {
+        state.nodes.get(&slot.node).is_some_and(|node| {
+            node.gpus.iter().any(|gpu| gpu.grant == Some(grant.id) && gpu.lease.is_some())
+        })
+    })
+}
+
+/// After a node's inventory changed: a grant keeps only the GPUs that are still its own.
+pub(crate) fn shrink_grants(state: &mut State, fx: &mut Effects, node: &NodeId) {
+    let Some(record) = state.nodes.get(node).cloned() else { return };
+    let touched: Vec<Grant> = state
+        .grants
+        .values()
+        .filter(|grant| grant.slots.iter().any(|slot| slot.node == *node))
+        .cloned()
+        .collect();
+    for mut grant in touched {
+        for slot in grant.slots.iter_mut().filter(|slot| slot.node == *node) {
+            slot.gpus.retain(|index| {
+                record
+                    .gpus
+                    .iter()
+                    .any(|gpu| gpu.info.index == *index && gpu.grant == Some(grant.id))
+            });
+        }
+        fx.insert(Effect::SyncPeer(grant.home.clone()));
+        state.agreed.grants.insert(grant.id, grant);
+    }
+}
+
+/// Orders older than those last obeyed change nothing.
+pub(crate) fn obey(state: &mut State, fx: &mut Effects, it: &ObeyPeer) -> Reply {
+    let Some(peer) = state.agreed.peers.get_mut(&it.peer) else {
+        return Reply::NoOp("there is no such peer");
+    };
+    if it.revision < peer.obeyed {
+        return Reply::NoOp("later orders were obeyed");
+    }
+    peer.obeyed = it.revision;
+    let key = |it: &ObeyPeer, job, epoch| GuestKey { home: it.peer.clone(), job, epoch };
+    for attempt in &it.stop {
+        let guest = state.guests.get(&key(it, attempt.job, attempt.epoch));
+        if let Some(lease) = guest.and_then(|guest| guest.lease) {
+            job::stop_lease(state, fx, lease, StopReason::Revoked);
+        }
+    }
+    for attempt in &it.forget {
+        let key = key(it, attempt.job, attempt.epoch);
+        if state.guests.get(&key).is_some_and(|guest| guest.phase == GuestPhase::Ended) {
+            state.agreed.guests.remove(&key);
+        }
+    }
+    for order in &it.admit {
+        admit(state, fx, &it.peer, order, it.at);
+    }
+    for &grant in &it.returned {
+        if state.grants.get(&grant).is_some_and(|grant| grant.home == it.peer) {
+            remove_grant(state, fx, grant);
+        }
+    }
+    fx.insert(Effect::SyncPeer(it.peer.clone()));
+    Reply::Done
+}
+
+/// What becomes of a loan that the host does not know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// Known, or older than one that is known: nothing to do.
+    Known,
+    /// Its GPUs are taken by a guest that is being stopped: try again.
+    Later,
+    /// It was never started and never will be.
+    Refuse(Outcome),
+    /// These are its GPUs.
+    Admit(Vec<PartPlan>),
+}
+
+pub(crate) fn judge(state: &State, home: &SiteId, order: &LoanOrder) -> Admission {
+    let newest = state.guests_of(home).filter(|guest| guest.key.job == order.job);
+    if newest.map(|guest| guest.key.epoch).max().is_some_and(|newest| newest >= order.epoch) {
+        return Admission::Known;
+    }
+    if order.want == Want::Stop {
+        let outcome = Outcome::of(Ending::Stopped, "stopped before it was admitted");
+        return Admission::Refuse(outcome);
+    }
+    let Some(body) = &order.body else { return Admission::Known };
+    let refuse = |why: String| Admission::Refuse(Outcome::of(Ending::Refused, why));
+    if let Err(error) = body.spec.check() {
+        return refuse(alloc::format!("the job is not valid: {error}"));
+    }
+    let Some(site) = &state.site else { return Admission::Known };
+    if !fits::may_run_at(&body.spec, &site.site, site.country) {
+        return refuse("its policy forbids this site".into());
+    }
+    let nodes: Vec<_> = fits::loan_nodes(&body.slots).collect();
+    let whole = nodes.iter().all(|(_, gpus)| *gpus == body.spec.gpus_per_node);
+    if !whole || nodes.len() as u64 != u64::from(body.spec.nodes) {
+        return refuse("its slots do not make up its gang".into());
+    }
+    pick_all(state, home, body)
+}
+
+fn pick_all(state: &State, home: &SiteId, body: &LoanBody) -> Admission {
+    let refuse = |why: String| Admission::Refuse(Outcome::of(Ending::Refused, why));
+    let mut parts: BTreeMap<NodeId, Vec<GpuIndex>> = BTreeMap::new();
+    for slot in &body.slots {
+        let granted = state.grants.get(&slot.grant).is_some_and(|grant| grant.home == *home);
+        if !granted {
+            return refuse(alloc::format!("{} is not granted", slot.grant));
+        }
+        let usable = state.nodes.get(&slot.node).is_some_and(crate::state::Node::is_usable);
+        if !usable {
+            return refuse(alloc::format!("node {} takes nothing new", slot.node));
+        }
+        match pick(state, slot) {
+            Pick::Some(gpus) => parts.entry(slot.node.clone()).or_default().extend(gpus),
+            Pick::Busy => return Admission::Later,
+            Pick::None => {
+                return refuse(alloc::format!("{} has too few GPUs on {}", slot.grant, slot.node));
+            }
+        }
+    }
+    let ordered = fits::loan_nodes(&body.slots).map(|(node, _)| PartPlan {
+        node: node.clone(),
+        gpus: parts.remove(node).unwrap_or_default(),
+    });
+    Admission::Admit(ordered.collect())
+}
+
+enum Pick {
+    Some(Vec<GpuIndex>),
+    Busy,
+    None,
+}
+
+fn pick(state: &State, slot: &LoanSlot) -> Pick {
+    let Some(node) = state.nodes.get(&slot.node) else { return Pick::None };
+    let granted = node.gpus.iter().filter(|gpu| gpu.grant == Some(slot.grant));
+    let of_class = granted.filter(|gpu| gpu.info.class == slot.class);
+    let (mut idle, mut all) = (Vec::new(), GpuCount::ZERO);
+    for gpu in of_class {
+        all = all.plus(GpuCount(1));
+        if gpu.lease.is_none() {
+            idle.push(gpu.info.index);
+        }
+    }
+    let want = usize::try_from(slot.gpus.0).unwrap_or(usize::MAX);
+    if all < slot.gpus {
+        Pick::None
+    } else if idle.len() < want {
+        Pick::Busy
+    } else {
+        idle.truncate(want);
+        Pick::Some(idle)
+    }
+}
+
+fn admit(state: &mut State, fx: &mut Effects, home: &SiteId, order: &LoanOrder, at: Timestamp) {
+    let key = GuestKey { home: home.clone(), job: order.job, epoch: order.epoch };
+    let mut guest = Guest {
+        key,
+        phase: GuestPhase::Ended,
+        lease: None,
+        outcome: None,
+        started_at: Timestamp(0),
+        ended_at: at,
+        nodes: Vec::new(),
+        name: String::new(),
+        gpus: GpuCount::ZERO,
+        ran: LeaseId(0),
+    };
+    if let Some(body) = &order.body {
+        guest.name = body.spec.name.as_str().into();
+        guest.gpus = body.spec.gpus();
+    }
+    match (judge(state, home, order), &order.body) {
+        (Admission::Refuse(outcome), _) => guest.outcome = Some(outcome),
+        (Admission::Admit(parts), Some(body)) => {
+            let id = LeaseId(state.last_lease.0 + 1);
+            guest.phase = GuestPhase::Admitted;
+            guest.ended_at = Timestamp(0);
+            guest.lease = Some(id);
+            guest.ran = id;
+            guest.nodes = parts.iter().map(|part| part.node.clone()).collect();
+            let lease = Lease {
+                id,
+                home: home.clone(),
+                job: order.job,
+                epoch: order.epoch,
+                spec: body.spec.clone(),
+                array_index: body.array_index,
+                parts: Vec::new(),
+                stop: None,
+                verdict: None,
+            };
+            lease::open(state, fx, lease, &parts);
+        }
+        (Admission::Known | Admission::Later | Admission::Admit(_), _) => return,
+    }
+    state.agreed.guests.insert(guest.key.clone(), guest);
+}

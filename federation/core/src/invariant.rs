@@ -1,0 +1,150 @@
+//! What must be true of agreed state after every command.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use specs::id::{GpuIndex, GrantId, LeaseId, NodeId};
+use specs::wire::peer::GuestPhase;
+
+use crate::state::{JobPhase, State};
+
+/// A broken invariant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Its name, as metrics carry it.
+    pub invariant: &'static str,
+    /// What was found.
+    pub detail: String,
+}
+
+/// Lists what is broken; nothing if the state is sound. Linear in the state: for simulation and
+/// for tests.
+#[must_use]
+pub fn check(state: &State) -> Vec<Violation> {
+    let mut found = Vec::new();
+    gpus_match_leases(state, &mut found);
+    gpus_match_grants(state, &mut found);
+    jobs_match_leases(state, &mut found);
+    guests_match_leases(state, &mut found);
+    indexes_match(state, &mut found);
+    found
+}
+
+fn push(found: &mut Vec<Violation>, invariant: &'static str, detail: String) {
+    found.push(Violation { invariant, detail });
+}
+
+type GpuKey = (NodeId, GpuIndex);
+
+/// S4: a GPU has one lease, and exactly the leases' GPUs are marked.
+fn gpus_match_leases(state: &State, found: &mut Vec<Violation>) {
+    let name = "a GPU has one owner";
+    let mut owners: BTreeMap<GpuKey, LeaseId> = BTreeMap::new();
+    for lease in state.leases.values() {
+        for part in lease.parts.iter().filter(|part| part.outcome.is_none()) {
+            for gpu in &part.gpus {
+                if let Some(other) = owners.insert((part.node.clone(), *gpu), lease.id) {
+                    let detail =
+                        alloc::format!("{} gpu {gpu}: {other} and {}", part.node, lease.id);
+                    push(found, name, detail);
+                }
+            }
+        }
+    }
+    for node in state.nodes.values() {
+        for gpu in &node.gpus {
+            let owner = owners.remove(&(node.id.clone(), gpu.info.index));
+            if owner != gpu.lease {
+                let detail = alloc::format!(
+                    "{} gpu {}: marked {:?}, leased {owner:?}",
+                    node.id,
+                    gpu.info.index,
+                    gpu.lease
+                );
+                push(found, name, detail);
+            }
+        }
+    }
+    if let Some(((node, gpu), lease)) = owners.into_iter().next() {
+        push(found, name, alloc::format!("{lease} names {node} gpu {gpu}, which is not there"));
+    }
+}
+
+/// S5: a GPU is granted once, a granted GPU is leased to no one but its home.
+fn gpus_match_grants(state: &State, found: &mut Vec<Violation>) {
+    let name = "escrow adds up";
+    let mut owners: BTreeMap<GpuKey, GrantId> = BTreeMap::new();
+    for grant in state.grants.values() {
+        for slot in &grant.slots {
+            for gpu in &slot.gpus {
+                if owners.insert((slot.node.clone(), *gpu), grant.id).is_some() {
+                    push(found, name, alloc::format!("{} gpu {gpu} is granted twice", slot.node));
+                }
+            }
+        }
+    }
+    for node in state.nodes.values() {
+        for gpu in &node.gpus {
+            let owner = owners.remove(&(node.id.clone(), gpu.info.index));
+            if owner != gpu.grant {
+                let what = alloc::format!("{} gpu {}", node.id, gpu.info.index);
+                push(found, name, alloc::format!("{what}: {:?}, granted {owner:?}", gpu.grant));
+            }
+            let (Some(lease), Some(grant)) = (gpu.lease, gpu.grant) else { continue };
+            let home = state.leases.get(&lease).map(|lease| &lease.home);
+            if home != state.grants.get(&grant).map(|grant| &grant.home) {
+                push(found, name, alloc::format!("{lease} uses {grant}, which is another's"));
+            }
+        }
+    }
+}
+
+/// A job that runs here has its lease, and a lease of ours its job.
+fn jobs_match_leases(state: &State, found: &mut Vec<Violation>) {
+    let name = "a job has the lease it names";
+    let mut named = BTreeSet::new();
+    for job in state.jobs.values() {
+        let JobPhase::Leased(leased) = &job.phase else { continue };
+        named.insert(leased.lease);
+        let same = state.leases.get(&leased.lease).is_some_and(|lease| {
+            lease.job == job.id && lease.epoch == job.epoch && state.is_own(&lease.home)
+        });
+        if !same {
+            push(found, name, alloc::format!("{} names {}", job.id, leased.lease));
+        }
+    }
+    for lease in state.leases.values().filter(|lease| state.is_own(&lease.home)) {
+        if !named.contains(&lease.id) {
+            push(found, name, alloc::format!("{} of {} is an orphan", lease.id, lease.job));
+        }
+    }
+}
+
+fn guests_match_leases(state: &State, found: &mut Vec<Violation>) {
+    let name = "a guest has the lease it names";
+    for guest in state.guests.values() {
+        let lease = guest.lease.and_then(|id| state.leases.get(&id));
+        let alive = guest.phase != GuestPhase::Ended;
+        if alive != lease.is_some_and(|lease| lease.job == guest.key.job) {
+            push(found, name, alloc::format!("{} {}", guest.key.home, guest.key.job));
+        }
+        if alive == guest.outcome.is_some() {
+            push(found, name, alloc::format!("{} ended without an outcome", guest.key.job));
+        }
+    }
+}
+
+/// The indexes are what they would be if they were made anew.
+fn indexes_match(state: &State, found: &mut Vec<Violation>) {
+    match State::decode(&state.encode()) {
+        Ok(again) if again == *state => {}
+        Ok(_) => {
+            let detail = "decoding its own snapshot gives another state".into();
+            push(found, "indexes follow from the state", detail);
+        }
+        Err(error) => {
+            push(found, "indexes follow from the state", alloc::format!("{error}"));
+        }
+    }
+}

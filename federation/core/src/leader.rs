@@ -1,0 +1,599 @@
+//! What runs only while leading: the memory of who was heard, and what follows from it. Takes
+//! questions and time, proposes commands, and answers; the shell agrees on the commands and
+//! carries the bytes.
+//!
+//! ```text
+//!   NodeReport ─▶ handle_node_report ─▶ commands ─▶ (log) ─▶ node_orders ─▶ NodeOrders
+//!   PeerReport ─▶ handle_peer_report ─▶ commands ─▶ (log) ─▶ peer_orders ─▶ PeerOrders      home
+//!   ask_peer ─▶ PeerReport … PeerOrders ─▶ handle_peer_orders ─▶ commands ─▶ (log)          host
+//!   poll_commands(now) ─▶ suspicions, releases, plans, grants
+//! ```
+//!
+//! # Invariants
+//! * Orders are computed from a state that was read after the question came, by a leader that
+//!   confirmed in between that it leads. The shell sees to it.
+//! * A span is counted on this leader's clock alone; a new leader starts at zero.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+
+use specs::fault::{Fault, FaultCode};
+use specs::id::{Boot, Epoch, GrantId, JobId, NodeId, Question, SiteId};
+use specs::unit::{GpuCount, Instant, Millis, Timestamp};
+use specs::wire::agent::{
+    AttemptPhase, AttemptReport, Ending, NodeOrders, NodeReport, Validity, ValidityKind, Want,
+};
+use specs::wire::peer::{
+    ClassCapacity, Demand, GrantReport, GuestPhase, GuestReport, PeerOrders, PeerReport,
+};
+
+use crate::command::{
+    AttemptKey, Command, CommitPlan, ExpireGrant, ObeyPeer, RecordParts, RecordPeer, RegisterNode,
+    ReleaseNode, ReleasePeer, RestoreNode, RestorePeer, ReturnGrant, SuspectNode, SuspectPeer,
+};
+use crate::exchange::host::{Admission, in_use, judge};
+use crate::placement::plan::{Plan, plan};
+use crate::placement::{fits, lend};
+use crate::state::{Grant, GuestKey, HeldKey, JobPhase, Lease, State};
+use crate::view;
+use crate::watch::Watch;
+
+/// A site with fewer nodes does not wait for others to be heard before it releases one.
+const HEARD_SHARE_FROM_NODES: usize = 4;
+/// Questions to a peer that are remembered while their answers are on the way.
+const PEER_ASKED_MAX: usize = 32;
+
+/// A question that this leader, as a host, asked a home.
+#[derive(Debug, Clone)]
+struct Asked {
+    at: Instant,
+    /// Guests that the question showed as ended.
+    ended: BTreeSet<(JobId, Epoch)>,
+}
+
+/// When a home last confirmed a loan.
+#[derive(Debug, Clone, Copy)]
+struct Confirmed {
+    asked_at: Instant,
+    term: Millis,
+}
+
+#[derive(Debug, Clone, Default)]
+struct PeerMemory {
+    /// As its home: when it asked.
+    watch: Watch,
+    capacity: Vec<ClassCapacity>,
+    /// As its host: what was asked.
+    asked: BTreeMap<Question, Asked>,
+    answered: Question,
+    answered_at: Option<Instant>,
+    confirmed: BTreeMap<(JobId, Epoch), Confirmed>,
+    demand: Vec<Demand>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct NodeMemory {
+    boot: Boot,
+    watch: Watch,
+}
+
+/// The leader's memory of one reign.
+#[derive(Debug, Clone)]
+pub struct Leader {
+    since: Instant,
+    next_question: Question,
+    nodes: BTreeMap<NodeId, NodeMemory>,
+    peers: BTreeMap<SiteId, PeerMemory>,
+    /// Since when a queued job is seen to wait.
+    queued_since: BTreeMap<JobId, Instant>,
+    /// Since when a held grant is seen without loans.
+    idle_since: BTreeMap<HeldKey, Instant>,
+    /// Waiting jobs that fit nowhere at present, as the last plan saw it.
+    waiting: Vec<JobId>,
+}
+
+/// What an operator should be woken for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Alarm {
+    /// Releases are held back: too few nodes are heard, so the silence may be this site's own.
+    ReleasesHeld { heard: usize, nodes: usize },
+}
+
+impl Leader {
+    /// Begins a reign. `reign` is larger than that of any earlier leader of this site, so that
+    /// answers to an earlier leader's questions are not taken for this one's.
+    #[must_use]
+    pub fn new(now: Instant, reign: u64) -> Self {
+        Self {
+            since: now,
+            next_question: Question(reign.saturating_mul(1 << 32) + 1),
+            nodes: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            queued_since: BTreeMap::new(),
+            idle_since: BTreeMap::new(),
+            waiting: Vec::new(),
+        }
+    }
+
+    /// An agent asks: what must be agreed before it is answered.
+    ///
+    /// # Errors
+    /// The node is not enrolled, or a later life of its agent is known.
+    pub fn handle_node_report(
+        &mut self,
+        now: Instant,
+        at: Timestamp,
+        state: &State,
+        report: &NodeReport,
+    ) -> Result<Vec<Command>, Fault> {
+        let Some(node) = state.nodes.get(&report.node) else {
+            let message = alloc::format!("node {} is not enrolled here", report.node);
+            return Err(Fault::new(FaultCode::NotFound, message));
+        };
+        if report.boot < node.boot {
+            let message = alloc::format!("a later life of the agent of {} is known", report.node);
+            let hint = "run one agent per node and directory";
+            return Err(Fault::new(FaultCode::Conflict, message).with_hint(hint));
+        }
+        let memory = self.nodes.entry(report.node.clone()).or_default();
+        if memory.boot != report.boot {
+            memory.boot = report.boot;
+            memory.watch.reset();
+        }
+        let before = memory.watch.heard();
+        memory.watch.hear(now, report.question, report.answered);
+        let mut commands = Vec::new();
+        let news = news_of_parts(state, report);
+        if !news.is_empty() {
+            commands.push(Command::RecordParts(RecordParts {
+                node: report.node.clone(),
+                boot: report.boot,
+                attempts: news,
+                at,
+            }));
+        }
+        if report.boot > node.boot {
+            commands.push(Command::RegisterNode(RegisterNode {
+                node: report.node.clone(),
+                boot: report.boot,
+                inventory: report.inventory.clone(),
+                at,
+            }));
+        } else if let Some(suspicion) = node.suspicion.filter(|_| memory.watch.heard() > before) {
+            let node = report.node.clone();
+            commands.push(Command::RestoreNode(RestoreNode { node, suspicion }));
+        }
+        Ok(commands)
+    }
+
+    /// The answer to an agent's question, from a state read after it came.
+    #[must_use]
+    pub fn node_orders(
+        &self,
+        now: Instant,
+        state: &State,
+        report: &NodeReport,
+    ) -> Option<NodeOrders> {
+        view::node_orders(state, report, |lease| self.guest_validity(now, lease))
+    }
+
+    /// How long a guest's attempt may go on: as long as this leader knows its loan to last. A
+    /// leader that has not asked yet extends nothing.
+    fn guest_validity(&self, now: Instant, lease: &Lease) -> Validity {
+        let peer = self.peers.get(&lease.home);
+        let known = peer.and_then(|peer| peer.confirmed.get(&(lease.job, lease.epoch)));
+        match known {
+            Some(known) => Validity {
+                kind: ValidityKind::Until,
+                remaining: known.term.minus(now.since(known.asked_at)),
+            },
+            None => Validity { kind: ValidityKind::AsBefore, remaining: Millis::ZERO },
+        }
+    }
+
+    /// As a home: a host asks. What must be agreed before it is answered.
+    ///
+    /// # Errors
+    /// The asker is not a peer, or its report is older than one taken in.
+    pub fn handle_peer_report(
+        &mut self,
+        now: Instant,
+        at: Timestamp,
+        state: &State,
+        report: &PeerReport,
+    ) -> Result<Vec<Command>, Fault> {
+        let Some(peer) = state.peers.get(&report.host) else {
+            let message = alloc::format!("site {} is not joined", report.host);
+            return Err(Fault::new(FaultCode::Forbidden, message));
+        };
+        if report.revision < peer.seen {
+            return Err(Fault::new(FaultCode::Conflict, "a later report was taken in"));
+        }
+        let memory = self.peers.entry(report.host.clone()).or_default();
+        let before = memory.watch.heard();
+        memory.watch.hear(now, report.question, report.answered);
+        memory.capacity.clone_from(&report.capacity);
+        let mut commands = Vec::new();
+        let guests = news_of_guests(state, report);
+        if !guests.is_empty() || grants_differ(state, &report.host, &report.grants) {
+            commands.push(Command::RecordPeer(RecordPeer {
+                peer: report.host.clone(),
+                revision: report.revision,
+                grants: report.grants.clone(),
+                guests,
+                at,
+            }));
+        }
+        if let Some(suspicion) = peer.suspicion.filter(|_| memory.watch.heard() > before) {
+            let peer = report.host.clone();
+            commands.push(Command::RestorePeer(RestorePeer { peer, suspicion }));
+        }
+        Ok(commands)
+    }
+
+    /// As a home: the answer to a host's question, from a state read after it came.
+    #[must_use]
+    pub fn peer_orders(&self, state: &State, report: &PeerReport) -> Option<PeerOrders> {
+        view::peer_orders(state, report, self.demand_for(state, &report.host))
+    }
+
+    /// What waiting jobs would use at the peer, if it is the best of those that could hold them.
+    fn demand_for(&self, state: &State, peer: &SiteId) -> Vec<Demand> {
+        let mut demand: Vec<Demand> = Vec::new();
+        for job in self.waiting.iter().filter_map(|id| state.jobs.get(id)) {
+            let JobPhase::Queued(_) = job.phase else { continue };
+            if !job.spec.placement.spill {
+                continue;
+            }
+            let Some((site, class)) = self.best_host(state, &job.spec) else { continue };
+            if site != *peer {
+                continue;
+            }
+            let (nodes, gpus_per_node) = (job.spec.nodes, job.spec.gpus_per_node);
+            let same = demand.iter_mut().find(|it| {
+                it.class.as_ref() == Some(&class)
+                    && it.nodes == nodes
+                    && it.gpus_per_node == gpus_per_node
+            });
+            match same {
+                Some(same) => same.count += 1,
+                None => demand.push(Demand { class: Some(class), nodes, gpus_per_node, count: 1 }),
+            }
+        }
+        demand
+    }
+
+    /// The peer and the class with most free GPUs among those that could hold the gang.
+    fn best_host(
+        &self,
+        state: &State,
+        spec: &specs::job::JobSpec,
+    ) -> Option<(SiteId, specs::gpu::GpuClass)> {
+        let mut best: Option<(GpuCount, SiteId, specs::gpu::GpuClass)> = None;
+        for peer in state.peers.values().filter(|peer| peer.suspicion.is_none()) {
+            if !fits::may_run_at(spec, &peer.site, peer.country) {
+                continue;
+            }
+            let Some(memory) = self.peers.get(&peer.site) else { continue };
+            for class in memory.capacity.iter().filter(|it| could_hold(it, spec)) {
+                let better = best.as_ref().is_none_or(|(free, ..)| class.free > *free);
+                if better {
+                    best = Some((class.free, peer.site.clone(), class.class.clone()));
+                }
+            }
+        }
+        best.map(|(_, site, class)| (site, class))
+    }
+
+    /// As a host: the next question to a home.
+    #[must_use]
+    pub fn ask_peer(&mut self, now: Instant, state: &State, home: &SiteId) -> Option<PeerReport> {
+        let memory = self.peers.entry(home.clone()).or_default();
+        let question = self.next_question;
+        let report = view::peer_report(state, home, question, memory.answered)?;
+        self.next_question = Question(question.0 + 1);
+        let ended = report.guests.iter().filter(|guest| guest.phase == GuestPhase::Ended);
+        let ended = ended.map(|guest| (guest.job, guest.epoch)).collect();
+        memory.asked.insert(question, Asked { at: now, ended });
+        while memory.asked.len() > PEER_ASKED_MAX {
+            memory.asked.pop_first();
+        }
+        Some(report)
+    }
+
+    /// As a host: a home answered. What follows for the log.
+    #[must_use]
+    pub fn handle_peer_orders(
+        &mut self,
+        now: Instant,
+        at: Timestamp,
+        state: &State,
+        orders: &PeerOrders,
+    ) -> Vec<Command> {
+        let Some(peer) = state.peers.get(&orders.home) else { return Vec::new() };
+        let Some(memory) = self.peers.get_mut(&orders.home) else { return Vec::new() };
+        let Some(asked) = memory.asked.remove(&orders.question) else { return Vec::new() };
+        memory.answered = memory.answered.max(orders.question);
+        memory.answered_at = Some(now);
+        if orders.hold || orders.revision < peer.obeyed {
+            return Vec::new();
+        }
+        memory.demand.clone_from(&orders.demand);
+        for loan in orders.loans.iter().filter(|loan| loan.want == Want::Run) {
+            let confirmed = Confirmed { asked_at: asked.at, term: orders.loan_term };
+            memory.confirmed.insert((loan.job, loan.epoch), confirmed);
+        }
+        let named: BTreeSet<_> = orders.loans.iter().map(|loan| (loan.job, loan.epoch)).collect();
+        memory.confirmed.retain(|key, _| named.contains(key));
+        obedience(state, orders, &asked.ended, at).map(Command::ObeyPeer).into_iter().collect()
+    }
+
+    /// What follows from the passing of time and from the state as it is.
+    pub fn poll_commands(
+        &mut self,
+        now: Instant,
+        at: Timestamp,
+        state: &State,
+    ) -> (Vec<Command>, Vec<Alarm>) {
+        let (mut commands, mut alarms) = (Vec::new(), Vec::new());
+        self.poll_nodes(now, at, state, &mut commands, &mut alarms);
+        self.poll_peers(now, at, state, &mut commands);
+        self.poll_plan(now, at, state, &mut commands);
+        self.poll_held(now, state, &mut commands);
+        (commands, alarms)
+    }
+
+    fn poll_nodes(
+        &mut self,
+        now: Instant,
+        at: Timestamp,
+        state: &State,
+        commands: &mut Vec<Command>,
+        alarms: &mut Vec<Alarm>,
+    ) {
+        let terms = state.terms();
+        let alive: Vec<_> = state.nodes.values().filter(|node| node.boot != Boot(0)).collect();
+        let mut heard = 0;
+        let mut over = Vec::new();
+        for node in &alive {
+            let memory = self.nodes.entry(node.id.clone()).or_default();
+            let silent = now.since(memory.watch.silent_since(self.since));
+            if silent < terms.suspect_node_after {
+                heard += 1;
+            }
+            match node.suspicion {
+                None if silent >= terms.suspect_node_after => {
+                    let (node, boot) = (node.id.clone(), node.boot);
+                    commands.push(Command::SuspectNode(SuspectNode { node, boot }));
+                }
+                None => {}
+                Some(suspicion) => {
+                    let waited = memory.watch.waited(now, suspicion, terms.release_node_after());
+                    let holds = state.leases_of(&node.id).any(is_released_by_time);
+                    if waited && holds {
+                        let node = node.id.clone();
+                        over.push(ReleaseNode { node, suspicion, at });
+                    }
+                }
+            }
+        }
+        let share_counts = alive.len() >= HEARD_SHARE_FROM_NODES;
+        let too_few =
+            heard * 100 < alive.len() * usize::try_from(terms.heard_percent_min).unwrap_or(100);
+        if share_counts && too_few && !over.is_empty() {
+            alarms.push(Alarm::ReleasesHeld { heard, nodes: alive.len() });
+            return;
+        }
+        commands.extend(over.into_iter().map(Command::ReleaseNode));
+    }
+
+    fn poll_peers(
+        &mut self,
+        now: Instant,
+        at: Timestamp,
+        state: &State,
+        commands: &mut Vec<Command>,
+    ) {
+        let terms = state.terms();
+        for peer in state.peers.values() {
+            let memory = self.peers.entry(peer.site.clone()).or_default();
+            let silent = now.since(memory.watch.silent_since(self.since));
+            let site = peer.site.clone();
+            match peer.suspicion {
+                None if silent >= terms.suspect_peer_after => {
+                    commands.push(Command::SuspectPeer(SuspectPeer { peer: site }));
+                }
+                None => {}
+                Some(suspicion) => {
+                    let waited = memory.watch.waited(now, suspicion, terms.release_peer_after());
+                    let holds = state
+                        .loans_to(&peer.site)
+                        .any(|(job, _)| job.spec.on_partition == specs::job::OnPartition::Restart);
+                    if waited && holds {
+                        let release = ReleasePeer { peer: site, suspicion, at };
+                        commands.push(Command::ReleasePeer(release));
+                    }
+                }
+            }
+        }
+    }
+
+    fn poll_plan(
+        &mut self,
+        now: Instant,
+        at: Timestamp,
+        state: &State,
+        commands: &mut Vec<Command>,
+    ) {
+        let spill_after = state.terms().spill_after;
+        let queued: BTreeSet<JobId> = state.queued().map(|job| job.id).collect();
+        self.queued_since.retain(|job, _| queued.contains(job));
+        for job in queued {
+            self.queued_since.entry(job).or_insert(now);
+        }
+        let since = &self.queued_since;
+        let waits = |job: JobId| since.get(&job).is_some_and(|at| now.since(*at) >= spill_after);
+        let Plan { base, assignments, waiting, mut free } = plan(state, |job| waits(job.id));
+        self.waiting = waiting.into_iter().filter(|job| waits(*job)).collect();
+        if !assignments.is_empty() {
+            commands.push(Command::CommitPlan(CommitPlan { base, assignments, at }));
+        }
+        for peer in state.peers.values().filter(|peer| peer.suspicion.is_none()) {
+            let Some(memory) = self.peers.get(&peer.site) else { continue };
+            // The site's own jobs come first: nothing is lent while one of them waits.
+            if memory.demand.is_empty() || !self.waiting.is_empty() {
+                continue;
+            }
+            let grant = lend::cover(state, &peer.site, &memory.demand, &mut free);
+            commands.extend(grant.map(Command::MakeGrant));
+        }
+    }
+
+    /// Gives back what is held in vain, and takes back what was granted in vain.
+    fn poll_held(&mut self, now: Instant, state: &State, commands: &mut Vec<Command>) {
+        let terms = state.terms();
+        let drawn: BTreeSet<(&SiteId, GrantId)> =
+            state.drawn.keys().map(|key| (&key.host, key.grant)).collect();
+        let idle: BTreeMap<HeldKey, bool> = state
+            .held
+            .iter()
+            .filter(|(key, held)| !held.returned && !drawn.contains(&(&key.host, key.grant)))
+            .map(|(key, held)| (key.clone(), held.recalled))
+            .collect();
+        self.idle_since.retain(|key, _| idle.contains_key(key));
+        for (key, recalled) in idle {
+            let since = *self.idle_since.entry(key.clone()).or_insert(now);
+            if recalled || now.since(since) >= terms.grant_idle {
+                let (peer, grant) = (key.host, key.grant);
+                commands.push(Command::ReturnGrant(ReturnGrant { peer, grant }));
+            }
+        }
+        for grant in state.grants.values() {
+            let answered = self.peers.get(&grant.home).and_then(|memory| memory.answered_at);
+            let silent = now.since(answered.unwrap_or(self.since));
+            if silent >= terms.grant_term && !in_use(state, grant) {
+                commands.push(Command::ExpireGrant(ExpireGrant { grant: grant.id }));
+            }
+        }
+    }
+
+    /// Since a node was last known to hear this leader; none if it never was.
+    #[must_use]
+    pub fn node_silence(&self, now: Instant, node: &NodeId) -> Option<Millis> {
+        let heard = self.nodes.get(node).and_then(|memory| memory.watch.heard());
+        heard.map(|heard| now.since(heard))
+    }
+
+    /// Since a peer was last known to hear this leader; none if it never was.
+    #[must_use]
+    pub fn peer_silence(&self, now: Instant, peer: &SiteId) -> Option<Millis> {
+        let heard = self.peers.get(peer).and_then(|memory| memory.watch.heard());
+        heard.map(|heard| now.since(heard))
+    }
+
+    /// What a peer said it has.
+    #[must_use]
+    pub fn peer_capacity(&self, peer: &SiteId) -> &[ClassCapacity] {
+        self.peers.get(peer).map_or(&[], |memory| &memory.capacity)
+    }
+}
+
+/// Whether a gang of that shape could ever stand on that much, as far as the summary tells.
+pub(crate) fn could_hold(capacity: &ClassCapacity, spec: &specs::job::JobSpec) -> bool {
+    fits::class_will_do(spec, &capacity.class)
+        && capacity.node_gpus_max >= spec.gpus_per_node
+        && capacity.total >= spec.gpus()
+}
+
+fn is_released_by_time(lease: &Lease) -> bool {
+    lease.spec.on_partition == specs::job::OnPartition::Restart
+}
+
+/// What of the report the log does not have yet.
+fn news_of_parts(state: &State, report: &NodeReport) -> Vec<AttemptReport> {
+    let is_news = |it: &&AttemptReport| {
+        let lease = state.leases.get(&it.lease);
+        let Some(part) = lease.and_then(|lease| lease.part(&report.node)) else { return false };
+        let started = it.phase == AttemptPhase::Running && part.phase == AttemptPhase::Starting;
+        part.outcome.is_none()
+            && (it.phase == AttemptPhase::Ended || (started && part.boot == report.boot))
+    };
+    report.attempts.iter().filter(is_news).cloned().collect()
+}
+
+/// What of the report the log does not have yet.
+fn news_of_guests(state: &State, report: &PeerReport) -> Vec<GuestReport> {
+    let is_news = |it: &&GuestReport| {
+        let Some(job) = state.jobs.get(&it.job).filter(|job| !job.has_ended()) else {
+            return false;
+        };
+        match &job.phase {
+            JobPhase::Loaned(loan) if job.epoch == it.epoch => {
+                loan.peer == report.host && loan.phase != it.phase
+            }
+            JobPhase::Queued(_) | JobPhase::Leased(_) | JobPhase::Loaned(_) => {
+                let exited = it.outcome.as_ref().is_some_and(|it| it.ending == Ending::Exited);
+                job.kept.is_none() && exited && job.epoch > it.epoch
+            }
+            JobPhase::Ended(_) => false,
+        }
+    };
+    report.guests.iter().filter(is_news).cloned().collect()
+}
+
+fn grants_differ(state: &State, host: &SiteId, reports: &[GrantReport]) -> bool {
+    let held = state.held_at(host).map(|(grant, held)| (grant, &held.slots, held.recalled));
+    let said = reports.iter().map(|report| (report.grant, &report.slots, report.recalled));
+    !held.eq(said)
+}
+
+/// What a home's orders ask for that has not been done; none if nothing.
+fn obedience(
+    state: &State,
+    orders: &PeerOrders,
+    shown_ended: &BTreeSet<(JobId, Epoch)>,
+    at: Timestamp,
+) -> Option<ObeyPeer> {
+    let mut obey = ObeyPeer {
+        peer: orders.home.clone(),
+        revision: orders.revision,
+        admit: Vec::new(),
+        stop: Vec::new(),
+        forget: Vec::new(),
+        returned: Vec::new(),
+        at,
+    };
+    let mut named: BTreeMap<(JobId, Epoch), Want> = BTreeMap::new();
+    for loan in &orders.loans {
+        named.insert((loan.job, loan.epoch), loan.want);
+        match judge(state, &orders.home, loan) {
+            Admission::Admit(_) | Admission::Refuse(_) => obey.admit.push(loan.clone()),
+            Admission::Known | Admission::Later => {}
+        }
+    }
+    for guest in state.guests_of(&orders.home) {
+        let GuestKey { job, epoch, .. } = guest.key;
+        let want = named.get(&(job, epoch));
+        let stopping =
+            guest.lease.and_then(|id| state.leases.get(&id)).is_some_and(|it| it.stop.is_some());
+        match guest.phase {
+            GuestPhase::Ended if want.is_none() && shown_ended.contains(&(job, epoch)) => {
+                obey.forget.push(AttemptKey { job, epoch });
+            }
+            GuestPhase::Admitted | GuestPhase::Running if want != Some(&Want::Run) && !stopping => {
+                obey.stop.push(AttemptKey { job, epoch });
+            }
+            GuestPhase::Admitted | GuestPhase::Running | GuestPhase::Ended => {}
+        }
+    }
+    let returnable = |id: &GrantId| {
+        let grant: Option<&Grant> = state.grants.get(id).filter(|it| it.home == orders.home);
+        grant.is_some_and(|grant| !in_use(state, grant))
+    };
+    obey.returned = orders.returned.iter().copied().filter(returnable).collect();
+    let nothing = obey.admit.is_empty()
+        && obey.stop.is_empty()
+        && obey.forget.is_empty()
+        && obey.returned.is_empty();
+    (!nothing).then_some(obey)
+}

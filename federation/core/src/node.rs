@@ -1,0 +1,150 @@
+//! Nodes: register, suspect, restore, release, drain, and what they report.
+
+use alloc::vec::Vec;
+
+use specs::gpu::GpuInfo;
+use specs::id::{Boot, GpuIndex, NodeId};
+use specs::job::OnPartition;
+use specs::wire::agent::AttemptPhase;
+
+use crate::apply::Reply;
+use crate::command::{DrainNode, RecordParts, RegisterNode, ReleaseNode, RestoreNode, SuspectNode};
+use crate::effect::{Effect, Effects};
+use crate::exchange;
+use crate::lease;
+use crate::state::{Gpu, Node, State};
+
+/// A new life of an agent: whatever an earlier life had is gone, because an agent ends orphans
+/// before its first report.
+pub(crate) fn register(state: &mut State, fx: &mut Effects, it: &RegisterNode) -> Reply {
+    let Some(node) = state.agreed.nodes.get_mut(&it.node) else {
+        return Reply::NoOp("the node is not enrolled");
+    };
+    if it.boot <= node.boot {
+        return Reply::NoOp("a later life of the agent is known");
+    }
+    node.boot = it.boot;
+    node.suspicion = None;
+    node.address.clone_from(&it.inventory.address);
+    node.version.clone_from(&it.inventory.version);
+    node.source = Some(it.inventory.source);
+    let detail = "its agent was restarted";
+    lease::lose_parts(state, fx, &it.node, detail, it.at, |_, part| part.boot < it.boot);
+    replace_gpus(state, fx, &it.node, &it.inventory.gpus);
+    fx.insert(Effect::Plan);
+    fx.insert(Effect::SyncNode(it.node.clone()));
+    Reply::Done
+}
+
+/// Takes over the inventory; a granted GPU stays granted if it is there and of the same class.
+fn replace_gpus(state: &mut State, fx: &mut Effects, id: &NodeId, infos: &[GpuInfo]) {
+    let Some(node) = state.agreed.nodes.get_mut(id) else { return };
+    let old = core::mem::take(&mut node.gpus);
+    let mut seen: Vec<GpuIndex> = Vec::new();
+    for info in infos {
+        if seen.contains(&info.index) {
+            continue;
+        }
+        seen.push(info.index);
+        let before = old.iter().find(|gpu| gpu.info.index == info.index);
+        let same = before.filter(|gpu| gpu.info.class == info.class);
+        let grant = same.and_then(|gpu| gpu.grant);
+        // A lease that outlives a restart cannot exist: its part was lost above.
+        node.gpus.push(Gpu { info: info.clone(), lease: None, grant });
+    }
+    exchange::host::shrink_grants(state, fx, id);
+}
+
+pub(crate) fn suspect(state: &mut State, it: &SuspectNode) -> Reply {
+    let revision = state.revision;
+    let Some(node) = state.agreed.nodes.get_mut(&it.node) else {
+        return Reply::NoOp("there is no such node");
+    };
+    if node.boot != it.boot || node.boot == Boot(0) || node.suspicion.is_some() {
+        return Reply::NoOp("the suspicion is not about the present");
+    }
+    node.suspicion = Some(revision);
+    Reply::Done
+}
+
+pub(crate) fn restore(state: &mut State, fx: &mut Effects, it: &RestoreNode) -> Reply {
+    let Some(node) = state.agreed.nodes.get_mut(&it.node) else {
+        return Reply::NoOp("there is no such node");
+    };
+    if node.suspicion != Some(it.suspicion) {
+        return Reply::NoOp("the suspicion named is not the present one");
+    }
+    node.suspicion = None;
+    fx.insert(Effect::Plan);
+    fx.insert(Effect::SyncNode(it.node.clone()));
+    sync_homes(state, fx, &it.node);
+    Reply::Done
+}
+
+/// Homes that hold grants on the node must see that it came or went.
+fn sync_homes(state: &State, fx: &mut Effects, node: &NodeId) {
+    let Some(node) = state.nodes.get(node) else { return };
+    for grant in node.gpus.iter().filter_map(|gpu| gpu.grant) {
+        if let Some(grant) = state.grants.get(&grant) {
+            fx.insert(Effect::SyncPeer(grant.home.clone()));
+        }
+    }
+}
+
+pub(crate) fn release(state: &mut State, fx: &mut Effects, it: &ReleaseNode) -> Reply {
+    let suspicion = state.nodes.get(&it.node).and_then(|node| node.suspicion);
+    if suspicion != Some(it.suspicion) {
+        return Reply::NoOp("the suspicion named is not the present one");
+    }
+    let detail = "its node was not heard for longer than a lease";
+    lease::lose_parts(state, fx, &it.node, detail, it.at, |lease, _| {
+        lease.spec.on_partition == OnPartition::Restart
+    });
+    Reply::Done
+}
+
+pub(crate) fn drain(state: &mut State, fx: &mut Effects, it: &DrainNode) -> Reply {
+    let Some(node) = state.agreed.nodes.get_mut(&it.node) else {
+        return Reply::NoOp("there is no such node");
+    };
+    node.draining = it.drain;
+    fx.insert(Effect::Plan);
+    sync_homes(state, fx, &it.node);
+    Reply::Done
+}
+
+/// An end is true whichever life reports it; anything else only from the life that has the part.
+pub(crate) fn record_parts(state: &mut State, fx: &mut Effects, it: &RecordParts) -> Reply {
+    for report in &it.attempts {
+        let lease = state.leases.get(&report.lease);
+        let Some(part) = lease.and_then(|lease| lease.part(&it.node)) else { continue };
+        match report.phase {
+            AttemptPhase::Ended if it.boot >= part.boot => {
+                lease::end_part(state, fx, &it.node, report, it.at);
+            }
+            AttemptPhase::Running if it.boot == part.boot => {
+                lease::start_part(state, fx, &it.node, report);
+            }
+            AttemptPhase::Starting
+            | AttemptPhase::Running
+            | AttemptPhase::Stopping
+            | AttemptPhase::Ended => {}
+        }
+    }
+    Reply::Done
+}
+
+impl Node {
+    pub(crate) fn awaited(id: NodeId) -> Self {
+        Self {
+            id,
+            boot: Boot(0),
+            gpus: Vec::new(),
+            address: alloc::string::String::new(),
+            version: alloc::string::String::new(),
+            source: None,
+            suspicion: None,
+            draining: false,
+        }
+    }
+}

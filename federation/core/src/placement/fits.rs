@@ -1,0 +1,113 @@
+//! Whether a job may stand at a place. The planner and the recheck in the log both ask here.
+
+use alloc::collections::BTreeSet;
+
+use specs::id::{Country, GpuClass, GpuIndex, NodeId, SiteId};
+use specs::job::JobSpec;
+use specs::unit::GpuCount;
+use specs::wire::peer::LoanSlot;
+
+use crate::command::{LeasePlan, LoanPlan};
+use crate::state::{DrawKey, HeldKey, State};
+
+/// The Union's members, by ISO 3166-1: what `EU` in a residency rule stands for.
+/// Source: <https://european-union.europa.eu/principles-countries-history/eu-countries_en>.
+const UNION: &str =
+    "AT BE BG HR CY CZ DK EE FI FR DE GR HU IE IT LV LT LU MT NL PL PT RO SK SI ES SE";
+
+/// Whether the job's policy lets it run at a site in that country.
+pub(crate) fn may_run_at(spec: &JobSpec, site: &SiteId, country: Country) -> bool {
+    let placement = &spec.placement;
+    let site_allowed = placement.sites.is_empty() || placement.sites.contains(site);
+    let union = || UNION.split(' ').any(|member| member == country.as_str());
+    let country_allowed = placement.residency.is_empty()
+        || placement
+            .residency
+            .iter()
+            .any(|allowed| *allowed == country || (allowed.as_str() == "EU" && union()));
+    site_allowed && country_allowed
+}
+
+/// Whether a GPU of that class will do.
+pub(crate) fn class_will_do(spec: &JobSpec, class: &GpuClass) -> bool {
+    spec.gpu_classes.is_empty() || spec.gpu_classes.contains(class)
+}
+
+/// Whether the lease can be granted on the state as it is.
+pub(crate) fn lease_fits(state: &State, spec: &JobSpec, plan: &LeasePlan) -> bool {
+    let Some(site) = &state.site else { return false };
+    if plan.parts.len() as u64 != u64::from(spec.nodes)
+        || !may_run_at(spec, &site.site, site.country)
+    {
+        return false;
+    }
+    let mut nodes = BTreeSet::new();
+    let mut class: Option<&GpuClass> = None;
+    for part in &plan.parts {
+        let Some(node) = state.nodes.get(&part.node).filter(|node| node.is_usable()) else {
+            return false;
+        };
+        let gpus: BTreeSet<GpuIndex> = part.gpus.iter().copied().collect();
+        if !nodes.insert(&part.node)
+            || gpus.len() != part.gpus.len()
+            || part.gpus.len() as u64 != u64::from(spec.gpus_per_node.0)
+        {
+            return false;
+        }
+        for index in gpus {
+            let Some(gpu) = node.free().find(|gpu| gpu.info.index == index) else { return false };
+            let same = *class.get_or_insert(&gpu.info.class) == &gpu.info.class;
+            if !same || !class_will_do(spec, &gpu.info.class) {
+                return false;
+            }
+        }
+    }
+    true
+}
+
+/// The nodes of a loan in the order of their ranks, each with its GPUs.
+pub(crate) fn loan_nodes(slots: &[LoanSlot]) -> impl Iterator<Item = (&NodeId, GpuCount)> {
+    let first = |at: usize| slots.iter().position(|slot| slot.node == slots[at].node) == Some(at);
+    (0..slots.len()).filter(move |&at| first(at)).map(|at| {
+        let node = &slots[at].node;
+        let gpus = slots.iter().filter(|slot| slot.node == *node);
+        (node, gpus.fold(GpuCount::ZERO, |sum, slot| sum.plus(slot.gpus)))
+    })
+}
+
+/// Whether the loan can be drawn on what is held.
+pub(crate) fn loan_fits(state: &State, spec: &JobSpec, plan: &LoanPlan) -> bool {
+    let Some(peer) = state.peers.get(&plan.peer) else { return false };
+    if peer.suspicion.is_some()
+        || !spec.placement.spill
+        || !may_run_at(spec, &peer.site, peer.country)
+    {
+        return false;
+    }
+    let mut nodes = 0u64;
+    for (_, gpus) in loan_nodes(&plan.slots) {
+        nodes += 1;
+        if gpus != spec.gpus_per_node {
+            return false;
+        }
+    }
+    let Some(class) = plan.slots.first().map(|slot| &slot.class) else { return false };
+    nodes == u64::from(spec.nodes)
+        && class_will_do(spec, class)
+        && plan.slots.iter().all(|slot| slot.class == *class && slot_fits(state, plan, slot))
+}
+
+fn slot_fits(state: &State, plan: &LoanPlan, slot: &LoanSlot) -> bool {
+    let key = HeldKey { host: plan.peer.clone(), grant: slot.grant };
+    let Some(held) = state.held.get(&key) else { return false };
+    if held.recalled || held.returned {
+        return false;
+    }
+    let there = held.slots.iter().filter(|it| it.node == slot.node && it.class == slot.class);
+    let granted = there.fold(GpuCount::ZERO, |sum, it| sum.plus(it.gpus));
+    let drawn = state.drawn.get(&DrawKey::of(&plan.peer, slot)).copied().unwrap_or_default();
+    // A plan may name the same grant and node twice; together they must fit.
+    let asked = plan.slots.iter().filter(|it| it.grant == slot.grant && it.node == slot.node);
+    let asked = asked.fold(GpuCount::ZERO, |sum, it| sum.plus(it.gpus));
+    drawn.plus(asked) <= granted
+}

@@ -1,0 +1,496 @@
+//! What a site agrees on: plain records in ordered tables. Nothing here knows a clock, and only
+//! [`crate::apply`] changes it.
+
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use specs::codec::{Blob, DecodeError, Message};
+use specs::gpu::{GpuInfo, InventorySource};
+use specs::id::{
+    Boot, ControllerId, Country, Epoch, GpuClass, GpuIndex, GrantId, JobId, LeaseId, NodeId,
+    RequestId, Revision, SiteId, TokenId,
+};
+use specs::job::JobSpec;
+use specs::site::{SiteSpec, Terms};
+use specs::unit::{GpuCount, Timestamp};
+use specs::wire::agent::{AttemptPhase, Outcome};
+use specs::wire::client::JobState;
+use specs::wire::peer::{GuestPhase, LoanSlot, Slot};
+
+use crate::table::Table;
+
+/// Most attempts that a job's record keeps; the oldest go first.
+pub(crate) const ATTEMPTS_KEPT: usize = 16;
+
+specs::enumeration! {
+    /// What a one-time token is for.
+    pub enum TokenKind {
+        1 => Invite = "invite",
+        2 => Enrol = "enrol",
+    }
+
+    /// Why an attempt is to be stopped.
+    pub enum StopReason {
+        /// The tenant asked for it.
+        1 => Cancel = "cancel",
+        /// Another part of the gang has ended badly.
+        2 => Gang = "gang",
+        /// The home no longer wants it.
+        3 => Revoked = "revoked",
+        /// An earlier attempt turned out to have finished.
+        4 => Superseded = "superseded",
+    }
+}
+
+specs::message! {
+    /// A try of a job, as its home remembers it.
+    pub struct Attempt {
+        1 => epoch: Epoch,
+        2 => host: SiteId,
+        3 => nodes: Vec<NodeId>,
+        4 => started_at: Timestamp,
+        5 => ended_at: Timestamp,
+        6 => outcome: Option<Outcome>,
+        /// Zero for a loan.
+        7 => lease: LeaseId,
+    }
+
+    /// A job that waits for a place.
+    pub struct Queued {}
+
+    /// A job that runs here.
+    pub struct Leased {
+        1 => lease: LeaseId,
+    }
+
+    /// A job that runs, or is about to run, at a peer.
+    pub struct Loan {
+        1 => peer: SiteId,
+        2 => slots: Vec<LoanSlot>,
+        3 => stop: Option<StopReason>,
+        4 => phase: GuestPhase,
+    }
+
+    /// A job that has ended, for ever.
+    pub struct Ended {
+        1 => state: JobState,
+        2 => outcome: Outcome,
+        3 => at: Timestamp,
+    }
+}
+
+specs::choice! {
+    /// Where a job is in its life.
+    pub enum JobPhase {
+        1 => Queued(Queued),
+        2 => Leased(Leased),
+        3 => Loaned(Loan),
+        4 => Ended(Ended),
+    }
+}
+
+specs::message! {
+    /// A job, at its home.
+    pub struct Job {
+        1 => id: JobId,
+        2 => spec: Arc<JobSpec>,
+        3 => array_index: u32,
+        4 => submitter: String,
+        5 => submitted_at: Timestamp,
+        /// Revision of its admission: earlier jobs of a priority go first.
+        6 => order: Revision,
+        7 => phase: JobPhase,
+        /// Of the last attempt; zero before the first. Invariant: only grows.
+        8 => epoch: Epoch,
+        /// Attempts that were lost.
+        9 => losses: u32,
+        10 => cancel: bool,
+        /// A true result of an earlier attempt that came in late; it becomes the job's once the
+        /// current attempt has ended.
+        11 => kept: Option<Outcome>,
+        12 => attempts: Vec<Attempt>,
+    }
+
+    /// What a repeated request is answered with.
+    pub struct RequestRecord {
+        1 => jobs: Vec<JobId>,
+    }
+
+    /// A GPU and who has it.
+    pub struct Gpu {
+        1 => info: GpuInfo,
+        /// Invariant: the lease exists and names this GPU.
+        2 => lease: Option<LeaseId>,
+        /// Invariant: the grant exists and names this GPU.
+        3 => grant: Option<GrantId>,
+    }
+
+    /// A machine with an agent.
+    pub struct Node {
+        1 => id: NodeId,
+        /// Zero until the agent was first heard.
+        2 => boot: Boot,
+        3 => gpus: Vec<Gpu>,
+        4 => address: String,
+        5 => version: String,
+        6 => source: Option<InventorySource>,
+        /// The revision at which the present suspicion was applied.
+        7 => suspicion: Option<Revision>,
+        8 => draining: bool,
+    }
+
+    /// What of a lease one node runs.
+    pub struct Part {
+        1 => node: NodeId,
+        2 => boot: Boot,
+        3 => gpus: Vec<GpuIndex>,
+        4 => phase: AttemptPhase,
+        5 => outcome: Option<Outcome>,
+        6 => started_at: Timestamp,
+        7 => ended_at: Timestamp,
+    }
+
+    /// The right to run one attempt on named GPUs of nodes. It exists until all parts have ended.
+    pub struct Lease {
+        1 => id: LeaseId,
+        /// This site, or the peer whose guest it runs.
+        2 => home: SiteId,
+        3 => job: JobId,
+        4 => epoch: Epoch,
+        5 => spec: Arc<JobSpec>,
+        6 => array_index: u32,
+        7 => parts: Vec<Part>,
+        8 => stop: Option<StopReason>,
+        /// The first exit that was not a success.
+        9 => verdict: Option<Outcome>,
+    }
+
+    /// A job of another home. Invariant: a guest is forgotten only when its home has its end.
+    pub struct Guest {
+        1 => key: GuestKey,
+        2 => phase: GuestPhase,
+        /// Present until it ended.
+        3 => lease: Option<LeaseId>,
+        4 => outcome: Option<Outcome>,
+        5 => started_at: Timestamp,
+        6 => ended_at: Timestamp,
+        7 => nodes: Vec<NodeId>,
+        8 => name: String,
+        9 => gpus: GpuCount,
+        /// The lease that ran it, kept so that its output can be found.
+        10 => ran: LeaseId,
+    }
+
+    /// Which attempt of which home.
+    #[derive(PartialOrd, Ord)]
+    pub struct GuestKey {
+        1 => home: SiteId,
+        2 => job: JobId,
+        3 => epoch: Epoch,
+    }
+
+    /// GPUs of one node within a grant.
+    pub struct GrantSlot {
+        1 => node: NodeId,
+        2 => class: GpuClass,
+        3 => gpus: Vec<GpuIndex>,
+    }
+
+    /// Capacity promised to a home.
+    pub struct Grant {
+        1 => id: GrantId,
+        2 => home: SiteId,
+        3 => slots: Vec<GrantSlot>,
+        4 => recalled: bool,
+    }
+
+    /// Which grant of which host.
+    #[derive(PartialOrd, Ord)]
+    pub struct HeldKey {
+        1 => host: SiteId,
+        2 => grant: GrantId,
+    }
+
+    /// A grant that this site holds at a host.
+    pub struct Held {
+        1 => slots: Vec<Slot>,
+        2 => recalled: bool,
+        /// Given back; no loan may be drawn on it.
+        3 => returned: bool,
+    }
+
+    /// Another site.
+    pub struct Peer {
+        1 => site: SiteId,
+        2 => country: Country,
+        /// Its certificate authority, DER.
+        3 => ca: Blob,
+        4 => addresses: Vec<String>,
+        /// Its revision of the last report taken in, as its home. Invariant: only grows.
+        5 => seen: Revision,
+        /// Its revision of the last orders obeyed, as its host. Invariant: only grows.
+        6 => obeyed: Revision,
+        7 => suspicion: Option<Revision>,
+    }
+
+    /// A one-time token that was given out.
+    pub struct Token {
+        1 => kind: TokenKind,
+        /// What proofs are made with; derived from the secret. Erased when the token is used.
+        2 => key: Blob,
+        /// The only site or node that may use it; empty for any.
+        3 => bound: String,
+        4 => expires_at: Timestamp,
+        /// Digest of the user's key material, once used.
+        5 => used_by: Blob,
+    }
+
+    /// A member of the site's Raft group.
+    pub struct Controller {
+        1 => id: ControllerId,
+        2 => address: String,
+        3 => request: RequestId,
+    }
+
+    /// Everything a site agrees on.
+    pub struct Agreed {
+        /// Invariant: one more for each applied command.
+        1 => revision: Revision,
+        /// None until the site is founded.
+        2 => site: Option<Arc<SiteSpec>>,
+        3 => jobs: Table<JobId, Job>,
+        4 => requests: Table<RequestId, RequestRecord>,
+        5 => nodes: Table<NodeId, Node>,
+        6 => leases: Table<LeaseId, Lease>,
+        7 => last_lease: LeaseId,
+        8 => guests: Table<GuestKey, Guest>,
+        9 => grants: Table<GrantId, Grant>,
+        10 => last_grant: GrantId,
+        11 => held: Table<HeldKey, Held>,
+        12 => peers: Table<SiteId, Peer>,
+        13 => tokens: Table<TokenId, Token>,
+        14 => controllers: Table<ControllerId, Controller>,
+        15 => last_controller: ControllerId,
+    }
+}
+
+/// Where a queued job stands: higher priority first, then the earlier admission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct QueueKey {
+    /// `PRIORITY_MAX` less the priority.
+    pub rank: u32,
+    pub order: Revision,
+    pub array_index: u32,
+    pub job: JobId,
+}
+
+/// GPUs of a node that loans draw on a grant.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct DrawKey {
+    pub host: SiteId,
+    pub grant: GrantId,
+    /// None stands before every node.
+    pub node: Option<NodeId>,
+}
+
+impl DrawKey {
+    pub(crate) fn of(host: &SiteId, slot: &LoanSlot) -> Self {
+        Self { host: host.clone(), grant: slot.grant, node: Some(slot.node.clone()) }
+    }
+
+    /// Before all keys of the grant.
+    pub(crate) fn first(host: &SiteId, grant: GrantId) -> Self {
+        Self { host: host.clone(), grant, node: None }
+    }
+}
+
+/// Agreed state with the indexes that follow from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    pub(crate) agreed: Agreed,
+    /// Jobs that wait for a place.
+    pub(crate) queue: Table<QueueKey, ()>,
+    /// Leases with a part on a node that has not ended.
+    pub(crate) node_leases: Table<(NodeId, LeaseId), ()>,
+    /// Jobs on loan.
+    pub(crate) peer_loans: Table<(SiteId, JobId), ()>,
+    /// What loans draw on grants.
+    pub(crate) drawn: Table<DrawKey, GpuCount>,
+}
+
+impl core::ops::Deref for State {
+    type Target = Agreed;
+    fn deref(&self) -> &Agreed {
+        &self.agreed
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::index(Agreed {
+            revision: Revision(0),
+            site: None,
+            jobs: Table::default(),
+            requests: Table::default(),
+            nodes: Table::default(),
+            leases: Table::default(),
+            last_lease: LeaseId(0),
+            guests: Table::default(),
+            grants: Table::default(),
+            last_grant: GrantId(0),
+            held: Table::default(),
+            peers: Table::default(),
+            tokens: Table::default(),
+            controllers: Table::default(),
+            last_controller: ControllerId(0),
+        })
+    }
+}
+
+impl State {
+    /// Derives the indexes.
+    fn index(agreed: Agreed) -> Self {
+        let (mut queue, mut peer_loans) = (Table::default(), Table::default());
+        let mut drawn: Table<DrawKey, GpuCount> = Table::default();
+        for job in agreed.jobs.values() {
+            match &job.phase {
+                JobPhase::Queued(_) => queue.insert(job.queue_key(), ()),
+                JobPhase::Loaned(loan) => {
+                    peer_loans.insert((loan.peer.clone(), job.id), ());
+                    for slot in &loan.slots {
+                        let key = DrawKey::of(&loan.peer, slot);
+                        let before = drawn.get(&key).copied().unwrap_or_default();
+                        drawn.insert(key, before.plus(slot.gpus));
+                    }
+                }
+                JobPhase::Leased(_) | JobPhase::Ended(_) => {}
+            }
+        }
+        let mut node_leases = Table::default();
+        for lease in agreed.leases.values() {
+            for part in lease.parts.iter().filter(|part| part.outcome.is_none()) {
+                node_leases.insert((part.node.clone(), lease.id), ());
+            }
+        }
+        Self { agreed, queue, node_leases, peer_loans, drawn }
+    }
+
+    /// The bytes of a snapshot.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        self.agreed.encode()
+    }
+
+    /// The state that a snapshot holds.
+    ///
+    /// # Errors
+    /// Bytes that are not a snapshot of this or an earlier version.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        Agreed::decode(bytes).map(Self::index)
+    }
+
+    /// The site's own name; none before it is founded.
+    #[must_use]
+    pub fn own(&self) -> Option<&SiteId> {
+        self.site.as_ref().map(|spec| &spec.site)
+    }
+
+    /// True if `site` is this one.
+    #[must_use]
+    pub fn is_own(&self, site: &SiteId) -> bool {
+        self.own() == Some(site)
+    }
+
+    /// The site's terms; the defaults before it is founded.
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        self.site.as_ref().map_or_else(Terms::default, |spec| spec.terms.clone())
+    }
+
+    /// Queued jobs, the next to be placed first.
+    pub fn queued(&self) -> impl Iterator<Item = &Job> {
+        self.queue.keys().filter_map(|key| self.jobs.get(&key.job))
+    }
+
+    /// Leases with a part on the node that has not ended.
+    pub fn leases_of(&self, node: &NodeId) -> impl Iterator<Item = &Lease> {
+        let range = (node.clone(), LeaseId(0))..=(node.clone(), LeaseId(u64::MAX));
+        let keys: Vec<LeaseId> = self.node_leases.range(range).map(|(key, ())| key.1).collect();
+        keys.into_iter().filter_map(|id| self.leases.get(&id))
+    }
+
+    /// Jobs on loan to the peer.
+    pub fn loans_to(&self, peer: &SiteId) -> impl Iterator<Item = (&Job, &Loan)> {
+        let range = (peer.clone(), JobId(0))..=(peer.clone(), JobId(u128::MAX));
+        let keys: Vec<JobId> = self.peer_loans.range(range).map(|(key, ())| key.1).collect();
+        keys.into_iter().filter_map(|id| {
+            let job = self.jobs.get(&id)?;
+            match &job.phase {
+                JobPhase::Loaned(loan) => Some((job, loan)),
+                JobPhase::Queued(_) | JobPhase::Leased(_) | JobPhase::Ended(_) => None,
+            }
+        })
+    }
+
+    /// Guests of the home.
+    pub fn guests_of(&self, home: &SiteId) -> impl Iterator<Item = &Guest> {
+        let from = GuestKey { home: home.clone(), job: JobId(0), epoch: Epoch(0) };
+        let to = GuestKey { home: home.clone(), job: JobId(u128::MAX), epoch: Epoch(u32::MAX) };
+        self.guests.range(from..=to).map(|(_, guest)| guest)
+    }
+
+    /// Grants that this site holds at the host.
+    pub fn held_at(&self, host: &SiteId) -> impl Iterator<Item = (GrantId, &Held)> {
+        let from = HeldKey { host: host.clone(), grant: GrantId(0) };
+        let to = HeldKey { host: host.clone(), grant: GrantId(u64::MAX) };
+        self.held.range(from..=to).map(|(key, held)| (key.grant, held))
+    }
+}
+
+impl Job {
+    pub(crate) fn queue_key(&self) -> QueueKey {
+        QueueKey {
+            rank: specs::job::PRIORITY_MAX.saturating_sub(self.spec.priority),
+            order: self.order,
+            array_index: self.array_index,
+            job: self.id,
+        }
+    }
+
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        match self.phase {
+            JobPhase::Ended(_) => true,
+            JobPhase::Queued(_) | JobPhase::Leased(_) | JobPhase::Loaned(_) => false,
+        }
+    }
+
+    pub(crate) fn attempt_mut(&mut self, epoch: Epoch) -> Option<&mut Attempt> {
+        self.attempts.iter_mut().rev().find(|attempt| attempt.epoch == epoch)
+    }
+}
+
+impl Node {
+    /// True if something new may start here.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        self.boot != Boot(0) && self.suspicion.is_none() && !self.draining
+    }
+
+    /// GPUs that are neither leased nor granted.
+    pub fn free(&self) -> impl Iterator<Item = &Gpu> {
+        self.gpus.iter().filter(|gpu| gpu.lease.is_none() && gpu.grant.is_none())
+    }
+}
+
+impl Lease {
+    #[must_use]
+    pub fn part(&self, node: &NodeId) -> Option<&Part> {
+        self.parts.iter().find(|part| &part.node == node)
+    }
+
+    pub(crate) fn part_mut(&mut self, node: &NodeId) -> Option<&mut Part> {
+        self.parts.iter_mut().find(|part| &part.node == node)
+    }
+}
