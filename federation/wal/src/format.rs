@@ -211,3 +211,30 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bytes_of_a_batch_are_these() {
+        let payloads = [b"job".as_slice(), b""];
+        let mut encoder = BatchEncoder::default();
+        let bytes = encoder.encode(0x0102_0304, 8, 7, payloads.into_iter());
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        // The header in three parts, the record "job" in two, and the empty record.
+        let golden = [
+            "53574c31020000002b00000004030201",
+            "08000000000000000700000000000000",
+            "f33bc63600000000",
+            "03000000080000000000000056a40e246404619d",
+            "6a6f62",
+            "00000000090000000000000021a5a03e04030201",
+        ];
+        assert_eq!(hex, golden.concat());
+        let mut found = Vec::new();
+        let header = decode_batch(bytes, 0, 0x0102_0304, 8, &mut found).unwrap();
+        assert_eq!((header.records, header.durable_upto), (2, 7));
+        assert_eq!(found, [60..63, 83..83]);
+    }
+}

@@ -15,7 +15,7 @@
 //! One batch is one write and at most one `fdatasync`, however many callers it serves; while it is
 //! under way the next one gathers. Its header also says up to where the log was durable before it,
 //! and by this recovery tells a torn tail, which it cuts off, from rot, which it refuses
-//! ([`format`] has the bytes, [`Recovery`] the rule).
+//! ([`mod@format`] has the bytes, [`Recovery`] the rule).
 //!
 //! # Invariants
 //!
@@ -27,7 +27,8 @@
 //! - Space is reserved before it is used. A full disk is met at a roll, where nothing is half
 //!   written; anything else that a disk refuses ends the log for good.
 //! - No sync is tried again after it failed: the kernel may have dropped what it could not write.
-//! - What recovery returns is durable, and vouched for by a seal, before [`Wal::open`] returns.
+//! - What recovery returns is durable, and vouched for by a seal, before [`Wal::open`] returns. It
+//!   changes a segment in place only by the bytes that are there; a torn one is replaced by a copy.
 //!
 //! # Deliberately absent
 //!

@@ -320,6 +320,28 @@ fn stale_batches_of_another_segment_are_no_evidence() {
     log.segments[0][end..].copy_from_slice(&stale.segments[0][..REST]);
     let scan = log.recover().unwrap();
     assert!(scan.truncated_tail && scan.records.len() == 10);
+    // One that would fit, but for its salt.
+    let header = BatchHeader { records: 0, bytes: 0, salt: !log.salt, ..next_header(&log) };
+    log.segments[0][end..].fill(0);
+    log.segments[0][end..end + BATCH_HEADER_BYTES].copy_from_slice(&header.encode());
+    assert!(log.recover().unwrap().truncated_tail);
+}
+
+#[test]
+fn a_batch_longer_than_its_records_is_invalid() {
+    let mut log = Log::filled(10, Rules::Sound, 10, 1);
+    let end = log.segments[0].len() - REST;
+    for (bytes, truncated_tail) in [(0, false), (8, true), (u32::MAX, true)] {
+        let header = BatchHeader { bytes, ..next_header(&log) };
+        log.segments[0][end..end + BATCH_HEADER_BYTES].copy_from_slice(&header.encode());
+        assert_eq!(log.recover().unwrap().truncated_tail, truncated_tail, "{bytes}");
+    }
+}
+
+fn next_header(log: &Log) -> BatchHeader {
+    let durable_upto = log.len();
+    let first_seq = durable_upto + 1;
+    BatchHeader { records: 0, bytes: 0, salt: log.salt, first_seq, durable_upto }
 }
 
 /// Shown with `--nocapture`: the numbers are worth reading when the format or writer changes.

@@ -10,7 +10,7 @@ use crate::sim_disk::{Operation, SimDisk, SplitMix64};
 use crate::wal::{Config, MIN_SEGMENT_BYTES, OpenError, Recovered};
 use crate::writer::{Trouble, Writer};
 
-const SEEDS: u64 = 600;
+const SEEDS: u64 = 2_000;
 const CRASHES: u64 = 8;
 const DISK_BYTES: u64 = 1 << 30;
 /// The most steps of the disk between two crashes.
@@ -186,9 +186,9 @@ fn power_losses_lose_no_acknowledged_record() {
         total.failures += seen.failures;
         total.most_segments = total.most_segments.max(seen.most_segments);
     }
-    assert!(total.acknowledged > 20_000, "{total:?}");
-    assert!(total.torn_tails > 100, "{total:?}");
-    assert!(total.failures > 100, "{total:?}");
+    assert!(total.acknowledged > 100_000, "{total:?}");
+    assert!(total.torn_tails > 1_000, "{total:?}");
+    assert!(total.failures > 1_000, "{total:?}");
     assert!(total.most_segments > 5, "{total:?}");
     eprint_seen(&total);
 }
@@ -196,7 +196,7 @@ fn power_losses_lose_no_acknowledged_record() {
 #[test]
 fn power_losses_find_a_header_that_vouches_for_its_own_batch() {
     let found =
-        (0..SEEDS / 10).filter(|seed| Run::new(*seed, Rules::AttestOwnBatch).run().is_err());
+        (0..SEEDS / 30).filter(|seed| Run::new(*seed, Rules::AttestOwnBatch).run().is_err());
     assert!(found.count() > 5);
 }
 
@@ -210,7 +210,8 @@ fn what_recovery_returned_after_a_failed_sync_survives_a_power_loss() {
     let mut run = Run::new(1, Rules::Sound);
     let mut writer = run.open().unwrap().unwrap();
     run.disk.fail(Operation::Sync, 0, io::ErrorKind::Other);
-    run.written.push(b"shown by the kernel, not on the disk".to_vec());
+    // Several sectors, or the seal that follows would write them again.
+    run.written.push(vec![7; 2_000]);
     let payloads = run.written.iter().map(Vec::as_slice);
     assert!(matches!(writer.write(payloads, true), Err(Trouble::Fatal { .. })));
     run.disk.kill_process();
