@@ -1,0 +1,585 @@
+//! One value of every message, with every field set and no two fields alike.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use specs::codec::Blob;
+use specs::fault::{Fault, FaultCode};
+use specs::gpu::{GpuClass, GpuInfo, InventorySource};
+use specs::id::{
+    Boot, ControllerId, Country, Epoch, GpuIndex, GrantId, JobId, JobName, LeaseId, NodeId,
+    Question, RequestId, Revision, SiteId, TokenId,
+};
+use specs::job::{JobClass, JobSpec, OnPartition, PlacementSpec};
+use specs::site::{LendRule, SiteSpec, Terms};
+use specs::unit::{GpuCount, Millis, Timestamp};
+use specs::wire::agent::{self, AttemptPhase, Ending, LogStream, Outcome, ValidityKind, Want};
+use specs::wire::client::{self, JobState, NodeState};
+use specs::wire::join;
+use specs::wire::method::Method;
+use specs::wire::peer::{self, GuestPhase};
+
+use super::{Sample, sample};
+
+pub(crate) fn all() -> Vec<Sample> {
+    let mut all = vocabulary();
+    all.extend(agents());
+    all.extend(client_jobs());
+    all.extend(client_nodes_and_sites());
+    all.extend(client_controllers());
+    all.extend(joins());
+    all.extend(peers());
+    all
+}
+
+type Numbers = Vec<(u32, &'static str)>;
+
+/// Every enumeration with its numbers and texts.
+pub(crate) fn enumerations() -> Vec<(&'static str, Numbers)> {
+    macro_rules! list {
+        ($($name:ident),* $(,)?) => {
+            vec![$((
+                stringify!($name),
+                $name::ALL.iter().map(|value| (value.number(), value.as_str())).collect(),
+            )),*]
+        };
+    }
+    list![
+        AttemptPhase,
+        Ending,
+        FaultCode,
+        GuestPhase,
+        InventorySource,
+        JobClass,
+        JobState,
+        LogStream,
+        Method,
+        NodeState,
+        OnPartition,
+        ValidityKind,
+        Want,
+    ]
+}
+
+fn site(name: &str) -> SiteId {
+    name.parse().unwrap()
+}
+
+fn node(name: &str) -> NodeId {
+    name.parse().unwrap()
+}
+
+fn class(name: &str) -> GpuClass {
+    name.parse().unwrap()
+}
+
+fn country(name: &str) -> Country {
+    name.parse().unwrap()
+}
+
+fn job() -> JobId {
+    JobId(0x0197_f3a1_2b4c_7d8e_9f01_2345_6789_abcd)
+}
+
+fn request() -> RequestId {
+    "submit-7f3a".parse().unwrap()
+}
+
+fn map(name: &str, value: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([(name.to_owned(), value.to_owned())])
+}
+
+fn spec() -> Arc<JobSpec> {
+    Arc::new(JobSpec {
+        name: "llama-ft".parse::<JobName>().unwrap(),
+        class: JobClass::Simulation,
+        priority: 60,
+        nodes: 2,
+        tasks_per_node: 8,
+        gpus_per_node: GpuCount(4),
+        gpu_classes: vec![class("b200"), class("h100")],
+        array: 6,
+        command: vec!["/bin/sh".to_owned(), "-c".to_owned(), "echo $RANK".to_owned()],
+        env: map("STEPS", "5"),
+        workdir: "/scratch".to_owned(),
+        grace: Millis(10_000),
+        retries: 3,
+        on_partition: OnPartition::Wait,
+        placement: placement(),
+        time_limit: Millis(43_200_000),
+        labels: map("team", "speech"),
+    })
+}
+
+fn placement() -> PlacementSpec {
+    PlacementSpec {
+        sites: vec![site("berlin"), site("giga")],
+        residency: vec![country("DE"), country("NL")],
+        spill: true,
+    }
+}
+
+fn gpu() -> GpuInfo {
+    GpuInfo {
+        index: GpuIndex(3),
+        class: class("rtx-pro-6000"),
+        uuid: "GPU-1b2c".to_owned(),
+        memory_mib: 97_887,
+    }
+}
+
+fn terms() -> Terms {
+    Terms {
+        node_lease: Millis(15_000),
+        loan_term: Millis(90_000),
+        suspect_node_after: Millis(5_000),
+        suspect_peer_after: Millis(8_000),
+        grant_idle: Millis(30_000),
+        grant_term: Millis(600_000),
+        heard_percent_min: 51,
+        spill_after: Millis(2_000),
+    }
+}
+
+fn lend_rule() -> LendRule {
+    LendRule {
+        to: Some(site("giga")),
+        class: Some(class("h200")),
+        gpus_max: GpuCount(2_000),
+        keep_free: GpuCount(16),
+    }
+}
+
+fn vocabulary() -> Vec<Sample> {
+    vec![
+        sample(&Fault {
+            code: FaultCode::Unplaceable,
+            message: "no site has 8 b200".to_owned(),
+            hint: "ask for fewer".to_owned(),
+        }),
+        sample(&gpu()),
+        sample(&placement()),
+        sample(&*spec()),
+        sample(&terms()),
+        sample(&lend_rule()),
+        sample(&SiteSpec {
+            site: site("berlin"),
+            country: country("DE"),
+            terms: terms(),
+            lend: vec![lend_rule()],
+        }),
+    ]
+}
+
+fn outcome() -> Outcome {
+    Outcome { ending: Ending::Exited, exit_code: -9, signal: 11, detail: "rank 3 of 16".to_owned() }
+}
+
+fn inventory() -> agent::Inventory {
+    agent::Inventory {
+        source: InventorySource::Declared,
+        gpus: vec![gpu()],
+        address: "10.0.0.7".to_owned(),
+        version: "0.1.0".to_owned(),
+    }
+}
+
+fn attempt_report() -> agent::AttemptReport {
+    agent::AttemptReport {
+        lease: LeaseId(41),
+        phase: AttemptPhase::Ended,
+        outcome: Some(outcome()),
+        started_at: Timestamp(1_780_000_000_000),
+        ended_at: Timestamp(1_780_000_060_000),
+    }
+}
+
+fn validity() -> agent::Validity {
+    agent::Validity { kind: ValidityKind::Until, remaining: Millis(80_000) }
+}
+
+fn launch() -> agent::Launch {
+    agent::Launch {
+        spec: spec(),
+        array_index: 5,
+        gpus: vec![GpuIndex(0), GpuIndex(1)],
+        node_rank: 1,
+        master_address: "n01.berlin".to_owned(),
+        master_port: 29_500,
+        host: site("giga"),
+    }
+}
+
+fn lease_order() -> agent::LeaseOrder {
+    agent::LeaseOrder {
+        lease: LeaseId(42),
+        home: site("berlin"),
+        job: job(),
+        epoch: Epoch(3),
+        want: Want::Stop,
+        validity: validity(),
+        launch: Some(launch()),
+    }
+}
+
+fn agents() -> Vec<Sample> {
+    vec![
+        sample(&outcome()),
+        sample(&inventory()),
+        sample(&attempt_report()),
+        sample(&agent::NodeReport {
+            node: node("n01"),
+            boot: Boot(4),
+            question: Question(900),
+            obeyed: Revision(77),
+            answered: Question(899),
+            inventory: inventory(),
+            attempts: vec![attempt_report()],
+        }),
+        sample(&validity()),
+        sample(&launch()),
+        sample(&lease_order()),
+        sample(&agent::NodeOrders {
+            node: node("n02"),
+            boot: Boot(5),
+            question: Question(901),
+            revision: Revision(78),
+            lease_term: Millis(15_000),
+            leases: vec![lease_order()],
+            hold: true,
+        }),
+        sample(&agent::Nudge {}),
+        sample(&agent::NodeLogs {
+            lease: LeaseId(43),
+            task: 7,
+            stream: LogStream::Stderr,
+            offset: 65_536,
+            max_bytes: 4_096,
+            wait: Millis(30_000),
+            job: job(),
+            epoch: Epoch(4),
+        }),
+        sample(&agent::LogChunk { offset: 65_537, data: Blob(b"step 5\n".to_vec()), end: true }),
+    ]
+}
+
+fn attempt_view() -> client::AttemptView {
+    client::AttemptView {
+        epoch: Epoch(2),
+        host: site("giga"),
+        nodes: vec![node("g01"), node("g02")],
+        started_at: Timestamp(1_780_000_000_001),
+        ended_at: Timestamp(1_780_000_000_002),
+        outcome: "exited with 0".to_owned(),
+    }
+}
+
+fn job_view() -> client::JobView {
+    client::JobView {
+        id: job(),
+        spec: spec(),
+        array_index: 2,
+        home: site("berlin"),
+        host: Some(site("giga")),
+        state: JobState::Finished,
+        reason: "ran at giga".to_owned(),
+        epoch: Epoch(2),
+        exit_code: Some(0),
+        signal: 15,
+        submitter: "ada@berlin".to_owned(),
+        submitted_at: Timestamp(1_780_000_000_003),
+        started_at: Timestamp(1_780_000_000_004),
+        finished_at: Timestamp(1_780_000_000_005),
+        nodes: vec![node("g01")],
+        attempts: vec![attempt_view()],
+        cancel_requested: true,
+        remote_age: Millis(12_000),
+    }
+}
+
+fn site_why() -> client::SiteWhy {
+    client::SiteWhy {
+        site: site("berlin"),
+        constraint: "0 of 32 h100 free".to_owned(),
+        change: "8 more".to_owned(),
+    }
+}
+
+fn client_jobs() -> Vec<Sample> {
+    vec![
+        sample(&client::JobSubmit { request: request(), spec: spec() }),
+        sample(&client::JobSubmitted { jobs: vec![job()], revision: Revision(79), repeated: true }),
+        sample(&client::JobSelector { text: "llama".to_owned() }),
+        sample(&client::JobCancelled { jobs: vec![job_view()] }),
+        sample(&client::JobList { active_only: true, limit: 100 }),
+        sample(&client::JobViews { revision: Revision(80), jobs: vec![job_view()], cut: true }),
+        sample(&client::JobWait {
+            job: job(),
+            state: Some(JobState::Queued),
+            wait: Millis(20_000),
+            epoch: Epoch(1),
+        }),
+        sample(&attempt_view()),
+        sample(&job_view()),
+        sample(&client::JobLogs {
+            job: job(),
+            epoch: Epoch(2),
+            node_rank: 1,
+            task: 6,
+            stream: LogStream::Stdout,
+            offset: 128,
+            max_bytes: 8_192,
+            wait: Millis(1_000),
+        }),
+        sample(&site_why()),
+        sample(&client::JobWhy { job: job_view(), sites: vec![site_why()] }),
+    ]
+}
+
+fn node_view() -> client::NodeView {
+    client::NodeView {
+        node: node("n03"),
+        state: NodeState::Draining,
+        boot: Boot(6),
+        class: Some(class("b200")),
+        gpus: GpuCount(8),
+        gpus_leased: GpuCount(5),
+        gpus_granted: GpuCount(2),
+        source: "nvml".to_owned(),
+        address: "10.0.0.8".to_owned(),
+        version: "0.1.1".to_owned(),
+        jobs: vec![job()],
+        heard: Some(Millis(250)),
+        draining: true,
+    }
+}
+
+fn capacity() -> peer::ClassCapacity {
+    peer::ClassCapacity {
+        class: class("h200"),
+        total: GpuCount(64),
+        free: GpuCount(24),
+        granted: GpuCount(16),
+        node_gpus_max: GpuCount(8),
+        nodes: 7,
+    }
+}
+
+fn site_view() -> client::SiteView {
+    client::SiteView {
+        site: site("giga"),
+        country: Some(country("NL")),
+        own: true,
+        connected: true,
+        suspected: true,
+        heard: Some(Millis(0)),
+        addresses: vec!["giga.example:7000".to_owned()],
+        capacity: vec![capacity()],
+        loans_out: 3,
+        guests_in: 4,
+    }
+}
+
+fn grant_view() -> client::GrantView {
+    client::GrantView {
+        grant: GrantId(11),
+        host: site("giga"),
+        home: site("berlin"),
+        class: Some(class("h100")),
+        gpus: GpuCount(32),
+        gpus_used: GpuCount(9),
+        nodes: vec![node("g03")],
+        state: "recalled".to_owned(),
+    }
+}
+
+fn loan_view() -> client::LoanView {
+    client::LoanView {
+        job: job(),
+        epoch: Epoch(2),
+        home: site("berlin"),
+        host: site("giga"),
+        grants: vec![GrantId(11), GrantId(12)],
+        gpus: GpuCount(8),
+        state: "running".to_owned(),
+        name: "llama-ft".to_owned(),
+    }
+}
+
+fn client_nodes_and_sites() -> Vec<Sample> {
+    vec![
+        sample(&node_view()),
+        sample(&client::NodeViews { revision: Revision(81), nodes: vec![node_view()] }),
+        sample(&client::NodeDrain { node: node("n04"), drain: true }),
+        sample(&client::NodeEnroll { node: node("n05"), ttl: Millis(3_600_000) }),
+        sample(&client::TokenIssued {
+            token: "spw1.token".to_owned(),
+            expires_at: Timestamp(1_780_000_000_006),
+        }),
+        sample(&site_view()),
+        sample(&client::SiteViews { revision: Revision(82), sites: vec![site_view()] }),
+        sample(&client::SiteInvite { peer: Some(site("giga")), ttl: Millis(7_200_000) }),
+        sample(&client::SiteJoin { token: "spw1.other".to_owned() }),
+        sample(&client::SiteJoined { peer: site("berlin"), repeated: true }),
+        sample(&grant_view()),
+        sample(&client::GrantViews { revision: Revision(83), grants: vec![grant_view()] }),
+        sample(&loan_view()),
+        sample(&client::LoanViews { revision: Revision(84), loans: vec![loan_view()] }),
+    ]
+}
+
+fn controller_view() -> client::ControllerView {
+    client::ControllerView {
+        id: ControllerId(2),
+        address: "c2.berlin:7000".to_owned(),
+        leader: true,
+        voter: true,
+        matched: 4_711,
+        own: true,
+    }
+}
+
+fn client_controllers() -> Vec<Sample> {
+    vec![
+        sample(&controller_view()),
+        sample(&client::ControllerViews { term: 9, controllers: vec![controller_view()] }),
+        sample(&client::ControllerAdd {
+            address: "c3.berlin:7000".to_owned(),
+            csr: Blob(vec![0x30, 1]),
+            request: request(),
+        }),
+        sample(&client::ControllerAdded {
+            id: ControllerId(3),
+            certificate: Blob(vec![0x30, 2]),
+            ca: Blob(vec![0x30, 3]),
+            ca_key: Blob(vec![0x30, 4]),
+            site: site("berlin"),
+            controllers: vec!["c1.berlin:7000".to_owned()],
+        }),
+        sample(&client::ControllerRemove { id: ControllerId(4) }),
+        sample(&client::Empty {}),
+    ]
+}
+
+fn joins() -> Vec<Sample> {
+    let token = TokenId(0x00ff_0000_0000_0000_0000_0000_0000_0001);
+    vec![
+        sample(&join::SiteBundle {
+            site: site("giga"),
+            ca: Blob(vec![0x30, 5]),
+            addresses: vec!["giga.example:7000".to_owned()],
+            country: "NL".to_owned(),
+            version: 1,
+        }),
+        sample(&join::JoinRequest {
+            token,
+            bundle: Blob(vec![0x0a, 4]),
+            proof: Blob(vec![6; 32]),
+            signature: Blob(vec![7; 64]),
+        }),
+        sample(&join::JoinAccept { bundle: Blob(vec![0x0a, 5]), proof: Blob(vec![8; 32]) }),
+        sample(&join::EnrolRequest {
+            token,
+            node: node("n06"),
+            csr: Blob(vec![0x30, 6]),
+            proof: Blob(vec![9; 32]),
+        }),
+        sample(&join::EnrolAccept {
+            certificate: Blob(vec![0x30, 7]),
+            ca: Blob(vec![0x30, 8]),
+            controllers: vec!["c1.berlin:7000".to_owned(), "c2.berlin:7000".to_owned()],
+            proof: Blob(vec![10; 32]),
+        }),
+    ]
+}
+
+fn slot() -> peer::Slot {
+    peer::Slot { node: node("g04"), class: class("h200"), gpus: GpuCount(6) }
+}
+
+fn loan_slot() -> peer::LoanSlot {
+    peer::LoanSlot {
+        grant: GrantId(13),
+        node: node("g05"),
+        class: class("h200"),
+        gpus: GpuCount(7),
+    }
+}
+
+fn grant_report() -> peer::GrantReport {
+    peer::GrantReport { grant: GrantId(14), slots: vec![slot()], recalled: true }
+}
+
+fn guest_report() -> peer::GuestReport {
+    peer::GuestReport {
+        job: job(),
+        epoch: Epoch(5),
+        phase: GuestPhase::Ended,
+        outcome: Some(outcome()),
+        started_at: Timestamp(1_780_000_000_007),
+        ended_at: Timestamp(1_780_000_000_008),
+        nodes: vec![node("g06")],
+    }
+}
+
+fn loan_body() -> peer::LoanBody {
+    peer::LoanBody {
+        slots: vec![loan_slot()],
+        spec: spec(),
+        array_index: 4,
+        submitter: "ada@berlin".to_owned(),
+    }
+}
+
+fn loan_order() -> peer::LoanOrder {
+    peer::LoanOrder { job: job(), epoch: Epoch(6), want: Want::Run, body: Some(loan_body()) }
+}
+
+fn demand() -> peer::Demand {
+    peer::Demand { class: Some(class("b200")), nodes: 4, gpus_per_node: GpuCount(8), count: 3 }
+}
+
+fn peers() -> Vec<Sample> {
+    vec![
+        sample(&slot()),
+        sample(&loan_slot()),
+        sample(&grant_report()),
+        sample(&guest_report()),
+        sample(&capacity()),
+        sample(&peer::PeerReport {
+            host: site("giga"),
+            revision: Revision(85),
+            question: Question(902),
+            obeyed: Revision(86),
+            answered: Question(903),
+            guests: vec![guest_report()],
+            grants: vec![grant_report()],
+            capacity: vec![capacity()],
+            country: country("NL"),
+        }),
+        sample(&loan_body()),
+        sample(&loan_order()),
+        sample(&demand()),
+        sample(&peer::PeerOrders {
+            home: site("berlin"),
+            question: Question(904),
+            revision: Revision(87),
+            loan_term: Millis(90_000),
+            loans: vec![loan_order()],
+            returned: vec![GrantId(15)],
+            demand: vec![demand()],
+            hold: true,
+        }),
+        sample(&peer::PeerNudge {}),
+        sample(&peer::PeerLogs {
+            job: job(),
+            epoch: Epoch(7),
+            node_rank: 3,
+            task: 5,
+            stream: LogStream::Stderr,
+            offset: 256,
+            max_bytes: 16_384,
+            wait: Millis(2_500),
+        }),
+    ]
+}
