@@ -91,7 +91,7 @@ fn what_a_file_leaves_out_has_a_default() {
 
 #[test]
 fn a_name_with_nothing_behind_it_is_an_empty_mapping() {
-    assert_eq!(with("  placement:\n  time: {}").unwrap(), yaml(MINIMAL).unwrap());
+    assert_eq!(with("    env:\n  placement:\n  time: {}").unwrap(), yaml(MINIMAL).unwrap());
 }
 
 #[test]
@@ -136,6 +136,8 @@ fn a_mistake_is_told_with_its_path_and_place() {
         ("placement: {sites: berlin}", "spec.placement.sites", "berlin", "expected a list"),
         ("placement: {sites: [Berlin]}", "spec.placement.sites[0]", "Berlin", "site name"),
         ("placement: {dataResidency: [de]}", "spec.placement.dataResidency[0]", "de]", "country"),
+        ("placement: {sites: []}", "spec.placement.sites", "sites", "an empty list"),
+        ("placement:\n    dataResidency:", "spec.placement.dataResidency", "data", "found nothing"),
         ("secrets: [a]", "spec.secrets", "secrets", "not a known field"),
         ("run: {}", "", "run", "duplicate"),
     ];

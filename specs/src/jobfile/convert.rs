@@ -208,13 +208,24 @@ fn workdir(run: &RawRun) -> Result<String, JobFileError> {
 }
 
 fn placement(written: &RawPlacement) -> Result<PlacementSpec, JobFileError> {
-    let sites = Path::of("spec.placement.sites");
-    let countries = Path::of("spec.placement.dataResidency");
     Ok(PlacementSpec {
-        sites: all_named(&sites, &written.sites, SITES_MAX)?,
-        residency: all_named(&countries, &written.data_residency, SITES_MAX)?,
+        sites: only("spec.placement.sites", written.sites.as_deref())?,
+        residency: only("spec.placement.dataResidency", written.data_residency.as_deref())?,
         spill: written.spill.unwrap_or(true),
     })
+}
+
+/// What a list allows; empty for anything, which an empty list must not come to mean.
+fn only<T: FromStr>(path: &str, written: Option<&[String]>) -> Result<Vec<T>, JobFileError>
+where
+    T::Err: fmt::Display,
+{
+    match written {
+        None => Ok(Vec::new()),
+        Some([]) => Err(JobFileError::new(Path::of(path), "an empty list would allow nothing")
+            .with_hint("leave it out to allow anything")),
+        Some(written) => all_named(&Path::of(path), written, SITES_MAX),
+    }
 }
 
 fn checked_labels(

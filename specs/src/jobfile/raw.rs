@@ -11,6 +11,9 @@ use core::fmt;
 use serde::Deserialize;
 use serde::de::{SeqAccess, Visitor};
 
+#[cfg(feature = "files")]
+use crate::job;
+
 /// A Spillway job: a gang of tasks on GPUs.
 #[derive(Debug, Clone, Deserialize)]
 #[cfg_attr(feature = "files", derive(schemars::JsonSchema))]
@@ -53,7 +56,7 @@ pub struct RawSpec {
     )]
     pub class: Option<String>,
     /// 0 (last) to 100 (first); 50 if absent.
-    #[cfg_attr(feature = "files", schemars(range(max = 100)))]
+    #[cfg_attr(feature = "files", schemars(range(max = job::PRIORITY_MAX)))]
     pub priority: Option<u64>,
     #[serde(default)]
     pub replicas: RawReplicas,
@@ -80,10 +83,10 @@ pub struct RawSpec {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RawReplicas {
     /// How many nodes; 1 if absent.
-    #[cfg_attr(feature = "files", schemars(range(min = 1)))]
+    #[cfg_attr(feature = "files", schemars(range(min = 1, max = job::NODES_MAX)))]
     pub nodes: Option<u64>,
     /// How many tasks on each node; 1 if absent.
-    #[cfg_attr(feature = "files", schemars(range(min = 1)))]
+    #[cfg_attr(feature = "files", schemars(range(min = 1, max = job::TASKS_PER_NODE_MAX)))]
     pub tasks_per_node: Option<u64>,
 }
 
@@ -102,7 +105,7 @@ pub struct RawResources {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RawGpus {
     /// How many on each node; 1 if absent.
-    #[cfg_attr(feature = "files", schemars(range(min = 1)))]
+    #[cfg_attr(feature = "files", schemars(range(min = 1, max = job::GPUS_PER_NODE_MAX)))]
     pub count: Option<u64>,
     /// One class (`h100`) or several, the best first; any class if absent.
     pub model: Option<OneOrMany>,
@@ -114,7 +117,7 @@ pub struct RawGpus {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RawArray {
     /// How many; 1 if absent.
-    #[cfg_attr(feature = "files", schemars(range(min = 1)))]
+    #[cfg_attr(feature = "files", schemars(range(min = 1, max = job::ARRAY_MAX)))]
     pub count: Option<u64>,
 }
 
@@ -152,6 +155,7 @@ pub struct RawTime {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RawRetry {
     /// How often after the loss of a node or a site; 10 if absent.
+    #[cfg_attr(feature = "files", schemars(range(max = job::RETRIES_MAX)))]
     pub max: Option<u64>,
 }
 
@@ -161,13 +165,29 @@ pub struct RawRetry {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RawPlacement {
     /// The only sites that may run it; any if absent.
-    #[serde(default)]
-    pub sites: Vec<String>,
+    #[serde(default, deserialize_with = "stated")]
+    #[cfg_attr(feature = "files", schemars(with = "Vec<String>", length(min = 1), transform = forget_default))]
+    pub sites: Option<Vec<String>>,
     /// The only countries it may be in, as two letters (`DE`); any if absent.
-    #[serde(default)]
-    pub data_residency: Vec<String>,
+    #[serde(default, deserialize_with = "stated")]
+    #[cfg_attr(feature = "files", schemars(with = "Vec<String>", length(min = 1), transform = forget_default))]
+    pub data_residency: Option<Vec<String>>,
     /// Whether it may leave the site it was submitted to; true if absent.
     pub spill: Option<bool>,
+}
+
+/// A list that is there. A name with nothing behind it is refused here: it would allow everything
+/// where the author began to forbid.
+fn stated<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<String>>, D::Error> {
+    Vec::deserialize(deserializer).map(Some)
+}
+
+/// The schema of a list whose absence no list can stand for.
+#[cfg(feature = "files")]
+fn forget_default(schema: &mut schemars::Schema) {
+    schema.remove("default");
 }
 
 /// A text, or a list of texts.
