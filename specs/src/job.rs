@@ -24,6 +24,18 @@ pub const ENV_BYTES_MAX: usize = 65_536;
 pub const PRIORITY_MAX: u32 = 100;
 /// Most tries after a loss.
 pub const RETRIES_MAX: u32 = 1_000;
+/// Most GPU classes that a job names.
+pub const GPU_CLASSES_MAX: usize = 16;
+/// Most sites, and most countries, that a job names.
+pub const SITES_MAX: usize = 64;
+/// Most labels.
+pub const LABELS_MAX: usize = 64;
+/// Longest name or value of a label, in bytes.
+pub const LABEL_BYTES_MAX: usize = 256;
+/// Longest path of a working directory, in bytes.
+pub const WORKDIR_BYTES_MAX: usize = 4_096;
+/// Longest run of an attempt: a leap year.
+pub const TIME_LIMIT_MAX: Millis = Millis(366 * 86_400_000);
 /// Longest time that a stopped task may take to end by itself.
 pub const GRACE_MAX: Millis = Millis(600_000);
 
@@ -139,7 +151,41 @@ impl JobSpec {
             let reason = alloc::format!("longer than {COMMAND_BYTES_MAX} bytes");
             return Err(JobSpecError { path: "spec.run.command", reason });
         }
+        self.check_sizes()?;
         self.check_env()
+    }
+
+    fn check_sizes(&self) -> Result<(), JobSpecError> {
+        let placement = &self.placement;
+        let sizes = [
+            ("spec.resources.gpus.model", self.gpu_classes.len(), GPU_CLASSES_MAX),
+            ("spec.placement.sites", placement.sites.len(), SITES_MAX),
+            ("spec.placement.dataResidency", placement.residency.len(), SITES_MAX),
+            ("metadata.labels", self.labels.len(), LABELS_MAX),
+            ("spec.run.workdir", self.workdir.len(), WORKDIR_BYTES_MAX),
+        ];
+        for (path, size, max) in sizes {
+            if size > max {
+                return Err(JobSpecError {
+                    path,
+                    reason: alloc::format!("{size} is more than {max}"),
+                });
+            }
+        }
+        let is_long = |text: &String| text.len() > LABEL_BYTES_MAX;
+        if self.labels.iter().any(|(name, value)| is_long(name) || is_long(value)) {
+            let reason = alloc::format!("a label is longer than {LABEL_BYTES_MAX} bytes");
+            return Err(JobSpecError { path: "metadata.labels", reason });
+        }
+        if self.time_limit > TIME_LIMIT_MAX {
+            let reason = "longer than a year".into();
+            return Err(JobSpecError { path: "spec.time.limit", reason });
+        }
+        if self.workdir.contains('\0') {
+            let reason = "holds a zero byte".into();
+            return Err(JobSpecError { path: "spec.run.workdir", reason });
+        }
+        Ok(())
     }
 
     fn check_env(&self) -> Result<(), JobSpecError> {

@@ -23,10 +23,7 @@ mod text;
 #[cfg(feature = "files")]
 mod tree;
 
-pub use convert::{
-    API_VERSION, ENV_RESERVED, GPU_CLASSES_MAX, KIND, LABEL_BYTES_MAX, LABELS_MAX, SITES_MAX,
-    TIME_LIMIT_MAX, WORKDIR_BYTES_MAX,
-};
+pub use convert::{API_VERSION, ENV_RESERVED, KIND};
 pub use raw::{
     OneOrMany, RawArray, RawGpus, RawJobFile, RawMetadata, RawPlacement, RawReplicas, RawResources,
     RawRetry, RawRun, RawSpec, RawTime,

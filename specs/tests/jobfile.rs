@@ -9,7 +9,8 @@ use specs::job::{
     ARRAY_MAX, COMMAND_BYTES_MAX, ENV_BYTES_MAX, GPUS_PER_NODE_MAX, GRACE_MAX, JobClass, JobSpec,
     NODES_MAX, OnPartition, PRIORITY_MAX, RETRIES_MAX, TASKS_PER_NODE_MAX,
 };
-use specs::jobfile::{self, Format, JobFileError, LABELS_MAX, SITES_MAX};
+use specs::job::{LABELS_MAX, SITES_MAX};
+use specs::jobfile::{self, Format, JobFileError};
 use specs::unit::{GpuCount, Millis};
 
 const MINIMAL: &str = "\

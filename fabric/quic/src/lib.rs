@@ -36,3 +36,6 @@ mod stream;
 mod tls;
 pub mod trust;
 pub mod verify;
+
+// Shells name the fabric's shell alone; these words of its core are part of its face.
+pub use fabric_core::{backoff, identity, token};

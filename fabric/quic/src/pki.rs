@@ -98,6 +98,22 @@ impl Authority {
         Self::assemble(env, chain, key)
     }
 
+    /// The authority made of a certificate and a private key, PKCS#8, both DER.
+    ///
+    /// # Errors
+    /// Bytes that are neither, or that do not belong together.
+    pub fn from_parts(env: &Env, certificate: &[u8], key: &[u8]) -> Result<Self, PkiError> {
+        let key = PrivateKeyDer::Pkcs8(key.to_vec().into());
+        let key = env.crypto.load_key(key)?;
+        Self::assemble(env, CertificateDer::from(certificate.to_vec()), key)
+    }
+
+    /// The private key, DER, for a fellow controller. A secret.
+    #[must_use]
+    pub fn private_key(&self) -> &[u8] {
+        self.key.der().secret_der()
+    }
+
     /// Writes `ca.pem` and, readable by the owner alone, `ca.key`.
     ///
     /// # Errors

@@ -141,10 +141,8 @@ fn unnamed() -> SiteId {
 /// # Errors
 /// None matches, or a beginning matches several.
 pub fn resolve_jobs(state: &State, text: &str) -> Result<Vec<JobId>, Fault> {
-    if let Ok(id) = text.parse::<JobId>() {
-        if state.jobs.contains(&id) {
-            return Ok(alloc::vec![id]);
-        }
+    if let Some(id) = text.parse::<JobId>().ok().filter(|id| state.jobs.contains(id)) {
+        return Ok(alloc::vec![id]);
     }
     let digits = text.strip_prefix(JobId::PREFIX).unwrap_or(text);
     let is_hex = !digits.is_empty() && digits.bytes().all(|c| c.is_ascii_hexdigit());

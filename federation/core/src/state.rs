@@ -178,8 +178,6 @@ specs::message! {
         7 => nodes: Vec<NodeId>,
         8 => name: String,
         9 => gpus: GpuCount,
-        /// The lease that ran it, kept so that its output can be found.
-        10 => ran: LeaseId,
     }
 
     /// Which attempt of which home.

@@ -11,25 +11,16 @@ use core::str::FromStr;
 
 use super::raw::{OneOrMany, RawJobFile, RawMetadata, RawPlacement, RawRun, RawSpec};
 use super::{JobFileError, Path};
-use crate::job::{JobClass, JobSpec, OnPartition, PlacementSpec};
+use crate::job::{
+    GPU_CLASSES_MAX, JobClass, JobSpec, LABEL_BYTES_MAX, LABELS_MAX, OnPartition, PlacementSpec,
+    SITES_MAX, TIME_LIMIT_MAX, WORKDIR_BYTES_MAX,
+};
 use crate::unit::{GpuCount, Millis};
 
 /// The version of the form.
 pub const API_VERSION: &str = "spillway/v1";
 /// The kind of thing that a job file describes.
 pub const KIND: &str = "Job";
-/// Most GPU classes that one file names.
-pub const GPU_CLASSES_MAX: usize = 16;
-/// Most sites, and most countries, that one file names.
-pub const SITES_MAX: usize = 64;
-/// Most labels.
-pub const LABELS_MAX: usize = 64;
-/// Longest name or value of a label, in bytes.
-pub const LABEL_BYTES_MAX: usize = 256;
-/// Longest path of a working directory, in bytes.
-pub const WORKDIR_BYTES_MAX: usize = 4_096;
-/// Longest run of an attempt.
-pub const TIME_LIMIT_MAX: Millis = Millis(366 * DAY);
 
 /// Variables that the agent sets for each task, besides those that begin with `SPILLWAY_`. A file
 /// that set them would be overruled without a word, so it is refused.

@@ -149,20 +149,20 @@ crate::message! {
     /// Asks an agent to ask at once.
     pub struct Nudge {}
 
-    /// Asks for a piece of a task's output.
+    /// Asks for a piece of a task's output. The agent finds it by the attempt, also long after its
+    /// lease was forgotten; an attempt of another home is not found.
     pub struct NodeLogs {
-        1 => lease: LeaseId,
+        1 => home: SiteId,
+        2 => job: JobId,
+        3 => epoch: Epoch,
         /// Local rank of the task.
-        2 => task: u32,
-        3 => stream: LogStream,
+        4 => task: u32,
+        5 => stream: LogStream,
         /// Bytes from the beginning.
-        4 => offset: u64,
-        5 => max_bytes: u32,
+        6 => offset: u64,
+        7 => max_bytes: u32,
         /// Wait this long for more if there is none yet and the task still runs.
-        6 => wait: Millis,
-        /// Which attempt the lease must belong to.
-        7 => job: JobId,
-        8 => epoch: Epoch,
+        8 => wait: Millis,
     }
 
     /// A piece of a task's output.

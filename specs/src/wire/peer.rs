@@ -141,7 +141,8 @@ crate::message! {
     pub struct PeerLogs {
         1 => job: JobId,
         2 => epoch: Epoch,
-        3 => node_rank: u32,
+        /// The host's node that ran the part, as its report named it.
+        3 => node: NodeId,
         4 => task: u32,
         5 => stream: LogStream,
         6 => offset: u64,

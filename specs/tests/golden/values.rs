@@ -250,7 +250,7 @@ fn agents() -> Vec<Sample> {
         }),
         sample(&agent::Nudge {}),
         sample(&agent::NodeLogs {
-            lease: LeaseId(43),
+            home: site("berlin"),
             task: 7,
             stream: LogStream::Stderr,
             offset: 65_536,
@@ -574,7 +574,7 @@ fn peers() -> Vec<Sample> {
         sample(&peer::PeerLogs {
             job: job(),
             epoch: Epoch(7),
-            node_rank: 3,
+            node: node("g03"),
             task: 5,
             stream: LogStream::Stderr,
             offset: 256,

@@ -260,7 +260,6 @@ fn admit(state: &mut State, fx: &mut Effects, home: &SiteId, order: &LoanOrder, 
         nodes: Vec::new(),
         name: String::new(),
         gpus: GpuCount::ZERO,
-        ran: LeaseId(0),
     };
     if let Some(body) = &order.body {
         guest.name = body.spec.name.as_str().into();
@@ -273,7 +272,6 @@ fn admit(state: &mut State, fx: &mut Effects, home: &SiteId, order: &LoanOrder, 
             guest.phase = GuestPhase::Admitted;
             guest.ended_at = Timestamp(0);
             guest.lease = Some(id);
-            guest.ran = id;
             guest.nodes = parts.iter().map(|part| part.node.clone()).collect();
             let lease = Lease {
                 id,

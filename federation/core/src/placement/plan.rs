@@ -18,6 +18,9 @@ pub(crate) const LOOKED_AT_MAX: usize = 512;
 /// Most assignments of one plan.
 pub(crate) const ASSIGNMENTS_MAX: usize = 128;
 
+/// GPUs taken, node by node.
+pub(crate) type Parts = Vec<(NodeId, Vec<GpuIndex>)>;
+
 /// Free GPUs by class and node, while a plan is made.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FreeMap(BTreeMap<GpuClass, BTreeMap<NodeId, Vec<GpuIndex>>>);
@@ -55,7 +58,7 @@ impl FreeMap {
         classes: impl Iterator<Item = &'a GpuClass>,
         nodes: u32,
         gpus: GpuCount,
-    ) -> Option<(GpuClass, Vec<(NodeId, Vec<GpuIndex>)>)> {
+    ) -> Option<(GpuClass, Parts)> {
         let mut named: Vec<GpuClass> = classes.cloned().collect();
         if named.is_empty() {
             named = self.0.keys().cloned().collect();

@@ -1,0 +1,261 @@
+//! A controller's directory: what belongs to this process. What must be equal everywhere is in
+//! the log, not here.
+//!
+//! ```text
+//! DIR/controller.toml     who I am and where I listen; written last
+//! DIR/identity/           certificate and key of this controller
+//! DIR/authority/          the site's signing key, mode 0600
+//! DIR/admin/              credentials of the first user (founding controller only)
+//! DIR/founding.pb         the site's settings until they are in the log
+//! DIR/wal/ snapshots/     the log
+//! ```
+
+use std::fs;
+use std::io::{ErrorKind, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use fabric_quic::env::Env;
+use fabric_quic::identity::Identity;
+use fabric_quic::pki::{Authority, Credentials, KeyRequest};
+use serde::{Deserialize, Serialize};
+use specs::codec::Message;
+use specs::fault::FaultCode;
+use specs::id::{ControllerId, Country, SiteId, UserId};
+use specs::site::{LendRule, SiteSpec, Terms};
+use specs::wire::client::ControllerAdded;
+
+use crate::error::ControllerError;
+
+/// Name of the first user of a site.
+pub const ADMIN: &str = "admin";
+/// Name of a controller's credentials within `identity/`.
+const CREDENTIALS: &str = "controller";
+const CONFIG_FILE: &str = "controller.toml";
+const FOUNDING_FILE: &str = "founding.pb";
+
+/// How to found a site.
+#[derive(Debug, Clone)]
+pub struct InitOptions {
+    pub site: SiteId,
+    pub listen: SocketAddr,
+    /// Where others reach this controller; `listen` if none is given.
+    pub advertise: Option<String>,
+    pub dir: PathBuf,
+    /// Where `/metrics` is served; a free port of the loopback interface if none is given.
+    pub metrics: Option<SocketAddr>,
+    pub country: Country,
+    pub terms: Terms,
+    pub lend: Vec<LendRule>,
+}
+
+/// What founding a site left behind.
+#[derive(Debug, Clone)]
+pub struct Initialised {
+    /// Directory with the first user's credentials, named [`ADMIN`].
+    pub admin: PathBuf,
+    /// Where clients reach the controller.
+    pub address: String,
+}
+
+/// `controller.toml`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    pub(crate) site: String,
+    pub(crate) id: u64,
+    pub(crate) listen: SocketAddr,
+    pub(crate) advertise: String,
+    pub(crate) metrics: SocketAddr,
+}
+
+/// A controller's directory, read.
+pub(crate) struct Home {
+    pub(crate) dir: PathBuf,
+    pub(crate) config: Config,
+    pub(crate) site: SiteId,
+    pub(crate) id: ControllerId,
+    pub(crate) credentials: Credentials,
+    pub(crate) authority: Authority,
+    /// Present on the founding controller.
+    pub(crate) founding: Option<Arc<SiteSpec>>,
+}
+
+/// Founds a site: makes its authority, this controller's identity and the first user's.
+///
+/// # Errors
+/// A directory that holds anything, or one that cannot be written. Nothing of an earlier site is
+/// ever overwritten.
+pub fn init(env: &Env, options: &InitOptions) -> Result<Initialised, ControllerError> {
+    claim(&options.dir)?;
+    let address = address_of(options.listen, options.advertise.as_deref())?;
+    let (site, id) = (options.site.clone(), ControllerId(1));
+    let authority = Authority::create(env, &site).map_err(|error| pki(&error))?;
+    authority.save(&options.dir.join("authority")).map_err(|error| pki(&error))?;
+    let own = Identity::Controller { site: site.clone(), id };
+    save_credentials(env, &authority, &own, &options.dir.join("identity"), CREDENTIALS)?;
+    let user = UserId::new(ADMIN).expect("a constant that keeps the rules of names");
+    let admin = options.dir.join("admin");
+    let user = Identity::User { site: site.clone(), user };
+    save_credentials(env, &authority, &user, &admin, ADMIN)?;
+    let spec = SiteSpec {
+        site: site.clone(),
+        country: options.country,
+        terms: options.terms.clone(),
+        lend: options.lend.clone(),
+    };
+    write_durably(&options.dir.join(FOUNDING_FILE), &spec.encode())?;
+    write_config(&options.dir, &site, id, options.listen, &address, options.metrics)?;
+    Ok(Initialised { admin, address })
+}
+
+/// Writes the directory of a controller that a site has taken in.
+///
+/// # Errors
+/// As [`init`].
+pub fn write_member(
+    env: &Env,
+    dir: &Path,
+    listen: SocketAddr,
+    advertise: Option<&str>,
+    metrics: Option<SocketAddr>,
+    added: &ControllerAdded,
+    request: KeyRequest,
+) -> Result<(), ControllerError> {
+    claim(dir)?;
+    let address = address_of(listen, advertise)?;
+    let authority = Authority::from_parts(env, &added.ca.0, &added.ca_key.0);
+    authority.and_then(|it| it.save(&dir.join("authority"))).map_err(|error| pki(&error))?;
+    let credentials = request.into_credentials(&added.certificate.0, &added.ca.0);
+    let credentials = credentials.map_err(|error| pki(&error))?;
+    credentials.save(&dir.join("identity"), CREDENTIALS).map_err(|error| pki(&error))?;
+    write_config(dir, &added.site, added.id, listen, &address, metrics)
+}
+
+/// Checks that a directory can become a controller's, without changing anything but making it.
+///
+/// # Errors
+/// It holds something, or cannot be written.
+pub fn claim(dir: &Path) -> Result<(), ControllerError> {
+    fs::create_dir_all(dir).map_err(|error| ControllerError::file("make", dir, error))?;
+    let mut entries = fs::read_dir(dir).map_err(|error| ControllerError::file("read", dir, error))?;
+    if entries.next().is_some() {
+        let what = if dir.join(CONFIG_FILE).exists() {
+            format!("{} belongs to a controller", dir.display())
+        } else {
+            format!("{} is not empty", dir.display())
+        };
+        let hint = "choose an empty directory; nothing was changed";
+        return Err(ControllerError::new(FaultCode::Conflict, what).hint(hint));
+    }
+    Ok(())
+}
+
+impl Home {
+    /// Reads a controller's directory.
+    pub(crate) fn load(env: &Env, dir: &Path) -> Result<Self, ControllerError> {
+        let path = dir.join(CONFIG_FILE);
+        let text = fs::read_to_string(&path).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => {
+                let what = format!("{} is not a controller's directory", dir.display());
+                ControllerError::new(FaultCode::NotFound, what)
+                    .hint("make one with `federation init` or `federation controller add`")
+            }
+            _ => ControllerError::file("read", &path, error),
+        })?;
+        let config: Config = toml::from_str(&text).map_err(|error| {
+            let what = format!("{} is not valid: {error}", path.display());
+            ControllerError::new(FaultCode::InvalidArgument, what)
+        })?;
+        let site = SiteId::new(&config.site).map_err(|error| {
+            ControllerError::new(FaultCode::InvalidArgument, format!("{}: {error}", path.display()))
+        })?;
+        let credentials = Credentials::load(env, &dir.join("identity"), CREDENTIALS);
+        let authority = Authority::load(env, &dir.join("authority"));
+        Ok(Self {
+            dir: dir.to_path_buf(),
+            site,
+            id: ControllerId(config.id),
+            credentials: credentials.map_err(|error| pki(&error))?,
+            authority: authority.map_err(|error| pki(&error))?,
+            founding: founding(&dir.join(FOUNDING_FILE))?,
+            config,
+        })
+    }
+}
+
+fn founding(path: &Path) -> Result<Option<Arc<SiteSpec>>, ControllerError> {
+    match fs::read(path) {
+        Ok(bytes) => {
+            let spec = SiteSpec::decode(&bytes)
+                .map_err(|error| ControllerError::file("understand", path, error))?;
+            Ok(Some(Arc::new(spec)))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(ControllerError::file("read", path, error)),
+    }
+}
+
+fn pki(error: &fabric_quic::pki::PkiError) -> ControllerError {
+    ControllerError::new(FaultCode::Internal, format!("keys and certificates: {error}"))
+}
+
+fn save_credentials(
+    env: &Env,
+    authority: &Authority,
+    identity: &Identity,
+    dir: &Path,
+    name: &str,
+) -> Result<(), ControllerError> {
+    let credentials = authority.credentials(env, identity).map_err(|error| pki(&error))?;
+    credentials.save(dir, name).map_err(|error| pki(&error))
+}
+
+fn address_of(listen: SocketAddr, advertise: Option<&str>) -> Result<String, ControllerError> {
+    match advertise {
+        Some(address) => Ok(address.into()),
+        None if listen.ip().is_unspecified() => {
+            let what = format!("{listen} says nothing of where others reach this controller");
+            Err(ControllerError::new(FaultCode::InvalidArgument, what)
+                .hint("add --advertise HOST:PORT"))
+        }
+        None if listen.port() == 0 => {
+            let what = "a controller needs a port that stays the same";
+            Err(ControllerError::new(FaultCode::InvalidArgument, what).hint("name one in --listen"))
+        }
+        None => Ok(listen.to_string()),
+    }
+}
+
+fn write_config(
+    dir: &Path,
+    site: &SiteId,
+    id: ControllerId,
+    listen: SocketAddr,
+    advertise: &str,
+    metrics: Option<SocketAddr>,
+) -> Result<(), ControllerError> {
+    let config = Config {
+        site: site.to_string(),
+        id: id.0,
+        listen,
+        advertise: advertise.into(),
+        metrics: metrics.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
+    };
+    let path = dir.join(CONFIG_FILE);
+    let text = toml::to_string(&config)
+        .map_err(|error| ControllerError::file("compose", &path, error))?;
+    write_durably(&path, text.as_bytes())
+}
+
+/// Whole or not at all: a temporary file, synced, renamed, and the directory synced.
+pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), ControllerError> {
+    let failed = |error| ControllerError::file("write", path, error);
+    let temporary = path.with_extension("tmp");
+    let mut file = fs::File::create(&temporary).map_err(failed)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
+    fs::rename(&temporary, path).map_err(failed)?;
+    let parent = path.parent().unwrap_or(Path::new("."));
+    fs::File::open(parent).and_then(|dir| dir.sync_all()).map_err(failed)
+}

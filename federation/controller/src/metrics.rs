@@ -1,0 +1,176 @@
+//! `/metrics`: gauges read from the state when they are asked for, so that nothing is kept twice.
+//! A metric's name, its unit and its meaning stand here and nowhere else.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State as AxumState;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use federation_core::{State, job_state};
+use prometheus::{Encoder, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use specs::wire::client::{JobState, NodeState};
+
+use crate::shared::Shared;
+
+/// Serves `/metrics` until the process ends. Plain HTTP: it only tells, and by default only the
+/// loopback interface.
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    listener: tokio::net::TcpListener,
+) -> std::io::Result<()> {
+    let router = Router::new().route("/metrics", get(scrape)).with_state(shared);
+    axum::serve(listener, router).await
+}
+
+/// Binds where metrics are served.
+pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<tokio::net::TcpListener> {
+    tokio::net::TcpListener::bind(address).await
+}
+
+#[expect(clippy::unused_async, reason = "axum takes handlers that are async")]
+async fn scrape(AxumState(shared): AxumState<Arc<Shared>>) -> Response {
+    match gather(&shared) {
+        Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+struct Gauges(Registry);
+
+impl Gauges {
+    fn one(&self, name: &str, help: &str, value: u64) -> prometheus::Result<()> {
+        let gauge = IntGauge::new(name, help)?;
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        self.0.register(Box::new(gauge))
+    }
+
+    fn many<const N: usize>(
+        &self,
+        name: &str,
+        help: &str,
+        labels: [&str; N],
+        values: impl IntoIterator<Item = ([String; N], u64)>,
+    ) -> prometheus::Result<()> {
+        let gauge = IntGaugeVec::new(Opts::new(name, help), &labels)?;
+        for (labels, value) in values {
+            let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+            let value = i64::try_from(value).unwrap_or(i64::MAX);
+            gauge.with_label_values(&labels).set(value);
+        }
+        self.0.register(Box::new(gauge))
+    }
+}
+
+fn gather(shared: &Shared) -> prometheus::Result<String> {
+    let gauges = Gauges(Registry::new());
+    let state = shared.group.state();
+    raft(shared, &gauges)?;
+    jobs(&state, &gauges)?;
+    gpus(&state, &gauges)?;
+    nodes(shared, &state, &gauges)?;
+    peers(shared, &state, &gauges)?;
+    gauges.many(
+        "spillway_build_info",
+        "Constant 1, with the version and the site as labels.",
+        ["version", "site"],
+        [([env!("CARGO_PKG_VERSION").into(), shared.site.to_string()], 1)],
+    )?;
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&gauges.0.gather(), &mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+fn raft(shared: &Shared, gauges: &Gauges) -> prometheus::Result<()> {
+    let raft = shared.group.metrics();
+    let leads = u64::from(raft.is_leader);
+    gauges.one("spillway_raft_is_leader", "1 on the controller that leads its site.", leads)?;
+    gauges.one("spillway_raft_term", "Raft's term.", raft.term)?;
+    gauges.one("spillway_raft_log_index", "Index of the last entry in the log.", raft.last_log)?;
+    gauges.one("spillway_raft_applied_index", "Index of the last entry applied.", raft.applied)?;
+    gauges.one("spillway_raft_snapshot_index", "Last index in the snapshot.", raft.snapshot)?;
+    let revision = shared.group.state().revision.0;
+    gauges.one("spillway_state_revision", "Commands applied since the site's founding.", revision)
+}
+
+fn jobs(state: &State, gauges: &Gauges) -> prometheus::Result<()> {
+    let mut by_state: BTreeMap<&str, u64> =
+        JobState::ALL.iter().map(|state| (state.as_str(), 0)).collect();
+    for job in state.jobs.values() {
+        *by_state.entry(job_state(state, job).as_str()).or_default() += 1;
+    }
+    let values = by_state.into_iter().map(|(state, count)| ([state.into()], count));
+    gauges.many("spillway_jobs", "Jobs of this home, by state.", ["state"], values)
+}
+
+fn gpus(state: &State, gauges: &Gauges) -> prometheus::Result<()> {
+    let mut by_use: BTreeMap<(String, &str), u64> = BTreeMap::new();
+    for node in state.nodes.values() {
+        for gpu in &node.gpus {
+            let usage = match (&gpu.lease, &gpu.grant) {
+                (Some(_), Some(_)) => "loaned",
+                (Some(_), None) => "allocated",
+                (None, Some(_)) => "granted",
+                (None, None) if node.draining => "drained",
+                (None, None) if node.suspicion.is_some() => "suspected",
+                (None, None) => "free",
+            };
+            *by_use.entry((gpu.info.class.to_string(), usage)).or_default() += 1;
+        }
+    }
+    let values = by_use.into_iter().map(|((model, usage), n)| ([model, usage.into()], n));
+    gauges.many("spillway_gpus", "GPUs of this site, by model and use.", ["model", "state"], values)
+}
+
+fn nodes(shared: &Shared, state: &State, gauges: &Gauges) -> prometheus::Result<()> {
+    let mut by_state: BTreeMap<&str, u64> =
+        NodeState::ALL.iter().map(|state| (state.as_str(), 0)).collect();
+    let views = shared.with_view(|leader| federation_core::node_views(state, leader));
+    for view in views {
+        *by_state.entry(view.state.as_str()).or_default() += 1;
+    }
+    let values = by_state.into_iter().map(|(state, count)| ([state.into()], count));
+    gauges.many("spillway_agents", "Nodes of this site, by state.", ["state"], values)
+}
+
+fn peers(shared: &Shared, state: &State, gauges: &Gauges) -> prometheus::Result<()> {
+    let views = shared.with_view(|leader| federation_core::site_views(state, leader));
+    let peers: Vec<_> = views.into_iter().filter(|view| !view.own).collect();
+    let leads = shared.with_view(|leader| leader.is_some());
+    if leads {
+        let connected =
+            peers.iter().map(|view| ([view.site.to_string()], u64::from(view.connected)));
+        gauges.many(
+            "spillway_peer_connected",
+            "1 while the peer is heard; on the leader only.",
+            ["peer"],
+            connected,
+        )?;
+        let heard = peers.iter().filter_map(|view| {
+            view.heard.map(|age| ([view.site.to_string()], age.0))
+        });
+        gauges.many(
+            "spillway_peer_heard_age_milliseconds",
+            "Since the peer was last heard; on the leader only.",
+            ["peer"],
+            heard,
+        )?;
+    }
+    let loans = peers.iter().flat_map(|view| {
+        let site = view.site.to_string();
+        [
+            ([site.clone(), "home".into()], u64::from(view.loans_out)),
+            ([site, "host".into()], u64::from(view.guests_in)),
+        ]
+    });
+    gauges.many(
+        "spillway_loans_active",
+        "Loans with a peer, by the role this site has in them.",
+        ["peer", "role"],
+        loans,
+    )
+}

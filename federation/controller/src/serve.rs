@@ -1,0 +1,154 @@
+//! A controller's process: binds, recovers its log, serves until it is told to stop.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use fabric_quic::endpoint::{Endpoint, EndpointConfig};
+use fabric_quic::env::Env;
+use fabric_quic::pool::Pool;
+use fabric_quic::trust::TrustStore;
+use federation_core::{Command, FoundSite};
+use specs::fault::FaultCode;
+use specs::id::{ControllerId, Revision, SiteId};
+use specs::site::SiteSpec;
+use specs::unit::Millis;
+use tokio::sync::{Notify, watch};
+
+use crate::config::{Home, write_durably};
+use crate::error::ControllerError;
+use crate::leader;
+use crate::metrics;
+use crate::raft::{Group, RaftConfig};
+use crate::service::Front;
+use crate::shared::Shared;
+
+/// Where `/metrics` is served is written to this file of the controller's directory.
+pub const METRICS_FILE: &str = "metrics.addr";
+/// The founding is tried again after this long.
+const FOUND_AGAIN: Millis = Millis(200);
+
+/// A controller that is up.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    pub site: SiteId,
+    pub id: ControllerId,
+    pub address: SocketAddr,
+    pub metrics: SocketAddr,
+}
+
+/// Runs the controller of a directory until `shutdown` ends, then hands over and stops.
+///
+/// # Errors
+/// A directory that is none, or in use; a port in use; a log that cannot be trusted.
+pub async fn serve(
+    env: Env,
+    dir: &Path,
+    ready: impl FnOnce(&Ready),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ControllerError> {
+    let home = Home::load(&env, dir)?;
+    let trust = Arc::new(TrustStore::new());
+    trust
+        .trust(&home.site, home.authority.certificate())
+        .map_err(|error| ControllerError::new(FaultCode::Internal, error.to_string()))?;
+    let front = Arc::new(Front::default());
+    let config = EndpointConfig {
+        listen: home.config.listen,
+        credentials: Some(home.credentials.clone()),
+        trust: trust.clone(),
+    };
+    let endpoint = Endpoint::bind(&env, config, front.clone()).map_err(|error| {
+        ControllerError::new(FaultCode::Conflict, error.to_string())
+            .hint("stop what uses the port, or change `listen` in controller.toml")
+    })?;
+    let listener = metrics::bind(home.config.metrics).await.map_err(|error| {
+        let what = format!("cannot serve metrics on {}: {error}", home.config.metrics);
+        ControllerError::new(FaultCode::Conflict, what).hint("change `metrics` in controller.toml")
+    })?;
+    let metrics_address = listener.local_addr().unwrap_or(home.config.metrics);
+    write_durably(&dir.join(METRICS_FILE), format!("{metrics_address}\n").as_bytes())?;
+
+    let pool = Pool::new(endpoint.clone());
+    let on_fatal = Arc::new(|why: &str| stop_at_once(why));
+    let raft = RaftConfig::new(home.id, home.dir.clone());
+    let (group, applied) = Group::start(&env, raft, home.site.clone(), pool.clone(), on_fatal)
+        .await
+        .map_err(|error| ControllerError::new(error.code(), error.to_string()).hint(error.hint()))?;
+    let shared = assemble(&env, &home, trust, pool, group);
+    leader::trust_peers(&shared);
+    front.open(shared.clone());
+    env.spawn(leader::effects(shared.clone(), applied));
+    env.spawn(leader::run(shared.clone()));
+    let scraped = shared.clone();
+    env.spawn(async move {
+        if let Err(error) = metrics::serve(scraped, listener).await {
+            tracing::error!(%error, "metrics are no longer served");
+        }
+    });
+    if let Some(spec) = &home.founding {
+        env.spawn(found(shared.clone(), spec.clone(), home.config.advertise.clone()));
+    }
+    ready(&Ready {
+        site: home.site.clone(),
+        id: home.id,
+        address: endpoint.local_address(),
+        metrics: metrics_address,
+    });
+    shutdown.await;
+    tracing::info!("stopping");
+    shared.group.shutdown().await;
+    endpoint.shutdown("the controller stops").await;
+    Ok(())
+}
+
+fn assemble(env: &Env, home: &Home, trust: Arc<TrustStore>, pool: Pool, group: Group) -> Arc<Shared> {
+    Arc::new(Shared {
+        env: env.clone(),
+        site: home.site.clone(),
+        id: home.id,
+        authority: home.authority.clone(),
+        trust,
+        pool,
+        group,
+        reign: Mutex::new(None),
+        agents: Mutex::new(BTreeMap::new()),
+        plan: Notify::new(),
+        members: Notify::new(),
+        peers: Mutex::new(BTreeMap::new()),
+        applied: watch::Sender::new(Revision(0)),
+    })
+}
+
+/// A disk that fails, or a log entry that cannot be understood, ends the process: nothing that
+/// was promised may rest on it.
+fn stop_at_once(why: &str) {
+    tracing::error!(why, "the controller cannot go on");
+    std::process::abort();
+}
+
+/// The founding controller makes the group and puts the site's settings into its log; repeated
+/// after any interruption it changes nothing.
+async fn found(shared: Arc<Shared>, spec: Arc<SiteSpec>, address: String) {
+    loop {
+        if shared.group.state().site.is_some() {
+            return;
+        }
+        if shared.group.is_empty()
+            && let Err(error) = shared.group.found(address.clone()).await
+        {
+            tracing::warn!(%error, "the group could not be founded yet");
+        }
+        let command = FoundSite { spec: spec.clone(), address: address.clone() };
+        match shared.propose(Command::FoundSite(command)).await {
+            Ok(_) => {
+                tracing::info!(site = %shared.site, "founded");
+                return;
+            }
+            Err(fault) => tracing::debug!(%fault, "the founding is tried again"),
+        }
+        shared.env.sleep(FOUND_AGAIN).await;
+    }
+}

@@ -1,0 +1,232 @@
+//! What a controller answers. A request that only the leader can answer is forwarded to it, whole,
+//! by whichever controller it reached; an agent's question is not: agents find the leader.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use fabric_quic::connection::{CallOptions, Connection};
+use fabric_quic::env::BoxFuture;
+use fabric_quic::identity::Identity;
+use fabric_quic::lane::Lane;
+use fabric_quic::pool::CONTROL;
+use fabric_quic::service::{Request, Service};
+use fabric_quic::verify::Expect;
+use specs::codec::{Blob, DecodeError, Message};
+use specs::fault::{Fault, FaultCode};
+use specs::id::ControllerId;
+use specs::unit::Millis;
+use specs::wire::method::{Method, Plane};
+
+use crate::shared::{Shared, lock};
+
+mod agent;
+mod client;
+mod logs;
+mod peer;
+mod site;
+mod token;
+
+/// A request, however it came here.
+#[derive(Clone)]
+pub(crate) struct Asked {
+    pub(crate) caller: Identity,
+    pub(crate) method: Method,
+    pub(crate) body: Bytes,
+    /// Binds a proof to the connection that the asker itself made.
+    pub(crate) exporter: [u8; 32],
+    /// What is left to answer in.
+    pub(crate) deadline: Millis,
+}
+
+specs::message! {
+    /// A request as one controller passes it to another.
+    struct Forwarded {
+        1 => method: Method,
+        2 => body: Blob,
+        /// The asker's identity, as a URI; empty for one without.
+        3 => caller: String,
+        4 => exporter: Blob,
+    }
+}
+
+/// The service of a controller's endpoint; it answers once the controller is up.
+#[derive(Default)]
+pub(crate) struct Front {
+    shared: OnceLock<Arc<Shared>>,
+}
+
+impl Front {
+    pub(crate) fn open(&self, shared: Arc<Shared>) {
+        let _ = self.shared.set(shared);
+    }
+
+    fn shared(&self) -> Result<&Arc<Shared>, Fault> {
+        let starting = || Fault::new(FaultCode::Busy, "this controller is starting");
+        self.shared.get().ok_or_else(starting)
+    }
+}
+
+impl Service for Front {
+    fn call(&self, request: Request) -> BoxFuture<'_, Result<Bytes, Fault>> {
+        Box::pin(async move {
+            let shared = self.shared()?;
+            if request.method.plane() == Plane::Raft && request.method != Method::Forward {
+                return shared.group.handle_call(request.method, request.body).await;
+            }
+            let asked = Asked {
+                exporter: request.connection.exporter(),
+                deadline: request.deadline,
+                caller: request.caller,
+                method: request.method,
+                body: request.body,
+            };
+            if asked.method == Method::Forward {
+                return answer(shared, unwrap(&asked)?).await;
+            }
+            answer_or_forward(shared, asked).await
+        })
+    }
+
+    fn accepts_lane(&self, method: Method) -> bool {
+        method == Method::RaftAppend
+    }
+
+    fn lane(&self, _request: Request, lane: Lane) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if let Ok(shared) = self.shared() {
+                shared.group.handle_lane(lane).await;
+            }
+        })
+    }
+
+    fn connected(&self, connection: &Connection) {
+        let (Ok(shared), Identity::Agent { node, .. }) = (self.shared(), connection.peer()) else {
+            return;
+        };
+        lock(&shared.agents).insert(node.clone(), connection.clone());
+    }
+
+    fn disconnected(&self, connection: &Connection) {
+        let (Ok(shared), Identity::Agent { node, .. }) = (self.shared(), connection.peer()) else {
+            return;
+        };
+        let mut agents = lock(&shared.agents);
+        if agents.get(node).is_some_and(|known| known.id() == connection.id()) {
+            agents.remove(node);
+        }
+    }
+}
+
+/// Reads a request that a fellow controller passed on.
+fn unwrap(asked: &Asked) -> Result<Asked, Fault> {
+    let it = Forwarded::decode(&asked.body).map_err(|error| malformed(&error))?;
+    let caller = if it.caller.is_empty() {
+        Identity::Anonymous
+    } else {
+        it.caller.parse().map_err(|_| {
+            Fault::new(FaultCode::InvalidArgument, "the forwarded identity cannot be read")
+        })?
+    };
+    let exporter = it.exporter.0.try_into().map_err(|_| {
+        Fault::new(FaultCode::InvalidArgument, "the forwarded exporter has a wrong length")
+    })?;
+    if it.method.plane() == Plane::Raft {
+        return Err(Fault::new(FaultCode::Forbidden, "only users' requests are forwarded"));
+    }
+    let (method, body, deadline) = (it.method, Bytes::from(it.body.0), asked.deadline);
+    Ok(Asked { caller, method, body, exporter, deadline })
+}
+
+async fn answer_or_forward(shared: &Arc<Shared>, asked: Asked) -> Result<Bytes, Fault> {
+    let leader = shared.group.leadership().borrow().leader.clone();
+    match leader {
+        Some((id, _)) if id == shared.id => answer(shared, asked).await,
+        _ if asked.method == Method::NodeReport => Err(shared.not_leader()),
+        Some((id, address)) => forward(shared, id, &address, &asked).await,
+        None => Err(shared.not_leader()),
+    }
+}
+
+async fn forward(
+    shared: &Shared,
+    leader: ControllerId,
+    address: &str,
+    asked: &Asked,
+) -> Result<Bytes, Fault> {
+    let unreachable = |why: String| Fault::new(FaultCode::NotLeader, why);
+    let resolved = shared.env.sockets.resolve(address).await;
+    let at = resolved.ok().and_then(|found| found.first().copied());
+    let at = at.ok_or_else(|| unreachable(format!("the leader's address {address} is unknown")))?;
+    let expect = Expect::Member { site: shared.site.clone(), id: leader };
+    let message = Forwarded {
+        method: asked.method,
+        body: Blob(asked.body.to_vec()),
+        caller: asked.caller.uri().unwrap_or_default(),
+        exporter: Blob(asked.exporter.to_vec()),
+    };
+    let options = CallOptions { deadline: Some(asked.deadline), ..CallOptions::default() };
+    let body = message.encode();
+    let answer = shared.pool.call(at, &expect, CONTROL, Method::Forward, body, options).await;
+    answer.map_err(|error| match error {
+        fabric_quic::connection::CallError::Unreachable(why) => {
+            unreachable(format!("the leader is not reached: {why}"))
+        }
+        other => other.into_fault(),
+    })
+}
+
+pub(crate) fn malformed(error: &DecodeError) -> Fault {
+    Fault::new(FaultCode::InvalidArgument, format!("the request cannot be read: {error}"))
+}
+
+/// Answers as the leader. Whoever does not lead says so.
+async fn answer(shared: &Arc<Shared>, asked: Asked) -> Result<Bytes, Fault> {
+    let method = asked.method;
+    match method {
+        Method::NodeReport => agent::report(shared, &asked).await,
+        Method::PeerReport => peer::report(shared, &asked).await,
+        Method::PeerNudge => peer::nudge(shared, &asked),
+        Method::PeerLogs => logs::for_peer(shared, &asked).await,
+        Method::JoinRedeem => token::redeem_join(shared, &asked).await,
+        Method::EnrolRedeem => token::redeem_enrol(shared, &asked).await,
+        Method::JobSubmit => client::submit(shared, &asked).await,
+        Method::JobCancel => client::cancel(shared, &asked).await,
+        Method::JobList => client::list(shared, &asked).await,
+        Method::JobShow => client::show(shared, &asked).await,
+        Method::JobWait => client::wait(shared, &asked).await,
+        Method::JobWhy => client::why_not(shared, &asked).await,
+        Method::JobLogs => logs::for_client(shared, &asked).await,
+        Method::NodeList => site::nodes(shared).await,
+        Method::NodeDrain => site::drain(shared, &asked).await,
+        Method::NodeEnroll => token::enroll(shared, &asked).await,
+        Method::SiteList | Method::Capacity => site::sites(shared).await,
+        Method::SiteInvite => token::invite(shared, &asked).await,
+        Method::SiteJoin => token::join(shared, &asked).await,
+        Method::GrantList => site::grants(shared).await,
+        Method::LoanList => site::loans(shared).await,
+        Method::ControllerList => Ok(site::controllers(shared)),
+        Method::ControllerAdd => site::add_controller(shared, &asked).await,
+        Method::ControllerRemove => site::remove_controller(shared, &asked).await,
+        Method::NodeNudge
+        | Method::NodeLogs
+        | Method::RaftAppend
+        | Method::RaftVote
+        | Method::RaftPreVote
+        | Method::RaftSnapshot
+        | Method::RaftTransfer
+        | Method::Forward => {
+            let message = format!("{method} is not for a controller to answer");
+            Err(Fault::new(FaultCode::Unimplemented, message))
+        }
+    }
+}
+
+/// Reads a request's body.
+pub(crate) fn decode<M: Message>(asked: &Asked) -> Result<M, Fault> {
+    M::decode(&asked.body).map_err(|error| malformed(&error))
+}
+
+/// The bytes of an answer.
+pub(crate) fn encode(message: &impl Message) -> Bytes {
+    Bytes::from(message.encode())
+}

@@ -1,0 +1,49 @@
+//! Hosts ask what this site, as a home, wants of them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fabric_quic::identity::Identity;
+use specs::fault::{Fault, FaultCode};
+use specs::id::SiteId;
+use specs::wire::client::Empty;
+use specs::wire::peer::PeerReport;
+
+use crate::service::{Asked, decode, encode};
+use crate::shared::Shared;
+
+/// The site that asks, by its certificate.
+pub(crate) fn asking_site(asked: &Asked) -> Result<&SiteId, Fault> {
+    match &asked.caller {
+        Identity::Controller { site, .. } => Ok(site),
+        other => Err(Fault::new(FaultCode::Forbidden, format!("{other} is not a peer"))),
+    }
+}
+
+/// Answers a host's question, as [`super::agent::report`] does an agent's.
+pub(crate) async fn report(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
+    let report: PeerReport = decode(asked)?;
+    let site = asking_site(asked)?;
+    if *site != report.host {
+        let message = format!("{site} may not speak for {}", report.host);
+        return Err(Fault::new(FaultCode::Forbidden, message));
+    }
+    let mut state = shared.confirm().await?;
+    let at = shared.env.clock.wall();
+    let commands = shared
+        .with_leader(|leader, now| leader.handle_peer_report(now, at, &state, &report))??;
+    if !commands.is_empty() {
+        shared.propose_all(commands).await?;
+        state = shared.confirm().await?;
+    }
+    let orders = shared.with_leader(|leader, _| leader.peer_orders(&state, &report))?;
+    let orders = orders
+        .ok_or_else(|| Fault::new(FaultCode::Forbidden, format!("{site} is not joined")))?;
+    Ok(encode(&orders))
+}
+
+/// A home wants to be asked.
+pub(crate) fn nudge(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
+    shared.peer_bell(asking_site(asked)?).notify_one();
+    Ok(encode(&Empty {}))
+}

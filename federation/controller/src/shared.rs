@@ -1,0 +1,126 @@
+//! What the parts of one controller share.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use fabric_quic::connection::Connection;
+use fabric_quic::env::Env;
+use fabric_quic::pki::Authority;
+use fabric_quic::pool::Pool;
+use fabric_quic::trust::TrustStore;
+use federation_core::{Command, Leader, Reply, State};
+use specs::fault::{Fault, FaultCode};
+use specs::id::{ControllerId, NodeId, Revision, SiteId};
+use specs::unit::Instant;
+use tokio::sync::{Notify, watch};
+
+use crate::raft::{Group, ProposeError};
+
+/// A reign of this controller, and what its leader remembers.
+pub(crate) struct Reign {
+    pub(crate) term: u64,
+    pub(crate) leader: Leader,
+}
+
+/// One controller's parts.
+pub(crate) struct Shared {
+    pub(crate) env: Env,
+    pub(crate) site: SiteId,
+    pub(crate) id: ControllerId,
+    pub(crate) authority: Authority,
+    pub(crate) trust: Arc<TrustStore>,
+    pub(crate) pool: Pool,
+    pub(crate) group: Group,
+    /// Present while this controller leads.
+    pub(crate) reign: Mutex<Option<Reign>>,
+    /// The agents that are connected to this controller.
+    pub(crate) agents: Mutex<BTreeMap<NodeId, Connection>>,
+    /// Wakes the leader's loop.
+    pub(crate) plan: Notify,
+    /// Wakes the reconciliation of the group's members.
+    pub(crate) members: Notify,
+    /// Wakes the loops that ask peers, by peer.
+    pub(crate) peers: Mutex<BTreeMap<SiteId, Arc<Notify>>>,
+    /// The revision that was last applied here.
+    pub(crate) applied: watch::Sender<Revision>,
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// Reads or changes the leader's memory. The time is taken under the lock.
+    ///
+    /// # Errors
+    /// This controller does not lead.
+    pub(crate) fn with_leader<T>(
+        &self,
+        f: impl FnOnce(&mut Leader, Instant) -> T,
+    ) -> Result<T, Fault> {
+        let mut reign = lock(&self.reign);
+        let reign = reign.as_mut().ok_or_else(|| self.not_leader())?;
+        Ok(f(&mut reign.leader, self.env.clock.now()))
+    }
+
+    /// A view with the leader's memory beside it, if this controller leads.
+    pub(crate) fn with_view<T>(&self, f: impl FnOnce(Option<(&Leader, Instant)>) -> T) -> T {
+        let reign = lock(&self.reign);
+        f(reign.as_ref().map(|reign| (&reign.leader, self.env.clock.now())))
+    }
+
+    /// The refusal of one who does not lead, with the leader's address if it is known.
+    pub(crate) fn not_leader(&self) -> Fault {
+        let leader = self.group.leadership().borrow().leader.clone();
+        let fault = Fault::new(FaultCode::NotLeader, "this controller does not lead its site");
+        match leader {
+            Some((id, address)) if id != self.id => fault.with_hint(format!("leader={address}")),
+            _ => fault,
+        }
+    }
+
+    /// Agrees on a command.
+    pub(crate) async fn propose(&self, command: Command) -> Result<Reply, Fault> {
+        let committed =
+            self.group.propose(command).await.map_err(|error| self.propose_fault(error))?;
+        match committed.reply {
+            Reply::Refused(fault) => Err(fault),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Agrees on commands, one after the other.
+    pub(crate) async fn propose_all(&self, commands: Vec<Command>) -> Result<(), Fault> {
+        for command in commands {
+            self.propose(command).await?;
+        }
+        Ok(())
+    }
+
+    /// The agreed state, confirmed by this leader after the call.
+    pub(crate) async fn confirm(&self) -> Result<State, Fault> {
+        self.group.confirm().await.map_err(|error| self.propose_fault(error))
+    }
+
+    fn propose_fault(&self, error: ProposeError) -> Fault {
+        match error {
+            ProposeError::NotLeader { .. } => self.not_leader(),
+            ProposeError::DiskFull => {
+                Fault::new(FaultCode::DiskFull, "the disk of the site's log is full")
+                    .with_hint("make room on the leader's disk; nothing acknowledged is lost")
+            }
+            ProposeError::Unknown(why) => Fault::new(
+                FaultCode::OutcomeUnknown,
+                format!("the site could not say in time whether it agreed: {why}"),
+            ),
+            ProposeError::Stopped(why) => {
+                Fault::new(FaultCode::Unreachable, format!("this controller is stopping: {why}"))
+            }
+        }
+    }
+
+    /// What wakes the loop that asks a peer.
+    pub(crate) fn peer_bell(&self, peer: &SiteId) -> Arc<Notify> {
+        lock(&self.peers).entry(peer.clone()).or_default().clone()
+    }
+}
