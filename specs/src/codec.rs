@@ -166,6 +166,9 @@ fn put_key(tag: u32, wire: Wire, out: &mut Vec<u8>) {
     put_varint(u64::from(tag) << 3 | u64::from(wire.number()), out);
 }
 
+/// What is encoded into.
+pub type Buffer = Vec<u8>;
+
 /// A message: fields with tags.
 pub trait Message: Sized {
     /// Appends the fields, without a length.
@@ -536,7 +539,7 @@ macro_rules! message {
 
         impl $crate::codec::Message for $name {
             #[allow(unused_variables, reason = "a message may have no fields")]
-            fn encode_to(&self, out: &mut alloc::vec::Vec<u8>) {
+            fn encode_to(&self, out: &mut $crate::codec::Buffer) {
                 $( $crate::codec::Field::put_field(&self.$field, $tag, out); )*
             }
 
@@ -562,7 +565,7 @@ macro_rules! message {
 
         impl $crate::codec::Value for $name {
             const WIRE: $crate::codec::Wire = $crate::codec::Wire::Bytes;
-            fn put(&self, out: &mut alloc::vec::Vec<u8>) {
+            fn put(&self, out: &mut $crate::codec::Buffer) {
                 $crate::codec::put_message(self, out);
             }
             fn get(
@@ -591,7 +594,7 @@ macro_rules! choice {
         }
 
         impl $crate::codec::Message for $name {
-            fn encode_to(&self, out: &mut alloc::vec::Vec<u8>) {
+            fn encode_to(&self, out: &mut $crate::codec::Buffer) {
                 // Through `Option`, so that a default value still names its variant.
                 match self {
                     $( Self::$variant(value) => $crate::codec::put_present(value, $tag, out), )*
@@ -620,7 +623,7 @@ macro_rules! choice {
 
         impl $crate::codec::Value for $name {
             const WIRE: $crate::codec::Wire = $crate::codec::Wire::Bytes;
-            fn put(&self, out: &mut alloc::vec::Vec<u8>) {
+            fn put(&self, out: &mut $crate::codec::Buffer) {
                 $crate::codec::put_message(self, out);
             }
             fn get(
@@ -694,7 +697,7 @@ macro_rules! enumeration {
 
         impl $crate::codec::Value for $name {
             const WIRE: $crate::codec::Wire = $crate::codec::Wire::Varint;
-            fn put(&self, out: &mut alloc::vec::Vec<u8>) {
+            fn put(&self, out: &mut $crate::codec::Buffer) {
                 $crate::codec::Value::put(&self.number(), out);
             }
             fn get(

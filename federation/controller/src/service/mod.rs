@@ -40,7 +40,7 @@ pub(crate) struct Asked {
 
 specs::message! {
     /// A request as one controller passes it to another.
-    struct Forwarded {
+    pub struct Forwarded {
         1 => method: Method,
         2 => body: Blob,
         /// The asker's identity, as a URI; empty for one without.
