@@ -156,13 +156,14 @@ impl Home {
     /// Reads a controller's directory.
     pub(crate) fn load(env: &Env, dir: &Path) -> Result<Self, ControllerError> {
         let path = dir.join(CONFIG_FILE);
-        let text = fs::read_to_string(&path).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => {
+        let text = fs::read_to_string(&path).map_err(|error| {
+            if error.kind() == ErrorKind::NotFound {
                 let what = format!("{} is not a controller's directory", dir.display());
                 ControllerError::new(FaultCode::NotFound, what)
                     .hint("make one with `federation init` or `federation controller add`")
+            } else {
+                ControllerError::file("read", &path, error)
             }
-            _ => ControllerError::file("read", &path, error),
         })?;
         let config: Config = toml::from_str(&text).map_err(|error| {
             let what = format!("{} is not valid: {error}", path.display());

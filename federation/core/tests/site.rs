@@ -1,0 +1,463 @@
+//! Agreed state and the leader, through their public face: one site, and a home with a host.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::sync::Arc;
+
+use federation_core::{
+    AcceptNode, AddPeer, AdmitJobs, CancelJob, Command, FoundSite, JobPhase, Leader, OpenToken,
+    PeerRecord, Reply, State, TokenKind, apply, check, job_state,
+};
+use specs::codec::Blob;
+use specs::gpu::{GpuInfo, InventorySource};
+use specs::id::{Boot, Epoch, GpuIndex, JobId, LeaseId, NodeId, Question, Revision, TokenId};
+use specs::job::{JobClass, JobSpec, OnPartition, PlacementSpec};
+use specs::site::{LendRule, SiteSpec, Terms};
+use specs::unit::{GpuCount, Instant, Millis, Timestamp};
+use specs::wire::agent::{
+    AttemptPhase, AttemptReport, Ending, Inventory, NodeOrders, NodeReport, Outcome, ValidityKind,
+    Want,
+};
+use specs::wire::client::JobState;
+
+const AT: Timestamp = Timestamp(1_000);
+
+/// A site with its leader, its agents' questions and a clock that a test moves.
+struct Site {
+    state: State,
+    leader: Leader,
+    now: Instant,
+    question: u64,
+    answered: u64,
+}
+
+impl Site {
+    fn found(name: &str) -> Self {
+        let lend =
+            LendRule { to: None, class: None, gpus_max: GpuCount(64), keep_free: GpuCount(0) };
+        let spec = SiteSpec {
+            site: name.parse().unwrap(),
+            country: "DE".parse().unwrap(),
+            terms: Terms::default(),
+            lend: vec![lend],
+        };
+        let mut site = Self {
+            state: State::default(),
+            leader: Leader::new(Instant(0), 1),
+            now: Instant(0),
+            question: 0,
+            answered: 0,
+        };
+        let address = format!("{name}:1");
+        site.apply(Command::FoundSite(FoundSite { spec: Arc::new(spec), address }));
+        site
+    }
+
+    fn apply(&mut self, command: Command) -> Reply {
+        let (reply, _) = apply(&mut self.state, &command);
+        assert_eq!(check(&self.state), [], "after {command:?}");
+        reply
+    }
+
+    fn node(&mut self, name: &str, gpus: u16) {
+        let token = TokenId(u128::from(gpus) + name.len() as u128);
+        let node: NodeId = name.parse().unwrap();
+        self.apply(Command::OpenToken(OpenToken {
+            token,
+            kind: TokenKind::Enrol,
+            key: Blob(vec![1]),
+            bound: name.into(),
+            expires_at: AT,
+        }));
+        let digest = Blob(name.into());
+        let accept = AcceptNode { token, node, digest, at: AT };
+        assert_eq!(self.apply(Command::AcceptNode(accept)), Reply::Done);
+        self.ask(name, 1, gpus, vec![]);
+    }
+
+    /// An agent asks; what it brings is agreed on, and the orders come back.
+    fn ask(
+        &mut self,
+        node: &str,
+        boot: u64,
+        gpus: u16,
+        attempts: Vec<AttemptReport>,
+    ) -> NodeOrders {
+        self.question += 1;
+        let info = |index| GpuInfo {
+            index: GpuIndex(index),
+            class: "b200".parse().unwrap(),
+            uuid: String::new(),
+            memory_mib: 0,
+        };
+        let report = NodeReport {
+            node: node.parse().unwrap(),
+            boot: Boot(boot),
+            question: Question(self.question),
+            obeyed: Revision(0),
+            answered: Question(self.answered),
+            inventory: Inventory {
+                source: InventorySource::Declared,
+                gpus: (0..gpus).map(info).collect(),
+                address: "127.0.0.1".into(),
+                version: "test".into(),
+            },
+            attempts,
+        };
+        self.answered = self.question;
+        let commands = self.leader.handle_node_report(self.now, AT, &self.state, &report).unwrap();
+        for command in commands {
+            self.apply(command);
+        }
+        self.leader.node_orders(self.now, &self.state, &report).unwrap()
+    }
+
+    fn submit(&mut self, id: u128, spec: JobSpec) -> Reply {
+        self.apply(Command::AdmitJobs(AdmitJobs {
+            request: format!("request-{id}").parse().unwrap(),
+            jobs: vec![JobId(id)],
+            spec: Arc::new(spec),
+            submitter: "ada".into(),
+            at: AT,
+        }))
+    }
+
+    fn poll(&mut self) {
+        let (commands, _) = self.leader.poll_commands(self.now, AT, &self.state);
+        for command in commands {
+            self.apply(command);
+        }
+    }
+
+    fn state_of(&self, id: u128) -> JobState {
+        job_state(&self.state, self.state.jobs.get(&JobId(id)).unwrap())
+    }
+
+    fn join(&mut self, other: &str) {
+        let peer = PeerRecord {
+            site: other.parse().unwrap(),
+            country: "FR".parse().unwrap(),
+            ca: Blob(vec![1]),
+            addresses: vec![format!("{other}:1")],
+        };
+        self.apply(Command::AddPeer(AddPeer { peer }));
+    }
+
+    /// Asks the home, as its host, and obeys; both sides agree on what follows.
+    fn ask_home(&mut self, home: &mut Self) {
+        let name = home.state.own().unwrap().clone();
+        let report = self.leader.ask_peer(self.now, &self.state, &name).unwrap();
+        let commands = home.leader.handle_peer_report(home.now, AT, &home.state, &report).unwrap();
+        for command in commands {
+            home.apply(command);
+        }
+        let orders = home.leader.peer_orders(&home.state, &report).unwrap();
+        for command in self.leader.handle_peer_orders(self.now, AT, &self.state, &orders) {
+            self.apply(command);
+        }
+    }
+}
+
+fn job(nodes: u32, gpus: u32) -> JobSpec {
+    JobSpec {
+        name: "train".parse().unwrap(),
+        class: JobClass::Training,
+        priority: 50,
+        nodes,
+        tasks_per_node: 1,
+        gpus_per_node: GpuCount(gpus),
+        gpu_classes: vec![],
+        array: 1,
+        command: vec!["true".into()],
+        env: Default::default(),
+        workdir: String::new(),
+        grace: Millis(1_000),
+        retries: 3,
+        on_partition: OnPartition::Restart,
+        placement: PlacementSpec { sites: vec![], residency: vec![], spill: true },
+        time_limit: Millis(0),
+        labels: Default::default(),
+    }
+}
+
+fn ended(lease: u64, outcome: Outcome) -> AttemptReport {
+    AttemptReport {
+        lease: LeaseId(lease),
+        phase: AttemptPhase::Ended,
+        outcome: Some(outcome),
+        started_at: AT,
+        ended_at: AT,
+    }
+}
+
+fn running(lease: u64) -> AttemptReport {
+    AttemptReport {
+        lease: LeaseId(lease),
+        phase: AttemptPhase::Running,
+        outcome: None,
+        started_at: AT,
+        ended_at: Timestamp(0),
+    }
+}
+
+#[test]
+fn a_job_runs_and_ends_with_the_exit_code_of_its_process() {
+    let mut site = Site::found("berlin");
+    site.node("n1", 8);
+    site.submit(1, job(1, 8));
+    site.poll();
+    let orders = site.ask("n1", 1, 8, vec![]);
+    assert_eq!(orders.leases.len(), 1);
+    assert_eq!(orders.leases[0].validity.kind, ValidityKind::NodeLease);
+    site.ask("n1", 1, 8, vec![running(1)]);
+    assert_eq!(site.state_of(1), JobState::Running);
+    let orders = site.ask("n1", 1, 8, vec![ended(1, Outcome::exited(3, 0))]);
+    assert!(orders.leases.is_empty());
+    let JobPhase::Ended(end) = &site.state.jobs.get(&JobId(1)).unwrap().phase else { panic!() };
+    assert_eq!((end.state, end.outcome.exit_code), (JobState::Finished, 3));
+}
+
+#[test]
+fn a_repeated_request_makes_nothing_new_and_another_job_under_it_is_refused() {
+    let mut site = Site::found("berlin");
+    let first = site.submit(1, job(1, 8));
+    assert_eq!(first, Reply::Jobs { jobs: vec![JobId(1)], repeated: false });
+    let again = Command::AdmitJobs(AdmitJobs {
+        request: "request-1".parse().unwrap(),
+        jobs: vec![JobId(2)],
+        spec: Arc::new(job(1, 8)),
+        submitter: "ada".into(),
+        at: AT,
+    });
+    assert_eq!(site.apply(again), Reply::Jobs { jobs: vec![JobId(1)], repeated: true });
+    let other = Command::AdmitJobs(AdmitJobs {
+        request: "request-1".parse().unwrap(),
+        jobs: vec![JobId(3)],
+        spec: Arc::new(job(2, 8)),
+        submitter: "ada".into(),
+        at: AT,
+    });
+    assert!(matches!(site.apply(other), Reply::Refused(_)));
+    assert_eq!(site.state.jobs.len(), 1);
+}
+
+#[test]
+fn a_gang_stands_whole_or_not_at_all() {
+    let mut site = Site::found("berlin");
+    site.node("n1", 8);
+    site.submit(1, job(2, 8));
+    site.poll();
+    assert_eq!(site.state_of(1), JobState::Queued);
+    site.node("n22", 8);
+    site.poll();
+    assert_eq!(site.state_of(1), JobState::Starting);
+    assert_eq!(site.ask("n1", 1, 8, vec![]).leases.len(), 1);
+    assert_eq!(site.ask("n22", 1, 8, vec![]).leases.len(), 1);
+}
+
+#[test]
+fn a_part_that_ends_badly_stops_the_rest_and_gives_the_job_its_exit_code() {
+    let mut site = Site::found("berlin");
+    site.node("n1", 8);
+    site.node("n22", 8);
+    site.submit(1, job(2, 8));
+    site.poll();
+    site.ask("n1", 1, 8, vec![ended(1, Outcome::exited(7, 0))]);
+    assert_eq!(site.ask("n22", 1, 8, vec![running(1)]).leases[0].want, Want::Stop);
+    site.ask("n22", 1, 8, vec![ended(1, Outcome::of(Ending::Stopped, ""))]);
+    let JobPhase::Ended(end) = &site.state.jobs.get(&JobId(1)).unwrap().phase else { panic!() };
+    assert_eq!((end.state, end.outcome.exit_code), (JobState::Finished, 7));
+}
+
+#[test]
+fn a_silent_node_keeps_its_job_for_a_lease_and_loses_it_after() {
+    let mut site = Site::found("berlin");
+    site.node("n1", 8);
+    site.submit(1, job(1, 8));
+    site.poll();
+    let terms = Terms::default();
+    site.now = site.now.after(terms.suspect_node_after);
+    site.poll();
+    assert!(site.state.nodes.values().all(|node| node.suspicion.is_some()));
+    site.poll();
+    site.now = site.now.after(terms.node_lease);
+    site.poll();
+    assert_eq!(site.state.jobs.get(&JobId(1)).unwrap().epoch, Epoch(1));
+    assert_ne!(site.state_of(1), JobState::Queued);
+    site.now = site.now.after(Millis(2_000));
+    site.poll();
+    assert_eq!(site.state_of(1), JobState::Queued);
+}
+
+#[test]
+fn a_node_that_is_heard_again_in_time_keeps_its_job() {
+    let mut site = Site::found("berlin");
+    site.node("n1", 8);
+    site.submit(1, job(1, 8));
+    site.poll();
+    site.now = site.now.after(Terms::default().suspect_node_after);
+    site.poll();
+    let orders = site.ask("n1", 1, 8, vec![running(1)]);
+    let orders = if orders.hold { site.ask("n1", 1, 8, vec![running(1)]) } else { orders };
+    assert!(!orders.hold);
+    assert_eq!(orders.leases.len(), 1);
+    assert_eq!(site.state.jobs.get(&JobId(1)).unwrap().epoch, Epoch(1));
+}
+
+#[test]
+fn a_job_that_waits_is_never_taken_from_a_silent_node() {
+    let mut site = Site::found("berlin");
+    site.node("n1", 8);
+    site.submit(1, JobSpec { on_partition: OnPartition::Wait, ..job(1, 8) });
+    site.poll();
+    assert_eq!(site.ask("n1", 1, 8, vec![]).leases[0].validity.kind, ValidityKind::Open);
+    for _ in 0..5 {
+        site.now = site.now.after(Millis(100_000));
+        site.poll();
+    }
+    assert_ne!(site.state_of(1), JobState::Queued);
+}
+
+#[test]
+fn a_new_life_of_an_agent_loses_what_the_old_one_had() {
+    let mut site = Site::found("berlin");
+    site.node("n1", 8);
+    site.submit(1, job(1, 8));
+    site.poll();
+    site.ask("n1", 1, 8, vec![running(1)]);
+    site.ask("n1", 2, 8, vec![]);
+    assert_eq!(site.state_of(1), JobState::Queued);
+    site.poll();
+    assert_eq!(site.state.jobs.get(&JobId(1)).unwrap().epoch, Epoch(2));
+}
+
+#[test]
+fn a_result_that_a_former_life_left_is_kept() {
+    let mut site = Site::found("berlin");
+    site.node("n1", 8);
+    site.submit(1, job(1, 8));
+    site.poll();
+    site.ask("n1", 1, 8, vec![running(1)]);
+    site.ask("n1", 2, 8, vec![ended(1, Outcome::exited(0, 0))]);
+    assert_eq!(site.state_of(1), JobState::Finished);
+}
+
+#[test]
+fn a_cancelled_job_is_stopped_and_never_placed_again() {
+    let mut site = Site::found("berlin");
+    site.node("n1", 8);
+    site.submit(1, job(1, 8));
+    site.poll();
+    site.apply(Command::CancelJob(CancelJob { job: JobId(1), at: AT }));
+    assert_eq!(site.ask("n1", 1, 8, vec![running(1)]).leases[0].want, Want::Stop);
+    site.ask("n1", 1, 8, vec![ended(1, Outcome::of(Ending::Stopped, ""))]);
+    assert_eq!(site.state_of(1), JobState::Cancelled);
+}
+
+/// Berlin with one node, joined to a gigafactory with two; nothing is granted yet.
+fn two_sites() -> (Site, Site) {
+    let (mut berlin, mut giga) = (Site::found("berlin"), Site::found("giga"));
+    berlin.node("n1", 8);
+    giga.node("g1", 8);
+    giga.node("g22", 8);
+    berlin.join("giga");
+    giga.join("berlin");
+    (berlin, giga)
+}
+
+fn exchange(berlin: &mut Site, giga: &mut Site) {
+    for _ in 0..4 {
+        berlin.poll();
+        giga.ask_home(berlin);
+        giga.poll();
+    }
+}
+
+#[test]
+fn a_job_that_does_not_fit_spills_and_its_result_comes_home() {
+    let (mut berlin, mut giga) = two_sites();
+    berlin.submit(1, job(1, 8));
+    berlin.submit(2, job(2, 8));
+    exchange(&mut berlin, &mut giga);
+    assert_eq!(giga.state.guests.len(), 1);
+    let orders = giga.ask("g1", 1, 8, vec![]);
+    assert_eq!(orders.leases[0].validity.kind, ValidityKind::Until);
+    giga.ask("g1", 1, 8, vec![ended(1, Outcome::exited(0, 0))]);
+    giga.ask("g22", 1, 8, vec![ended(1, Outcome::exited(0, 0))]);
+    exchange(&mut berlin, &mut giga);
+    assert_eq!(berlin.state_of(2), JobState::Finished);
+    assert!(giga.state.guests.is_empty(), "the host forgets what its home has");
+    for _ in 0..8 {
+        berlin.now = berlin.now.after(Millis(5_000));
+        exchange(&mut berlin, &mut giga);
+    }
+    assert!(giga.state.grants.is_empty(), "an idle grant goes back");
+}
+
+#[test]
+fn a_new_leader_of_the_host_extends_no_loan_before_the_home_answered() {
+    let (mut berlin, mut giga) = two_sites();
+    berlin.submit(1, job(2, 8));
+    exchange(&mut berlin, &mut giga);
+    giga.leader = Leader::new(giga.now, 2);
+    let orders = giga.ask("g1", 1, 8, vec![]);
+    assert_eq!(orders.leases[0].validity.kind, ValidityKind::AsBefore);
+    giga.ask_home(&mut berlin);
+    let orders = giga.ask("g1", 1, 8, vec![]);
+    assert_eq!(orders.leases[0].validity.kind, ValidityKind::Until);
+}
+
+#[test]
+fn a_late_result_of_a_lost_loan_is_kept_and_the_newer_attempt_is_stopped() {
+    let (mut berlin, mut giga) = two_sites();
+    berlin.submit(1, job(2, 8));
+    exchange(&mut berlin, &mut giga);
+    giga.ask("g1", 1, 8, vec![ended(1, Outcome::exited(0, 0))]);
+    giga.ask("g22", 1, 8, vec![ended(1, Outcome::exited(0, 0))]);
+    // The home hears nothing of it for longer than a loan, and places the job again.
+    berlin.node("n333", 8);
+    for _ in 0..4 {
+        berlin.now = berlin.now.after(Millis(100_000));
+        for node in ["n1", "n333"] {
+            berlin.ask(node, 1, 8, vec![]);
+            berlin.ask(node, 1, 8, vec![]);
+        }
+        berlin.poll();
+    }
+    assert_eq!(berlin.state.jobs.get(&JobId(1)).unwrap().epoch, Epoch(2));
+    giga.ask_home(&mut berlin);
+    assert_eq!(berlin.state_of(1), JobState::Stopping);
+    for node in ["n1", "n333"] {
+        berlin.ask(node, 1, 8, vec![ended(1, Outcome::of(Ending::Stopped, ""))]);
+    }
+    assert_eq!(berlin.state_of(1), JobState::Finished);
+}
+
+#[test]
+fn late_orders_of_a_home_change_nothing() {
+    let (mut berlin, mut giga) = two_sites();
+    berlin.submit(1, job(2, 8));
+    berlin.poll();
+    giga.ask_home(&mut berlin);
+    giga.poll();
+    giga.ask_home(&mut berlin);
+    berlin.poll();
+    let home = berlin.state.own().unwrap().clone();
+    let report = giga.leader.ask_peer(giga.now, &giga.state, &home).unwrap();
+    let late = berlin.leader.peer_orders(&berlin.state, &report).unwrap();
+    berlin.apply(Command::CancelJob(CancelJob { job: JobId(1), at: AT }));
+    giga.ask_home(&mut berlin);
+    for command in giga.leader.handle_peer_orders(giga.now, AT, &giga.state, &late) {
+        giga.apply(command);
+    }
+    assert!(giga.state.leases.is_empty(), "a loan that was cancelled is not admitted");
+}
+
+#[test]
+fn a_snapshot_holds_all_of_the_state() {
+    let (mut berlin, mut giga) = two_sites();
+    berlin.submit(1, job(2, 8));
+    exchange(&mut berlin, &mut giga);
+    for state in [&berlin.state, &giga.state] {
+        assert_eq!(State::decode(&state.encode()).as_ref(), Ok(state));
+    }
+}
