@@ -438,15 +438,26 @@ impl Leader {
         if !assignments.is_empty() {
             commands.push(Command::CommitPlan(CommitPlan { base, assignments, at }));
         }
+        let own_first = self.own_job_waits(state);
         for peer in state.peers.values().filter(|peer| peer.suspicion.is_none()) {
             let Some(memory) = self.peers.get(&peer.site) else { continue };
-            // The site's own jobs come first: nothing is lent while one of them waits.
-            if memory.demand.is_empty() || !self.waiting.is_empty() {
+            if memory.demand.is_empty() || own_first {
                 continue;
             }
             let grant = lend::cover(state, &peer.site, &memory.demand, &mut free);
             commands.extend(grant.map(Command::MakeGrant));
         }
+    }
+
+    /// The site's own jobs come first: nothing is lent while one waits that could run here.
+    fn own_job_waits(&self, state: &State) -> bool {
+        let Some(site) = &state.site else { return false };
+        let capacity = view::capacity(state);
+        let jobs = self.waiting.iter().filter_map(|id| state.jobs.get(id));
+        jobs.into_iter().any(|job| {
+            fits::may_run_at(&job.spec, &site.site, site.country)
+                && capacity.iter().any(|class| could_hold(class, &job.spec))
+        })
     }
 
     /// Gives back what is held in vain, and takes back what was granted in vain.

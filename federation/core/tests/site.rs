@@ -386,6 +386,7 @@ fn a_job_that_does_not_fit_spills_and_its_result_comes_home() {
     exchange(&mut berlin, &mut giga);
     assert_eq!(berlin.state_of(2), JobState::Finished);
     assert!(giga.state.guests.is_empty(), "the host forgets what its home has");
+    berlin.ask("n1", 1, 8, vec![ended(1, Outcome::exited(0, 0))]);
     for _ in 0..8 {
         berlin.now = berlin.now.after(Millis(5_000));
         exchange(&mut berlin, &mut giga);
