@@ -1,0 +1,84 @@
+//! The numbers of the agreement, each with its reason.
+
+use std::path::PathBuf;
+
+use federation_wal::SEGMENT_BYTES;
+use openraft::{Config, ConfigError, SnapshotPolicy};
+use specs::id::ControllerId;
+use specs::unit::Millis;
+
+/// A leader's sign of life. A tenth of the shortest wait, so that one or two may come late.
+pub const HEARTBEAT: Millis = Millis(100);
+/// The shortest wait of a candidate.
+pub const ELECTION_MIN: Millis = Millis(300);
+/// The longest wait of a candidate, and how long a follower stands by a leader that fell silent.
+/// The next commit after a leader's death comes within twice this.
+pub const ELECTION_MAX: Millis = Millis(600);
+/// Entries after which a snapshot is considered.
+pub const SNAPSHOT_ENTRIES: u64 = 10_000;
+/// Entries that stay after a snapshot: whoever lags by less catches up without one. They are in
+/// memory, some hundred bytes each.
+pub const KEPT_ENTRIES: u64 = 50_000;
+/// The largest command, bytes. A record of the log holds twice as much.
+pub const COMMAND_MAX_BYTES: usize = 8 << 20;
+
+/// Entries of one message between members.
+const APPEND_ENTRIES_MAX: u64 = 4_096;
+/// Purged entries are dropped in groups of this many: each group costs a sync.
+const PURGE_BATCH: u64 = 4_096;
+/// How long the transfer and installation of a snapshot may take; at 50 MB/s enough for 15 GB.
+pub(crate) const SNAPSHOT_SPAN: Millis = Millis(300_000);
+
+/// How one member takes part in its group.
+#[derive(Debug, Clone)]
+pub struct RaftConfig {
+    pub id: ControllerId,
+    /// The directory of `wal` and `snapshots`; both are made if only they are absent.
+    pub dir: PathBuf,
+    pub heartbeat: Millis,
+    pub election_min: Millis,
+    pub election_max: Millis,
+    pub snapshot_entries: u64,
+    pub kept_entries: u64,
+    /// Size of a segment of the log, bytes.
+    pub segment_bytes: usize,
+}
+
+impl RaftConfig {
+    #[must_use]
+    pub fn new(id: ControllerId, dir: PathBuf) -> Self {
+        Self {
+            id,
+            dir,
+            heartbeat: HEARTBEAT,
+            election_min: ELECTION_MIN,
+            election_max: ELECTION_MAX,
+            snapshot_entries: SNAPSHOT_ENTRIES,
+            kept_entries: KEPT_ENTRIES,
+            segment_bytes: SEGMENT_BYTES,
+        }
+    }
+
+    pub(crate) fn openraft(&self) -> Result<Config, ConfigError> {
+        let config = Config {
+            cluster_name: "spillway".to_owned(),
+            // A leader that lost the unsynced end of its log must not go on in its old term: it
+            // would write other entries under ids that followers hold already.
+            enable_leader_restore: Some(false),
+            // A member that was cut off must not depose a healthy leader when it is back.
+            enable_pre_vote: Some(true),
+            heartbeat_interval: self.heartbeat.0,
+            election_timeout_min: self.election_min.0,
+            election_timeout_max: self.election_max.0,
+            install_snapshot_timeout: SNAPSHOT_SPAN.0,
+            max_payload_entries: APPEND_ENTRIES_MAX,
+            // Entries are better than a snapshot as long as they are there.
+            replication_lag_threshold: u64::MAX / 2,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_entries),
+            max_in_snapshot_log_to_keep: self.kept_entries,
+            purge_batch_size: PURGE_BATCH.min(self.kept_entries.max(1)),
+            ..Config::default()
+        };
+        config.validate()
+    }
+}

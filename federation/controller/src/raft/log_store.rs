@@ -1,0 +1,400 @@
+//! The log and the vote on disk: all that must survive goes, in order, through the one queue of the
+//! one thread of the write-ahead log, and so a vote can never pass the entries before it.
+//!
+//! ```text
+//!  append ─▶ memory (readable at once) ─▶ record ─▶ WAL thread ─▶ fsync ─▶ io_completed
+//!                                           │ no space left
+//!                                           ▼
+//!                                        refused, in order ─▶ again once there is room
+//! ```
+//!
+//! # Invariants
+//! * What memory holds is what the records say, read in order; [`Memory::apply`] is used for both.
+//! * A record that a full disk refused is written before any record that was queued after it.
+//! * Segments are released only up to a checkpoint that repeats what they alone knew.
+//!
+//! All entries that are not purged are kept in memory.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+
+use fabric_quic::env::Env;
+use federation_wal::{Seq, Wal, WriteError};
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use specs::codec::Message;
+use specs::unit::Millis;
+use tokio::sync::oneshot;
+
+use super::memory::{Memory, MemoryError};
+use super::record::{AppendRecord, CheckpointRecord, CommittedRecord, Record, TruncateRecord};
+use super::types::{Entry, LogId, Types, Vote};
+use super::wire::{put_entries, put_id};
+
+/// Entries that a record gathers, bytes; a larger one stands alone.
+const RECORD_TARGET_BYTES: usize = 1 << 20;
+/// Entries that one read for replication returns, bytes; at least one entry is returned.
+const READ_TARGET_BYTES: usize = 1 << 20;
+/// What an entry costs besides its command, bytes; generous.
+const ENTRY_OVERHEAD_BYTES: usize = 64;
+/// How often a full disk is looked at again.
+const ROOM_CHECK_SPAN: Millis = Millis(1_000);
+
+/// Told what became of a record; runs on the thread of the log.
+type Then = Box<dyn FnOnce(Result<Seq, WriteError>) + Send>;
+
+/// The log store. Clones share it and serve as its readers.
+#[derive(Clone)]
+pub(crate) struct LogStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    memory: Mutex<Memory>,
+    /// None once it is closed.
+    wal: RwLock<Option<Wal>>,
+    /// Held to keep the order of memory and records the same.
+    turn: tokio::sync::Mutex<()>,
+    /// What a full disk refused, in order.
+    refused: Mutex<Vec<Refused>>,
+    record_bytes: usize,
+}
+
+struct Refused {
+    record: Record,
+    sync: bool,
+    then: Then,
+}
+
+/// Why the records of a log make no sense.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReplayError {
+    #[error("record {seq} of the log is not one that this version knows")]
+    Record {
+        seq: Seq,
+        #[source]
+        source: specs::codec::DecodeError,
+    },
+    #[error("record {seq} of the log does not follow from those before it")]
+    Order {
+        seq: Seq,
+        #[source]
+        source: MemoryError,
+    },
+    #[error("the log begins with entries that are missing")]
+    Beginning(#[source] MemoryError),
+}
+
+impl LogStore {
+    /// Rebuilds what the log holds from its records.
+    pub(crate) fn new(
+        wal: Wal,
+        records: Vec<(Seq, Vec<u8>)>,
+        record_bytes_max: usize,
+    ) -> Result<Self, ReplayError> {
+        let mut memory = Memory::default();
+        for (seq, bytes) in records {
+            let record =
+                Record::decode(&bytes).map_err(|source| ReplayError::Record { seq, source })?;
+            memory
+                .apply(&record, Some(seq))
+                .map_err(|source| ReplayError::Order { seq, source })?;
+        }
+        memory.check_beginning().map_err(ReplayError::Beginning)?;
+        let shared = Shared {
+            memory: Mutex::new(memory),
+            wal: RwLock::new(Some(wal)),
+            turn: tokio::sync::Mutex::new(()),
+            refused: Mutex::default(),
+            record_bytes: RECORD_TARGET_BYTES.min(record_bytes_max / 2),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// True if no vote and no entry was ever kept.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.shared.memory().is_empty()
+    }
+
+    /// True while the disk has no room; nothing is written then, and no writer is told.
+    pub(crate) fn is_full(&self) -> bool {
+        let wal = self.shared.wal.read().unwrap_or_else(PoisonError::into_inner);
+        wal.as_ref().is_some_and(Wal::is_full)
+    }
+
+    /// Writes what is queued and closes the log. Blocks.
+    pub(crate) fn close(&self) -> Result<(), WriteError> {
+        let wal = self.shared.wal.write().unwrap_or_else(PoisonError::into_inner).take();
+        wal.map_or(Ok(()), Wal::close)
+    }
+
+    /// Looks for room from time to time while the disk is full. Ends with the store.
+    pub(crate) fn watch_room(&self, env: &Env) {
+        let (store, task_env) = (Arc::downgrade(&self.shared), env.clone());
+        env.spawn(async move {
+            loop {
+                task_env.sleep(ROOM_CHECK_SPAN).await;
+                let Some(shared) = store.upgrade() else { return };
+                let store = Self { shared };
+                if store.is_full() {
+                    store.shared.try_again().await;
+                }
+            }
+        });
+    }
+
+    /// Changes memory and queues the record of it.
+    fn change(&self, record: Record, sync: bool, then: Then) -> io::Result<()> {
+        self.shared.memory().apply(&record, None).map_err(io::Error::other)?;
+        self.shared.write(record, sync, then);
+        Ok(())
+    }
+
+    /// As [`LogStore::change`], and waits until it is durable. The turn ends before the wait: on a
+    /// full disk others must go on.
+    async fn change_durably(&self, make: impl FnOnce(&Memory) -> Record) -> io::Result<()> {
+        let (done, outcome) = oneshot::channel();
+        let then = Box::new(move |result| {
+            // No one waits when the member is stopping.
+            let _ = done.send(result);
+        });
+        {
+            let _turn = self.shared.turn.lock().await;
+            let record = make(&self.shared.memory());
+            self.change(record, true, then)?;
+        }
+        match outcome.await {
+            Ok(result) => result.map(drop).map_err(io::Error::other),
+            Err(_) => Err(io::Error::other("the log is closed")),
+        }
+    }
+}
+
+impl Shared {
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refused(&self) -> MutexGuard<'_, Vec<Refused>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a record. Blocks while the queue of the log is full, which bounds its memory.
+    fn write(self: &Arc<Self>, record: Record, sync: bool, then: Then) {
+        let bytes = record.encode();
+        let shared = Arc::downgrade(self);
+        let done: Then = Box::new(move |result| finish(&shared, record, sync, then, result));
+        let wal = self.wal.read().unwrap_or_else(PoisonError::into_inner);
+        match wal.as_ref() {
+            Some(wal) => wal.append(bytes, sync, done),
+            None => {
+                drop(wal);
+                done(Err(WriteError::Closed));
+            }
+        }
+    }
+
+    /// Writes again what a full disk refused, in order, before anything else is written.
+    async fn try_again(self: &Arc<Self>) {
+        let _turn = self.turn.lock().await;
+        // Refusals come in the order of the queue: when this one is there, all are.
+        let (done, came) = oneshot::channel();
+        let record = Record::Committed(CommittedRecord { upto: put_id(self.memory().committed()) });
+        let then = Box::new(move |result| {
+            let _ = done.send(result);
+        });
+        self.write_marker(&record, then);
+        if came.await.is_err() {
+            return;
+        }
+        if let Some(wal) = self.wal.read().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            wal.resume();
+        }
+        let refused = std::mem::take(&mut *self.refused());
+        for Refused { record, sync, then } in refused {
+            self.write(record, sync, then);
+        }
+    }
+
+    fn write_marker(&self, record: &Record, then: Then) {
+        let wal = self.wal.read().unwrap_or_else(PoisonError::into_inner);
+        match wal.as_ref() {
+            Some(wal) => wal.append(record.encode(), false, then),
+            None => {
+                drop(wal);
+                then(Err(WriteError::Closed));
+            }
+        }
+    }
+
+    /// Lets go of segments that hold nothing but what is purged or repeated by the checkpoint.
+    fn release(&self, checkpoint: Seq) {
+        let upto = self.memory().releasable(checkpoint);
+        // Whoever closes the log waits for this very thread.
+        if let Ok(wal) = self.wal.try_read()
+            && let Some(wal) = wal.as_ref()
+        {
+            wal.release(upto);
+        }
+    }
+}
+
+/// Runs on the thread of the log.
+fn finish(
+    shared: &Weak<Shared>,
+    record: Record,
+    sync: bool,
+    then: Then,
+    result: Result<Seq, WriteError>,
+) {
+    let Some(shared) = shared.upgrade() else { return then(result) };
+    match result {
+        Err(WriteError::DiskFull) => shared.refused().push(Refused { record, sync, then }),
+        Ok(seq) => {
+            shared.memory().written(&record, seq);
+            then(Ok(seq));
+            if let Record::Checkpoint(_) = record {
+                shared.release(seq);
+            }
+        }
+        Err(error) => then(Err(error)),
+    }
+}
+
+impl RaftLogReader<Types> for LogStore {
+    async fn try_get_log_entries<RB>(&mut self, range: RB) -> io::Result<Vec<Entry>>
+    where
+        RB: RangeBounds<u64> + Clone + Debug + openraft::OptionalSend,
+    {
+        let from = match range.start_bound() {
+            Bound::Included(index) => *index,
+            Bound::Excluded(index) => index.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let to = match range.end_bound() {
+            Bound::Included(index) => index.saturating_add(1),
+            Bound::Excluded(index) => *index,
+            Bound::Unbounded => u64::MAX,
+        };
+        Ok(self.shared.memory().entries(from, to).cloned().collect())
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.shared.memory().vote())
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        let memory = self.shared.memory();
+        let mut bytes = 0;
+        let fits = |entry: &&Entry| {
+            let is_first = bytes == 0;
+            bytes += entry_bytes(entry);
+            is_first || bytes <= READ_TARGET_BYTES
+        };
+        Ok(memory.entries(start, end).take_while(fits).cloned().collect())
+    }
+}
+
+impl RaftLogStorage<Types> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<Types>> {
+        let memory = self.shared.memory();
+        Ok(LogState {
+            last_purged_log_id: memory.purged().copied(),
+            last_log_id: memory.last().copied(),
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        self.change_durably(|_| Record::Vote(vote.into())).await
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        let _turn = self.shared.turn.lock().await;
+        let record = CommittedRecord { upto: put_id(committed.as_ref()) };
+        // It only spares work after a restart, so it rides on the next batch.
+        self.change(Record::Committed(record), false, Box::new(|_| ()))
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        Ok(self.shared.memory().committed().copied())
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + openraft::OptionalSend,
+        I::IntoIter: openraft::OptionalSend,
+    {
+        let mut chunks = chunks(entries, self.shared.record_bytes);
+        let _turn = self.shared.turn.lock().await;
+        let last = chunks.pop();
+        for chunk in chunks {
+            self.change(append_record(&chunk), false, Box::new(|_| ()))?;
+        }
+        let Some(last) = last else {
+            callback.io_completed(Ok(()));
+            return Ok(());
+        };
+        let then = Box::new(move |result: Result<Seq, WriteError>| {
+            callback.io_completed(result.map(drop).map_err(io::Error::other));
+        });
+        self.change(append_record(&last), true, then)
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        let record = TruncateRecord { after: put_id(last.as_ref()) };
+        self.change_durably(|_| Record::Truncate(record)).await
+    }
+
+    async fn purge(&mut self, upto: LogId) -> io::Result<()> {
+        self.change_durably(|memory| {
+            Record::Checkpoint(CheckpointRecord {
+                purged: (&upto).into(),
+                vote: memory.vote().as_ref().map(Into::into),
+                committed: put_id(memory.committed()),
+            })
+        })
+        .await
+    }
+}
+
+fn entry_bytes(entry: &Entry) -> usize {
+    let content = match &entry.payload {
+        openraft::EntryPayload::Blank => 0,
+        openraft::EntryPayload::Normal(payload) => payload.len(),
+        openraft::EntryPayload::Membership(membership) => {
+            membership.nodes().map(|(_, node)| ENTRY_OVERHEAD_BYTES + node.addr.len()).sum()
+        }
+    };
+    ENTRY_OVERHEAD_BYTES + content
+}
+
+/// Entries in groups of about `target` bytes.
+fn chunks(entries: impl IntoIterator<Item = Entry>, target: usize) -> Vec<Vec<Entry>> {
+    let mut chunks: Vec<Vec<Entry>> = Vec::new();
+    let mut bytes = 0;
+    for entry in entries {
+        let size = entry_bytes(&entry);
+        match chunks.last_mut() {
+            Some(chunk) if bytes + size <= target => {
+                bytes += size;
+                chunk.push(entry);
+            }
+            Some(_) | None => {
+                bytes = size;
+                chunks.push(vec![entry]);
+            }
+        }
+    }
+    chunks
+}
+
+fn append_record(entries: &[Entry]) -> Record {
+    Record::Append(AppendRecord { entries: put_entries(entries) })
+}

@@ -1,0 +1,275 @@
+//! How a member comes up: from its disk, then into its group.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fabric_quic::env::Env;
+use fabric_quic::pool::Pool;
+use federation_core::State;
+use federation_wal::{Config as WalConfig, Disk, Environment, OpenError, RealDisk, Wal};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{ConfigError, RaftMetrics};
+use specs::fault::FaultCode;
+use specs::id::{ControllerId, SiteId};
+use tokio::sync::{mpsc, watch};
+
+use super::config::RaftConfig;
+use super::log_store::{LogStore, ReplayError};
+use super::network::Network;
+use super::serve::{Raft, Server};
+use super::snapshot::{SnapshotError, Snapshots, Threads};
+use super::state_machine::{Applied, OnFatal, Outputs, StateMachine};
+use super::types::Types;
+use super::{Group, Inner, Leadership};
+
+/// What to do about a member whose disk cannot be trusted.
+const REPLACE: &str = "do not delete anything here and start it again: add a controller with a \
+                       fresh directory, which gets a new id, and remove this one from the site";
+
+/// Where a member keeps what must last.
+#[derive(Clone)]
+pub struct Storage {
+    /// The directory of the log.
+    pub wal: Arc<dyn Disk>,
+    /// The directory of snapshots.
+    pub snapshots: Arc<dyn Disk>,
+    /// For the log's writer, and for snapshots.
+    pub threads: Threads,
+}
+
+/// Why a member does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the timing of elections makes no sense: {0}")]
+    Config(String),
+    #[error("cannot use {what}")]
+    Directory {
+        what: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot open the log: {0}")]
+    Log(#[from] OpenError),
+    #[error("cannot read the log: {0}")]
+    Replay(String),
+    #[error("cannot use the snapshot {name}: {why}")]
+    Snapshot { name: String, why: String },
+    #[error("the log and the snapshot do not fit together: {0}")]
+    Rebuild(String),
+}
+
+impl StartError {
+    #[must_use]
+    pub fn code(&self) -> FaultCode {
+        match self {
+            Self::Config(_) => FaultCode::InvalidArgument,
+            Self::Log(OpenError::InUse(_)) => FaultCode::Conflict,
+            Self::Log(OpenError::DiskFull) => FaultCode::DiskFull,
+            Self::Directory { .. }
+            | Self::Log(
+                OpenError::SegmentSize { .. }
+                | OpenError::Disk { .. }
+                | OpenError::Recover(_)
+                | OpenError::Spawn(_),
+            )
+            | Self::Replay(_)
+            | Self::Snapshot { .. }
+            | Self::Rebuild(_) => FaultCode::Internal,
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Config(_) | Self::Log(OpenError::SegmentSize { .. }) => {
+                "change the configuration"
+            }
+            Self::Directory { .. } => "check that the directory is there and can be written",
+            Self::Log(OpenError::InUse(_)) => "another controller runs in this directory: stop it",
+            Self::Log(OpenError::DiskFull) => "make room on the disk",
+            Self::Log(OpenError::Spawn(_)) => "raise the limit of threads",
+            Self::Log(OpenError::Disk { .. }) => "check the disk",
+            Self::Log(OpenError::Recover(_))
+            | Self::Replay(_)
+            | Self::Snapshot { .. }
+            | Self::Rebuild(_) => REPLACE,
+        }
+    }
+}
+
+impl From<ConfigError> for StartError {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error.to_string())
+    }
+}
+
+impl From<ReplayError> for StartError {
+    fn from(error: ReplayError) -> Self {
+        let why = std::error::Error::source(&error).map(|why| format!(": {why}"));
+        Self::Replay(format!("{error}{}", why.unwrap_or_default()))
+    }
+}
+
+impl From<(String, SnapshotError)> for StartError {
+    fn from((name, error): (String, SnapshotError)) -> Self {
+        Self::Snapshot { name, why: error.to_string() }
+    }
+}
+
+impl Storage {
+    /// Directories `wal` and `snapshots` of `dir`, and threads of the system.
+    ///
+    /// # Errors
+    /// A directory cannot be made or opened.
+    pub fn real(dir: &Path) -> Result<Self, StartError> {
+        let disk = |name: &str| -> Result<Arc<dyn Disk>, StartError> {
+            let path = dir.join(name);
+            match RealDisk::open(&path) {
+                Ok(disk) => Ok(Arc::new(disk)),
+                Err(source) => {
+                    Err(StartError::Directory { what: path.display().to_string(), source })
+                }
+            }
+        };
+        let threads: Threads = Arc::new(|name: &str, task: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(name.to_owned()).spawn(task).map(drop)
+        });
+        Ok(Self { wal: disk("wal")?, snapshots: disk("snapshots")?, threads })
+    }
+}
+
+impl Group {
+    /// Brings a member up from its directory. Its elections begin at once; a member of no group
+    /// waits to be founded or taken in. The receiver gets what is applied from here on.
+    ///
+    /// # Errors
+    /// The directory cannot be used, or what it holds cannot be trusted.
+    pub async fn start(
+        env: &Env,
+        config: RaftConfig,
+        site: SiteId,
+        pool: Pool,
+        on_fatal: OnFatal,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<Applied>), StartError> {
+        let storage = Storage::real(&config.dir)?;
+        Self::start_on(env, config, site, pool, on_fatal, storage).await
+    }
+
+    /// As [`Group::start`], on any storage.
+    ///
+    /// # Errors
+    /// As [`Group::start`].
+    pub async fn start_on(
+        env: &Env,
+        config: RaftConfig,
+        site: SiteId,
+        pool: Pool,
+        on_fatal: OnFatal,
+        storage: Storage,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<Applied>), StartError> {
+        let id = config.id;
+        let settings = Arc::new(config.openraft()?);
+        let log = open_log(env, &config, &storage, on_fatal.clone())?;
+        let (snapshots, newest) = Snapshots::open(storage.snapshots, storage.threads)?;
+        let snapshots = Arc::new(snapshots);
+        let (view_sender, view) = watch::channel(State::default());
+        let (applied_sender, applied) = mpsc::unbounded_channel();
+        let is_live = Arc::new(AtomicBool::new(false));
+        let outputs = Outputs {
+            view: view_sender,
+            applied: applied_sender,
+            is_live: is_live.clone(),
+            on_fatal: on_fatal.clone(),
+        };
+        let machine = StateMachine::new(snapshots.clone(), newest, outputs);
+        let network = Network { env: env.clone(), site, pool, snapshots: snapshots.clone() };
+        let building = Box::pin(Raft::build(id.0, settings, network, log.clone(), machine));
+        let raft = building.await.map_err(|error| StartError::Rebuild(error.to_string()))?;
+        is_live.store(true, Ordering::Relaxed);
+        raft.run();
+        log.watch_room(env);
+        let is_stopping = Arc::new(AtomicBool::new(false));
+        let leadership = watch_leadership(env, &raft, is_stopping.clone(), on_fatal);
+        let inner = Inner {
+            id,
+            env: env.clone(),
+            server: Server::new(raft.clone(), snapshots.clone()),
+            raft,
+            log,
+            snapshots,
+            view,
+            leadership,
+            is_stopping,
+            changing: tokio::sync::Mutex::default(),
+        };
+        Ok((Self { inner: Arc::new(inner) }, applied))
+    }
+}
+
+fn open_log(
+    env: &Env,
+    config: &RaftConfig,
+    storage: &Storage,
+    on_fatal: OnFatal,
+) -> Result<LogStore, StartError> {
+    let (salt_env, threads) = (env.clone(), storage.threads.clone());
+    let environment = Environment {
+        disk: storage.wal.clone(),
+        salts: Box::new(move || u32::from_be_bytes(salt_env.random_bytes())),
+        spawn: Box::new(move |name, task| threads(name, task)),
+        on_fatal: Box::new(move |why| on_fatal(why)),
+    };
+    let wal_config = WalConfig { segment_bytes: config.segment_bytes, ..WalConfig::default() };
+    let record_bytes_max = wal_config.max_record_bytes();
+    let (wal, recovered) = Wal::open(environment, wal_config)?;
+    if recovered.truncated_tail {
+        tracing::warn!("the log ended in a write that was never acknowledged; it was cut off");
+    }
+    Ok(LogStore::new(wal, recovered.records, record_bytes_max)?)
+}
+
+/// Publishes who leads, and tells `on_fatal` when the member stops by itself.
+fn watch_leadership(
+    env: &Env,
+    raft: &Raft,
+    is_stopping: Arc<AtomicBool>,
+    on_fatal: OnFatal,
+) -> watch::Receiver<Leadership> {
+    let mut metrics = raft.metrics();
+    let (sender, receiver) = watch::channel(leadership(&metrics.borrow_watched()));
+    env.spawn(async move {
+        loop {
+            let (now, running) = {
+                let metrics = metrics.borrow_and_update();
+                (leadership(&metrics), metrics.running_state.clone())
+            };
+            sender.send_if_modified(|before| {
+                let differs = *before != now;
+                *before = now;
+                differs
+            });
+            if let Err(error) = running {
+                if !is_stopping.load(Ordering::Relaxed) {
+                    on_fatal(&format!("the agreement has stopped: {error}"));
+                }
+                return;
+            }
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn leadership(metrics: &RaftMetrics<Types>) -> Leadership {
+    let membership = metrics.membership_config.membership();
+    let leader = metrics.current_leader.map(|id| {
+        let address = membership.get_node(&id).map(|node| node.addr.clone());
+        (ControllerId(id), address.unwrap_or_default())
+    });
+    Leadership { term: metrics.current_term, leader, own: metrics.state.is_leader() }
+}
