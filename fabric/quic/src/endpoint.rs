@@ -23,7 +23,7 @@ use crate::settings::{
 };
 use crate::tls::{self, Own};
 use crate::trust::TrustStore;
-use crate::verify::{Expect, Usage, Verifier};
+use crate::verify::{Expect, Usage, Verifier, unwrap_told};
 
 /// TLS wants a name to dial; nothing reads it.
 const SERVER_NAME: &str = "spillway";
@@ -83,7 +83,7 @@ impl ConnectError {
         }
         match error {
             ConnectionError::ConnectionClosed(close) => {
-                Self::Rejected(String::from_utf8_lossy(&close.reason).into_owned())
+                Self::Rejected(unwrap_told(&String::from_utf8_lossy(&close.reason)).to_owned())
             }
             ConnectionError::ApplicationClosed(close) => {
                 Self::Rejected(String::from_utf8_lossy(&close.reason).into_owned())

@@ -158,6 +158,32 @@ fn path_error(error: &webpki::Error) -> String {
     }
 }
 
+/// A refusal whose debug text is its text: rustls sends that to the other side, for its log.
+struct Told(Refusal);
+
+impl fmt::Debug for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl std::error::Error for Told {}
+
+/// What rustls wraps around a refusal.
+const TOLD: (&str, &str) = ("invalid peer certificate: Other(OtherError(", "))");
+
+/// The refusal in the words of the other side's verifier, without what is wrapped around it.
+pub(crate) fn unwrap_told(reason: &str) -> &str {
+    let inner = reason.strip_prefix(TOLD.0).and_then(|rest| rest.strip_suffix(TOLD.1));
+    inner.unwrap_or(reason)
+}
+
 /// Implements both of rustls' traits.
 #[derive(Debug)]
 pub(crate) struct Verifier {
@@ -199,7 +225,7 @@ impl Verifier {
             Ok(_) => Ok(()),
             Err(refusal) => {
                 self.refusal.get_or_init(|| refusal.clone());
-                let other = OtherError(Arc::new(refusal));
+                let other = OtherError(Arc::new(Told(refusal)));
                 Err(Error::InvalidCertificate(CertificateError::Other(other)))
             }
         }
