@@ -1,0 +1,460 @@
+//! The command line as clap reads it. Doc comments here are the help texts.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use specs::id::{ControllerId, Country, GpuClass, JobName, NodeId, RequestId, SiteId};
+use specs::site::LendRule;
+use specs::unit::{GpuCount, Millis};
+
+/// Run GPU jobs on a site and, when it is full, on the sites that lend to it.
+#[derive(Debug, Parser)]
+#[command(name = "federation", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 other; 2 usage; 3 not found; 4 not allowed; 5 conflict; 6 unplaceable;
+7 unreachable or timed out, safe to repeat; 8 outcome unknown, repeat with the printed request id.
+`job wait` and `job run --wait` or `--follow` end with the job's own code; 124 time ran out;
+125 the job was lost, refused or cancelled; 130 Ctrl-C.";
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Which context of the configuration to use
+    #[arg(long, global = true, env = "SPILLWAY_CONTEXT", value_name = "NAME")]
+    pub(crate) context: Option<String>,
+    /// Ask these controllers instead of the context's
+    #[arg(long, global = true, value_delimiter = ',', value_name = "HOST:PORT")]
+    pub(crate) server: Vec<String>,
+    /// How long to try [default: 15s]; for `job wait`, how long to wait
+    #[arg(long, global = true, value_parser = parse_span, value_name = "SPAN")]
+    pub(crate) timeout: Option<Millis>,
+    /// The configuration [default: ~/.config/spillway/config.toml]
+    #[arg(long, global = true, env = "SPILLWAY_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people; not stable
+    Table,
+    /// For programs; stable
+    Json,
+    /// Names or ids only
+    Name,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct FormatArgs {
+    /// How to print
+    #[arg(short, long = "output", value_enum, default_value = "table", value_name = "FORMAT")]
+    pub(crate) format: Format,
+    /// Leave out a table's first line
+    #[arg(long)]
+    pub(crate) no_headers: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// See it work: two sites on this machine, jobs that spill from one to the other
+    Demo(DemoArgs),
+    /// Found a site: its keys, its first controller and a context for its administrator
+    Init(Box<InitArgs>),
+    /// Run a controller
+    Serve(ServeArgs),
+    /// The controllers of a site
+    #[command(subcommand)]
+    Controller(ControllerCommand),
+    /// Print a one-time token with which another site joins this one
+    Invite(InviteArgs),
+    /// Join the site that issued a token
+    Join(JoinArgs),
+    /// The sites that this one knows
+    #[command(subcommand)]
+    Site(SiteCommand),
+    /// The machines of a site
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// How many GPUs of which class each site has
+    Capacity(FormatArgs),
+    /// Capacity promised between sites
+    #[command(subcommand)]
+    Grant(ListCommand),
+    /// Jobs that run at another site than their home
+    #[command(subcommand)]
+    Loan(ListCommand),
+    /// Jobs
+    #[command(subcommand)]
+    Job(JobCommand),
+    /// Which site commands talk to
+    #[command(subcommand)]
+    Context(ContextCommand),
+    /// Print the completion script of a shell
+    Completion { shell: Shell },
+    /// Print the version
+    Version(FormatArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Where everything is kept [default: a directory that is removed afterwards]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Leave both sites running
+    #[arg(long)]
+    pub(crate) keep: bool,
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Listen {
+    /// Where the controller listens (UDP)
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: SocketAddr,
+    /// Where others reach it, if not at the address above
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) advertise: Option<String>,
+    /// Where to serve metrics (HTTP)
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) metrics: Option<SocketAddr>,
+    /// A directory for the controller's keys and log, not in use
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// The site's name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) site: SiteId,
+    #[command(flatten)]
+    pub(crate) listen: Listen,
+    /// Where the site stands
+    #[arg(long, default_value = "DE")]
+    pub(crate) country: Country,
+    /// Lend up to MAX GPUs of a class, or of `all`, to peers; keep KEEP of the class free
+    #[arg(long, value_parser = parse_lend, value_name = "CLASS=MAX[:KEEP]")]
+    pub(crate) lend: Vec<LendRule>,
+    /// Write no context
+    #[arg(long)]
+    pub(crate) no_context: bool,
+    #[command(flatten)]
+    pub(crate) terms: TermsArgs,
+}
+
+/// Spans that all of a site's controllers agree on.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Terms")]
+pub(crate) struct TermsArgs {
+    /// How long a node runs on unheard [default: 15s]
+    #[arg(long, value_parser = parse_span, value_name = "SPAN")]
+    pub(crate) node_lease: Option<Millis>,
+    /// How long a peer runs a job on unheard [default: 90s]
+    #[arg(long, value_parser = parse_span, value_name = "SPAN")]
+    pub(crate) loan_term: Option<Millis>,
+    /// Silence after which a node gets nothing new [default: 5s]
+    #[arg(long, value_parser = parse_span, value_name = "SPAN")]
+    pub(crate) suspect_node_after: Option<Millis>,
+    /// Silence after which a peer gets nothing new [default: 8s]
+    #[arg(long, value_parser = parse_span, value_name = "SPAN")]
+    pub(crate) suspect_peer_after: Option<Millis>,
+    /// When an unused grant is given back [default: 30s]
+    #[arg(long, value_parser = parse_span, value_name = "SPAN")]
+    pub(crate) grant_idle: Option<Millis>,
+    /// When a silent peer's unused grant is taken back [default: 10m]
+    #[arg(long, value_parser = parse_span, value_name = "SPAN")]
+    pub(crate) grant_term: Option<Millis>,
+    /// Give up nodes only while this share of them is heard [default: 50]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=100), value_name = "PERCENT")]
+    pub(crate) heard_percent_min: Option<u32>,
+    /// How long a job waits for its home before it may spill [default: 0s]
+    #[arg(long, value_parser = parse_span, value_name = "SPAN")]
+    pub(crate) spill_after: Option<Millis>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// The directory that `init` or `controller add` wrote
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ControllerCommand {
+    /// Prepare another controller; then run it with `federation serve`
+    Add {
+        #[command(flatten)]
+        listen: Listen,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+    /// List the controllers
+    #[command(visible_alias = "list")]
+    Ls(FormatArgs),
+    /// Take a controller out of the site
+    #[command(visible_alias = "rm")]
+    Remove { id: ControllerId },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InviteArgs {
+    /// The only site that may use the token
+    #[arg(long, value_name = "NAME")]
+    pub(crate) peer: Option<SiteId>,
+    /// How long the token is good for
+    #[arg(long, value_parser = parse_span, default_value = "1h", value_name = "SPAN")]
+    pub(crate) ttl: Millis,
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JoinArgs {
+    /// The token that `federation invite` printed at the other site; `-` reads it from stdin
+    pub(crate) token: String,
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SiteCommand {
+    /// List the sites
+    #[command(visible_alias = "list")]
+    Ls(FormatArgs),
+    /// Show one site
+    Show {
+        name: SiteId,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// List the nodes
+    #[command(visible_alias = "list")]
+    Ls(FormatArgs),
+    /// Show one node
+    Show {
+        node: NodeId,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+    /// Start nothing more on a node; what runs there runs on
+    Drain {
+        node: NodeId,
+        /// Use the node again
+        #[arg(long)]
+        undo: bool,
+    },
+    /// Print a one-time token with which a node's agent gets its certificate
+    Enroll {
+        node: NodeId,
+        /// How long the token is good for
+        #[arg(long, value_parser = parse_span, default_value = "15m", value_name = "SPAN")]
+        ttl: Millis,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ListCommand {
+    /// List them
+    #[command(visible_alias = "list")]
+    Ls(FormatArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobCommand {
+    /// Submit a job file
+    Run(RunArgs),
+    /// List jobs, the latest first
+    #[command(visible_alias = "list")]
+    Ls(JobListArgs),
+    /// Show a job and its attempts
+    Show {
+        /// An id, the beginning of one, or a name
+        job: String,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+    /// Print what a job's task wrote
+    Logs(LogsArgs),
+    /// Stop a job for good
+    Cancel {
+        /// An id, the beginning of one, or a name
+        job: String,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+    /// Wait until a job ends, and end as it did
+    Wait {
+        /// An id, the beginning of one, or a name
+        job: String,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+    /// Say, for each site, why a job does not run there
+    Why {
+        /// An id, the beginning of one, or a name
+        job: String,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+    /// Print the JSON Schema of job files
+    Schema,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The job file, YAML or TOML; `-` reads YAML from stdin
+    pub(crate) file: PathBuf,
+    /// Wait until it ends, and end as it did
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Print its output until it ends, and end as it did
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) follow: bool,
+    /// Name the request, so that repeating it submits nothing twice
+    #[arg(long, value_name = "ID")]
+    pub(crate) request_id: Option<RequestId>,
+    /// Call the job this instead of what the file says
+    #[arg(long)]
+    pub(crate) name: Option<JobName>,
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JobListArgs {
+    /// Those that have ended too
+    #[arg(long, short)]
+    pub(crate) all: bool,
+    /// Go on printing as they change
+    #[arg(long, short)]
+    pub(crate) watch: bool,
+    /// At most this many
+    #[arg(long, default_value = "500")]
+    pub(crate) limit: u32,
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// An id, the beginning of one, or a name
+    pub(crate) job: String,
+    /// Go on until the job ends; through failovers and further attempts
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// What it wrote to stderr instead of stdout
+    #[arg(long)]
+    pub(crate) stderr: bool,
+    /// Which node of the gang
+    #[arg(long, default_value = "0", value_name = "N")]
+    pub(crate) rank: u32,
+    /// Which task on that node
+    #[arg(long, default_value = "0", value_name = "N")]
+    pub(crate) task: u32,
+    /// Which job of an array
+    #[arg(long, value_name = "N")]
+    pub(crate) index: Option<u32>,
+    /// Which attempt [default: the last]
+    #[arg(long, value_name = "N")]
+    pub(crate) epoch: Option<u32>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ContextCommand {
+    /// List the contexts
+    #[command(visible_alias = "list")]
+    Ls(FormatArgs),
+    /// Make a context the one that commands use
+    Use { name: String },
+    /// Show the context in use
+    Show(FormatArgs),
+}
+
+/// A span of time: `500ms`, `30s`, `5m`, `2h`, `1h30m`, `1d`.
+pub(crate) fn parse_span(text: &str) -> Result<Millis, String> {
+    let wrong = || "write it as `30s`, `5m` or `1h30m`".to_owned();
+    let mut rest = text;
+    let mut total = 0u64;
+    loop {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let (number, tail) = rest.split_at(digits);
+        let (unit, tail) =
+            tail.split_at(tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len()));
+        let millis = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return Err(wrong()),
+        };
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        let part = number.checked_mul(millis).ok_or_else(wrong)?;
+        total = total.checked_add(part).ok_or_else(wrong)?;
+        rest = tail;
+        if rest.is_empty() {
+            return Ok(Millis(total));
+        }
+    }
+}
+
+/// A rule of lending: `b200=8`, `b200=8:2`, `all=16`.
+fn parse_lend(text: &str) -> Result<LendRule, String> {
+    let wrong = || "write it as `b200=8`, `b200=8:2` or `all=16`".to_owned();
+    let (class, numbers) = text.split_once('=').ok_or_else(wrong)?;
+    let (max, keep) = numbers.split_once(':').unwrap_or((numbers, "0"));
+    let count = |text: &str| text.parse().map(GpuCount).map_err(|_| wrong());
+    let class = match class {
+        "all" => None,
+        class => Some(class.parse::<GpuClass>().map_err(|error| error.to_string())?),
+    };
+    Ok(LendRule { to: None, class, gpus_max: count(max)?, keep_free: count(keep)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_span_is_a_sum_of_numbers_with_units() {
+        assert_eq!(parse_span("1h30m"), Ok(Millis(5_400_000)));
+        assert_eq!(parse_span("500ms"), Ok(Millis(500)));
+        for wrong in ["", "5", "s", "1.5h", "1 h", "-1s", "99999999999999999999s"] {
+            assert!(parse_span(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_rule_of_lending_names_a_class_a_limit_and_what_stays() {
+        let rule = parse_lend("b200=8:2").unwrap();
+        assert_eq!((rule.gpus_max, rule.keep_free), (GpuCount(8), GpuCount(2)));
+        assert_eq!(rule.class.unwrap().as_str(), "b200");
+        let rule = parse_lend("all=16").unwrap();
+        assert_eq!((rule.class, rule.gpus_max, rule.keep_free), (None, GpuCount(16), GpuCount(0)));
+        for wrong in ["b200", "b200=x", "=1", "b200=1:", "B 200=1"] {
+            assert!(parse_lend(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

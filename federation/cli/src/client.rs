@@ -1,0 +1,279 @@
+//! Asks a site's controllers. Any of them will do: each is tried in turn until one answers or the
+//! time is up, and a request that is repeated keeps its id, so that it takes effect once.
+
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fabric_quic::connection::{CallError, CallOptions, Connection};
+use fabric_quic::endpoint::{Endpoint, EndpointConfig};
+use fabric_quic::env::Env;
+use fabric_quic::pki::Credentials;
+use fabric_quic::service::NoService;
+use fabric_quic::trust::TrustStore;
+use fabric_quic::verify::Expect;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use specs::codec::Message;
+use specs::fault::{Fault, FaultCode};
+use specs::id::{CallId, SiteId};
+use specs::unit::Millis;
+use specs::wire::method::Method;
+
+use crate::error::{Failure, Outcome, chain};
+
+/// How long one controller may take to answer before another is asked.
+const TRY_SPAN: Millis = Millis(5_000);
+/// How much later each further controller is dialed, so that one that is down costs little.
+const STAGGER: Millis = Millis(300);
+/// The first wait after a round without an answer; it doubles up to the longest.
+const PAUSE: Millis = Millis(50);
+const PAUSE_MAX: Millis = Millis(1_000);
+/// How long the last packet may take to leave.
+const CLOSE_SPAN: Millis = Millis(5);
+
+/// Whom to ask, as whom.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) servers: Vec<String>,
+    pub(crate) credentials: Credentials,
+    /// How long to try.
+    pub(crate) budget: Millis,
+}
+
+/// What a repetition would do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    Reads,
+    Changes,
+}
+
+/// One question.
+struct Ask {
+    method: Method,
+    body: Bytes,
+    call: CallId,
+    effect: Effect,
+    /// How long the other side may hold the answer back.
+    wait: Millis,
+    /// How long one try may take, beyond that.
+    span: Millis,
+}
+
+/// A user's connection to a site.
+pub(crate) struct Client {
+    env: Env,
+    site: SiteId,
+    budget: Millis,
+    /// The one to try first is in front.
+    servers: VecDeque<String>,
+    live: Option<Connection>,
+    v4: Endpoint,
+    /// None on a machine without IPv6.
+    v6: Option<Endpoint>,
+}
+
+impl Client {
+    pub(crate) fn new(env: &Env, target: Target) -> Outcome<Self> {
+        let Target { servers, credentials, budget } = target;
+        let internal = |message: String| Failure::new(FaultCode::Internal, message);
+        let site = credentials.identity().site().cloned();
+        let site = site.ok_or_else(|| internal("the certificate names no site".into()))?;
+        let trust = Arc::new(TrustStore::new());
+        trust
+            .trust(&site, credentials.ca())
+            .map_err(|error| Failure::new(FaultCode::Forbidden, chain(&error)))?;
+        let bind = |listen: SocketAddr| {
+            let credentials = Some(credentials.clone());
+            let config = EndpointConfig { listen, credentials, trust: trust.clone() };
+            Endpoint::bind(env, config, Arc::new(NoService))
+        };
+        let v4 = bind((Ipv4Addr::UNSPECIFIED, 0).into()).map_err(|it| internal(chain(&it)))?;
+        let v6 = bind((Ipv6Addr::UNSPECIFIED, 0).into()).ok();
+        Ok(Self { env: env.clone(), site, budget, servers: servers.into(), live: None, v4, v6 })
+    }
+
+    pub(crate) fn env(&self) -> &Env {
+        &self.env
+    }
+
+    pub(crate) fn site(&self) -> &SiteId {
+        &self.site
+    }
+
+    /// Asks for something that changes nothing.
+    pub(crate) async fn read<A: Message>(
+        &mut self,
+        method: Method,
+        question: &impl Message,
+    ) -> Outcome<A> {
+        self.poll(method, question, Millis::ZERO).await
+    }
+
+    /// As [`Client::read`], of a controller that may wait for something to tell.
+    pub(crate) async fn poll<A: Message>(
+        &mut self,
+        method: Method,
+        question: &impl Message,
+        wait: Millis,
+    ) -> Outcome<A> {
+        self.ask(method, question, Effect::Reads, wait, TRY_SPAN).await
+    }
+
+    /// Asks for a change. Repeating it must do no harm.
+    pub(crate) async fn change<A: Message>(
+        &mut self,
+        method: Method,
+        question: &impl Message,
+    ) -> Outcome<A> {
+        // What takes longer by itself, as asking another site, must not be given up too soon.
+        let span = if method.deadline() > Millis(10_000) { method.deadline() } else { TRY_SPAN };
+        self.ask(method, question, Effect::Changes, Millis::ZERO, span).await
+    }
+
+    /// Lets the controllers know that this client is gone.
+    pub(crate) async fn close(self) {
+        self.v4.close("done");
+        if let Some(v6) = &self.v6 {
+            v6.close("done");
+        }
+        self.env.sleep(CLOSE_SPAN).await;
+    }
+
+    async fn ask<A: Message>(
+        &mut self,
+        method: Method,
+        question: &impl Message,
+        effect: Effect,
+        wait: Millis,
+        span: Millis,
+    ) -> Outcome<A> {
+        let call = CallId(self.env.random_u128());
+        let body = Bytes::from(question.encode());
+        let ask = Ask { method, body, call, effect, wait, span };
+        let named = |failure: Failure| failure.with_request(call.to_string());
+        let answer = self.persist(&ask).await.map_err(named)?;
+        A::decode(&answer).map_err(|error| {
+            let message = format!("the answer to {method} cannot be read: {error}");
+            named(Failure::new(FaultCode::VersionMismatch, message))
+        })
+    }
+
+    /// Tries until there is an answer, a refusal, or no time.
+    async fn persist(&mut self, ask: &Ask) -> Outcome<Bytes> {
+        let begun = self.env.clock.now();
+        let limit = begun.after(self.budget.plus(ask.wait));
+        let mut is_unsure = false;
+        let mut pause = PAUSE;
+        loop {
+            let left = limit.since(self.env.clock.now());
+            let fault = match self.attempt(ask, left).await {
+                Ok(answer) => return Ok(answer),
+                Err(fault) => fault,
+            };
+            is_unsure |= fault.code == FaultCode::OutcomeUnknown;
+            if !fault.code.is_retryable() {
+                return Err(fault.into());
+            }
+            let jittered = Millis(pause.0 / 2 + self.env.random_u64() % pause.0);
+            if self.env.clock.now().after(jittered) >= limit {
+                return Err(self.gave_up(ask, fault, is_unsure));
+            }
+            self.env.sleep(jittered).await;
+            pause = pause.times(2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Asks one controller once.
+    async fn attempt(&mut self, ask: &Ask, left: Millis) -> Result<Bytes, Fault> {
+        let dialed = self.env.clone().timeout(left, self.connection()).await;
+        let connection = dialed.unwrap_or_else(|_| {
+            Err(Fault::new(FaultCode::Unreachable, "no controller was reached in time"))
+        })?;
+        let deadline = Some(left.min(ask.wait.plus(ask.span)));
+        let options = CallOptions { deadline, call: Some(ask.call), on_behalf: None };
+        let answer = connection.call_with(ask.method, ask.body.clone(), options).await;
+        answer.map_err(|error| {
+            let is_over = match &error {
+                // The only controller there is knows best when it will know more.
+                CallError::Fault(fault) => fault.code.is_retryable() && self.servers.len() > 1,
+                CallError::Unreachable(_) | CallError::Unknown(_) => true,
+            };
+            if is_over {
+                connection.close("asking another");
+                self.live = None;
+                self.servers.rotate_left(1);
+            }
+            error.into_fault()
+        })
+    }
+
+    async fn connection(&mut self) -> Result<Connection, Fault> {
+        if let Some(live) = self.live.as_ref().filter(|live| !live.is_closed()) {
+            return Ok(live.clone());
+        }
+        let (server, connection) = self.dial().await?;
+        while self.servers.front().is_some_and(|first| *first != server) {
+            self.servers.rotate_left(1);
+        }
+        self.live = Some(connection.clone());
+        Ok(connection)
+    }
+
+    /// Dials all controllers, one a little after the other; the first that answers is it.
+    async fn dial(&self) -> Result<(String, Connection), Fault> {
+        let dial = |(nth, server): (u64, &String)| {
+            let (server, wait) = (server.clone(), STAGGER.times(nth));
+            async move {
+                self.env.sleep(wait).await;
+                let outcome = self.dial_one(&server).await;
+                outcome.map(|connection| (server, connection))
+            }
+        };
+        let mut dials: FuturesUnordered<_> = (0..).zip(&self.servers).map(dial).collect();
+        let mut last = Fault::new(FaultCode::Unreachable, "there is no controller to ask");
+        while let Some(outcome) = dials.next().await {
+            match outcome {
+                Ok(found) => return Ok(found),
+                Err(fault) => last = fault,
+            }
+        }
+        Err(last)
+    }
+
+    async fn dial_one(&self, server: &str) -> Result<Connection, Fault> {
+        let resolved = self.env.sockets.resolve(server).await;
+        let addresses = resolved.map_err(|error| {
+            let message = format!("cannot find the address of {server}: {error}");
+            Fault::new(FaultCode::Unreachable, message)
+        })?;
+        let mut last = Fault::new(FaultCode::Unreachable, format!("{server} has no address"));
+        for address in addresses {
+            let endpoint = if address.is_ipv6() { self.v6.as_ref() } else { Some(&self.v4) };
+            let Some(endpoint) = endpoint else { continue };
+            let expect = Expect::Controller { site: self.site.clone() };
+            match endpoint.connect(address, expect).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => last = error.into_fault(address),
+            }
+        }
+        Err(last)
+    }
+
+    fn gave_up(&self, ask: &Ask, last: Fault, is_unsure: bool) -> Failure {
+        let (site, method) = (&self.site, ask.method);
+        if is_unsure && ask.effect == Effect::Changes {
+            let message = format!("no controller of {site} confirmed {method}: {}", last.message);
+            return Failure::new(FaultCode::OutcomeUnknown, message)
+                .with_hint("it may have taken effect; look before you repeat it");
+        }
+        let is_unknown = last.code == FaultCode::OutcomeUnknown;
+        let code = if is_unknown { FaultCode::Timeout } else { last.code };
+        let spent = self.budget.plus(ask.wait).0.div_ceil(1_000);
+        let message = format!("no answer from {site} in {spent} s: {}", last.message);
+        let servers = Vec::from(self.servers.clone()).join(", ");
+        let hint = if last.hint.is_empty() { format!("asked: {servers}") } else { last.hint };
+        Failure::new(code, message).with_hint(hint)
+    }
+}

@@ -1,0 +1,346 @@
+//! `federation demo`: two real sites on this machine, jobs that spill from one to the other, and
+//! a judgement of what happened.
+//!
+//! ```text
+//!   cluster: init, controller add, enroll, invite, join ──▶ jobs: submit ──▶ watch ──▶ verify
+//! ```
+
+mod cluster;
+mod jobs;
+mod verify;
+mod watch;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use specs::fault::FaultCode;
+use specs::id::Epoch;
+use specs::unit::{Instant, Millis};
+use specs::wire::agent::LogStream;
+use specs::wire::client::{Empty, JobView, LoanViews};
+use specs::wire::method::Method;
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::cluster::{Ground, LOOK_SPAN, Site, SitePlan};
+use self::jobs::Submitted;
+use self::verify::{Check, Seen};
+use crate::app::App;
+use crate::args::{DemoArgs, Format, Global};
+use crate::client::Client;
+use crate::context::{self, Config};
+use crate::error::{EXIT_INTERRUPTED, Failure, Outcome};
+use crate::logs::{self, Source};
+use crate::output::{Item, Listed, Mood, Output, moment_ms, note, raw_note, span};
+
+const HOME: SitePlan = SitePlan {
+    name: "berlin",
+    country: "DE",
+    controllers: 3,
+    nodes: 2,
+    gpus_per_node: 8,
+    lend: None,
+};
+const HOST: SitePlan = SitePlan {
+    name: "gigafactory",
+    country: "DE",
+    controllers: 3,
+    nodes: 4,
+    gpus_per_node: 8,
+    lend: Some("all=32"),
+};
+/// How long the sites may take to know each other.
+const JOIN_SPAN: Millis = Millis(15_000);
+/// How long loans may take to come back after all jobs have ended.
+const RETURN_SPAN: Millis = Millis(15_000);
+
+/// What the demo has to tell at its end.
+#[derive(Default)]
+struct Report {
+    startup: Millis,
+    seen: Seen,
+    checks: Vec<Check>,
+}
+
+pub(crate) async fn run(app: &App, args: DemoArgs) -> Outcome<()> {
+    let output = app.output(args.format);
+    let (dir, is_own) = place(app, args.dir.as_deref())?;
+    let ground = Ground::new(app.env(), &dir)?;
+    let mut sites = Vec::new();
+    let mut report = Report::default();
+    let told = tokio::select! {
+        told = tell(app, &ground, &mut sites, &mut report) => told,
+        () = told_to_stop() => Err(Failure::Exit(EXIT_INTERRUPTED)),
+    };
+    let is_good = told.is_ok() && report.checks.iter().all(|check| check.is_kept);
+    let stays = args.keep && told.is_ok();
+    if stays {
+        sites.iter_mut().flat_map(|site| &mut site.processes).for_each(cluster::Process::let_go);
+    } else {
+        note("stopping everything");
+        cluster::stop(app.env(), &mut sites).await;
+    }
+    if let Err(failure) = &told {
+        let detail = failure.text().lines().next().unwrap_or("interrupted").to_owned();
+        report.checks.push(Check { name: "the demo ran to its end", is_kept: false, detail });
+    }
+    print(output, &report, is_good)?;
+    if stays {
+        raw_note(&how_to_go_on(&ground, &sites));
+    } else if is_good && is_own {
+        let removed = fs::remove_dir_all(&dir);
+        removed.map_err(|error| Failure::file("remove", &dir, &error))?;
+    } else {
+        note(&format!("all files are kept in {}, logs in {}/logs", dir.display(), dir.display()));
+    }
+    told?;
+    if is_good { Ok(()) } else { Err(Failure::Exit(1)) }
+}
+
+/// Ends when the user or the system says so.
+async fn told_to_stop() {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// The directory, and whether it may be removed afterwards.
+fn place(app: &App, said: Option<&Path>) -> Outcome<(PathBuf, bool)> {
+    let drawn = format!("spillway-demo-{:08x}", app.env().random_u64() >> 32);
+    let dir = said.map_or_else(|| std::env::temp_dir().join(drawn), Path::to_owned);
+    let dir = std::path::absolute(&dir).map_err(|error| Failure::file("use", &dir, &error))?;
+    fs::create_dir_all(&dir).map_err(|error| Failure::file("make", &dir, &error))?;
+    let mut entries = fs::read_dir(&dir).map_err(|error| Failure::file("read", &dir, &error))?;
+    if entries.next().is_some() {
+        let failure = Failure::new(FaultCode::Conflict, format!("{} is not empty", dir.display()));
+        return Err(failure.with_hint("name another with --dir, or none"));
+    }
+    Ok((dir, said.is_none()))
+}
+
+async fn tell(
+    app: &App,
+    ground: &Ground,
+    sites: &mut Vec<Site>,
+    report: &mut Report,
+) -> Outcome<()> {
+    let env = app.env();
+    let begun = env.clock.now();
+    note("starting two sites: 6 controllers, 6 nodes, 48 GPUs (declared, not real)");
+    let client = |name: &str| client_of(ground, name);
+    let (home, host) = futures::try_join!(ground.site(HOME, &client), ground.site(HOST, &client))?;
+    sites.extend([home, host]);
+    say(app, begun, "both sites are up: all controllers vote, all nodes are ready");
+    join(ground).await?;
+    let mut home = client_of(ground, HOME.name)?;
+    await_peer(app, &mut home).await?;
+    report.startup = env.clock.now().since(begun);
+    say(app, begun, &format!("{} and {} are joined", HOME.name, HOST.name));
+    let submitted = jobs::submit(ground, HOME.name).await?;
+    let gpus: u32 = submitted.iter().map(|job| job.plan.gpus()).sum();
+    let text = format!(
+        "{} jobs for {gpus} GPUs are submitted at {}, which has {}",
+        submitted.len(),
+        HOME.name,
+        HOME.gpus()
+    );
+    say(app, begun, &text);
+    let mut seen = Seen { home: HOME.name, host: HOST.name, ..Seen::default() };
+    let views = watch::until_ended(app, ground, &mut home, sites, &submitted, &mut seen).await?;
+    seen.jobs = submitted.into_iter().zip(views).collect();
+    say(app, begun, "all jobs have ended; fetching their logs through the home");
+    gather(ground, &mut home, &mut seen).await?;
+    home.close().await;
+    cluster::check_alive(sites)?;
+    report.checks = verify::judge(&seen);
+    report.seen = seen;
+    Ok(())
+}
+
+fn say(app: &App, begun: Instant, text: &str) {
+    note(&format!("[{:>5}] {text}", span(app.env().clock.now().since(begun))));
+}
+
+/// A client of one of the demo's contexts.
+fn client_of(ground: &Ground, name: &str) -> Outcome<Client> {
+    let config = Config::load(&ground.config)?;
+    let context = Some(name.to_owned());
+    let global = Global { context, server: vec![], timeout: None, config: None };
+    Client::new(&ground.env, context::target(&ground.env, &config, &global)?)
+}
+
+async fn join(ground: &Ground) -> Outcome<()> {
+    let token = ground.ask(&["--context", HOST.name, "invite", "--peer", HOME.name]).await?;
+    ground.ask(&["--context", HOME.name, "join", token.trim()]).await.map(drop)
+}
+
+/// Waits until the home has heard the host, so that it knows what there is.
+async fn await_peer(app: &App, home: &mut Client) -> Outcome<()> {
+    use specs::wire::client::SiteViews;
+    let limit = app.env().clock.now().after(JOIN_SPAN);
+    loop {
+        let views: SiteViews = home.read(Method::SiteList, &Empty {}).await?;
+        let peer = views.sites.iter().find(|view| view.site.as_str() == HOST.name);
+        if peer.is_some_and(|peer| peer.heard.is_some() && !peer.capacity.is_empty()) {
+            return Ok(());
+        }
+        if app.env().clock.now() >= limit {
+            let message = format!("{} does not hear {}", HOME.name, HOST.name);
+            return Err(Failure::new(FaultCode::Timeout, message));
+        }
+        app.env().sleep(LOOK_SPAN).await;
+    }
+}
+
+/// Fetches what the checks rest on.
+async fn gather(ground: &Ground, home: &mut Client, seen: &mut Seen) -> Outcome<()> {
+    for (job, view) in &seen.jobs {
+        for rank in 0..job.plan.world() {
+            let log = whole_log(home, *job, view, rank).await?;
+            seen.logs.insert((job.id, rank), log);
+        }
+    }
+    let path = jobs::witness(ground);
+    seen.witness =
+        fs::read_to_string(&path).map_err(|error| Failure::file("read", &path, &error))?;
+    let limit = ground.env.clock.now().after(RETURN_SPAN);
+    loop {
+        let views: LoanViews = home.read(Method::LoanList, &Empty {}).await?;
+        seen.loans_left = views.loans.len();
+        if views.loans.is_empty() || ground.env.clock.now() >= limit {
+            return Ok(());
+        }
+        ground.env.sleep(LOOK_SPAN).await;
+    }
+}
+
+/// All that a task wrote to stdout.
+async fn whole_log(
+    home: &mut Client,
+    job: Submitted,
+    view: &JobView,
+    rank: u32,
+) -> Outcome<String> {
+    let tasks = job.plan.tasks_per_node();
+    let (node_rank, task) = (rank / tasks, rank % tasks);
+    let source = Source { job: job.id, node_rank, task, stream: LogStream::Stdout };
+    let mut bytes = Vec::new();
+    while view.epoch > Epoch(0) {
+        let offset = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        let chunk = logs::fetch(home, source, view.epoch, offset, Millis::ZERO).await?;
+        bytes.extend_from_slice(&chunk.data.0);
+        if chunk.end || chunk.data.0.is_empty() {
+            break;
+        }
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+impl Listed for Check {
+    const KIND: &'static str = "Check";
+    const HEADERS: &'static [&'static str] = &["", "CHECK", "WHAT WAS SEEN"];
+
+    fn row(&self, _now: specs::unit::Timestamp) -> Vec<Item> {
+        let mark =
+            if self.is_kept { Item::with(Mood::Good, "✓") } else { Item::with(Mood::Bad, "✗") };
+        vec![mark, Item::of(self.name), Item::of(&self.detail)]
+    }
+
+    fn name(&self) -> String {
+        self.name.to_owned()
+    }
+
+    fn json(&self) -> Value {
+        json!({ "name": self.name, "ok": self.is_kept, "detail": self.detail })
+    }
+}
+
+/// A job as the demo's document shows it.
+fn job_json(view: &JobView) -> Value {
+    json!({
+        "id": view.id.to_string(),
+        "name": watch::name_of(view),
+        "home": view.home.as_str(),
+        "host": view.host.as_ref().map(ToString::to_string),
+        "gpus": view.spec.gpus().0,
+        "epoch": view.epoch.0,
+        "state": view.state.as_str(),
+        "exit_code": view.exit_code,
+        "submitted_ms": moment_ms(view.submitted_at),
+        "started_ms": moment_ms(view.started_at),
+        "finished_ms": moment_ms(view.finished_at),
+    })
+}
+
+fn print(output: Output, report: &Report, is_good: bool) -> Outcome<()> {
+    let spilled = report.seen.spilled().len();
+    let views = report.seen.jobs.iter().map(|(_, view)| view);
+    let site = |plan: SitePlan| {
+        json!({
+            "name": plan.name,
+            "controllers": plan.controllers,
+            "nodes": plan.nodes,
+            "gpus": plan.gpus(),
+        })
+    };
+    match output.format() {
+        Format::Json => output.document(
+            "Demo",
+            json!({
+                "ok": is_good,
+                "startup_ms": report.startup.0,
+                "sites": [site(HOME), site(HOST)],
+                "jobs": views.map(job_json).collect::<Vec<_>>(),
+                "spilled": spilled,
+                "checks": report.checks.iter().map(Listed::json).collect::<Vec<_>>(),
+            }),
+        ),
+        Format::Table | Format::Name => {
+            let rows: Vec<watch::Row<'_>> = views.map(watch::Row).collect();
+            output.list(&rows, None)?;
+            crate::output::line("", "\n")?;
+            output.list(&report.checks, None)?;
+            let verdict = if is_good {
+                format!(
+                    "\nGOOD: {} jobs, {spilled} of them at {}; every promise that was checked held.",
+                    report.seen.jobs.len(),
+                    HOST.name
+                )
+            } else {
+                "\nNOT GOOD: see the lines marked ✗ above.".to_owned()
+            };
+            crate::output::line(&verdict, "\n")
+        }
+    }
+}
+
+fn how_to_go_on(ground: &Ground, sites: &[Site]) -> String {
+    let config = ground.config.display();
+    let mut text = format!(
+        "\nBoth sites go on. Talk to them:\n  export SPILLWAY_CONFIG={config}\n  \
+         federation job ls --all\n  federation --context {} node ls\n\nMetrics:\n",
+        HOST.name
+    );
+    let mut pids = Vec::new();
+    for site in sites {
+        for (nth, metrics) in (1..).zip(&site.metrics) {
+            text += &format!("  {} controller {nth}: {metrics}\n", site.plan.name);
+        }
+        for process in &site.processes {
+            pids.extend(process.pid().map(|pid| pid.to_string()));
+        }
+    }
+    text += "\nProcesses:\n";
+    for process in sites.iter().flat_map(|site| &site.processes) {
+        let pid = process.pid().unwrap_or_default();
+        text += &format!("  {pid:>8} {} (log: {})\n", process.name, process.log.display());
+    }
+    let dir = ground.dir.display();
+    text + &format!("\nStop them: kill {} && rm -r {dir}\n", pids.join(" "))
+}

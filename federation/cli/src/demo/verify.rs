@@ -1,0 +1,310 @@
+//! Whether the demo kept what Spillway promises, judged from what jobs and controllers said. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use specs::id::JobId;
+use specs::wire::client::{JobState, JobView};
+
+use super::jobs::{Submitted, Work};
+
+/// Fewest jobs that must have run away from home.
+const SPILLED_MIN: usize = 4;
+
+/// One thing that was to hold.
+#[derive(Debug, Clone)]
+pub(super) struct Check {
+    pub(super) name: &'static str,
+    pub(super) is_kept: bool,
+    pub(super) detail: String,
+}
+
+/// A task's own word of a moment in its life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stamp {
+    is_start: bool,
+    /// Hundredths of a second since the machine started.
+    at: u64,
+    job: String,
+    epoch: u32,
+    site: String,
+    home: String,
+    node: String,
+    rank: u32,
+    world: u32,
+    gpus: Vec<u32>,
+}
+
+impl Stamp {
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split(' ');
+        if words.next() != Some("stamp") {
+            return None;
+        }
+        let is_start = words.next()? == "start";
+        let fields: BTreeMap<&str, &str> = words.filter_map(|word| word.split_once('=')).collect();
+        let text = |name: &str| fields.get(name).map(|value| (*value).to_owned());
+        let number = |name: &str| fields.get(name).and_then(|value| value.parse().ok());
+        let gpus: Result<Vec<u32>, _> = text("gpus")?.split(',').map(str::parse).collect();
+        Some(Self {
+            is_start,
+            at: fields.get("at")?.replace('.', "").parse().ok()?,
+            job: text("job")?,
+            epoch: number("epoch")?,
+            site: text("site")?,
+            home: text("home")?,
+            node: text("node")?,
+            rank: number("rank")?,
+            world: number("world")?,
+            gpus: gpus.ok()?,
+        })
+    }
+}
+
+/// Every stamp in a text.
+fn stamps(text: &str) -> Vec<Stamp> {
+    text.lines().filter_map(Stamp::parse).collect()
+}
+
+/// What was seen.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// How each job ended.
+    pub(super) jobs: Vec<(Submitted, JobView)>,
+    /// What each task wrote to stdout, fetched at home; the second part is the task's rank.
+    pub(super) logs: BTreeMap<(JobId, u32), String>,
+    /// The file that all tasks wrote to.
+    pub(super) witness: String,
+    /// The most GPUs that were granted to home, and that loans drew on grants, at one moment.
+    pub(super) gpus_granted: u32,
+    pub(super) gpus_drawn: u32,
+    /// Loans that are left after all jobs have ended.
+    pub(super) loans_left: usize,
+    pub(super) home: &'static str,
+    pub(super) host: &'static str,
+}
+
+impl Seen {
+    pub(super) fn spilled(&self) -> Vec<&(Submitted, JobView)> {
+        self.jobs.iter().filter(|(_, view)| is_away(view)).collect()
+    }
+}
+
+pub(super) fn is_away(view: &JobView) -> bool {
+    view.host.as_ref().is_some_and(|host| *host != view.home)
+}
+
+/// All checks, in the order in which they are told.
+pub(super) fn judge(seen: &Seen) -> Vec<Check> {
+    vec![
+        endings(seen),
+        spilled(seen),
+        results(seen),
+        told_at_home(seen),
+        ran_once(seen),
+        one_owner(seen),
+        drew_on_grants(seen),
+        returned(seen),
+    ]
+}
+
+fn check(name: &'static str, faults: &[String], good: String) -> Check {
+    match faults {
+        [] => Check { name, is_kept: true, detail: good },
+        faults => Check { name, is_kept: false, detail: faults.join("; ") },
+    }
+}
+
+fn endings(seen: &Seen) -> Check {
+    let mut faults = Vec::new();
+    for (job, view) in &seen.jobs {
+        let is_good = match job.plan.work {
+            Work::Serve => view.state == JobState::Cancelled,
+            Work::Sum | Work::Primes | Work::Collatz => {
+                view.state == JobState::Finished && view.exit_code == Some(0)
+            }
+        };
+        if !is_good {
+            let (name, state, code) = (&view.spec.name, view.state, view.exit_code);
+            faults.push(format!("{name} is {state}, exit code {code:?}, {}", view.reason));
+        }
+    }
+    let good = format!("{} jobs: all finished with 0, the service cancelled", seen.jobs.len());
+    check("every job ended as it should", &faults, good)
+}
+
+fn spilled(seen: &Seen) -> Check {
+    let count = seen.spilled().len();
+    let elsewhere = seen.jobs.iter().filter(|(_, view)| {
+        view.host
+            .as_ref()
+            .is_none_or(|host| host.as_str() != seen.home && host.as_str() != seen.host)
+    });
+    let mut faults: Vec<String> =
+        elsewhere.map(|(_, view)| format!("{} ran nowhere known", view.spec.name)).collect();
+    if count < SPILLED_MIN {
+        faults.push(format!("only {count} of {} jobs ran at {}", seen.jobs.len(), seen.host));
+    }
+    let good = format!("{count} of {} jobs ran at {}", seen.jobs.len(), seen.host);
+    check("jobs spilled", &faults, good)
+}
+
+/// The number that a task found.
+fn result(log: &str) -> Option<u64> {
+    let mut results = log.lines().filter_map(|line| line.strip_prefix("result "));
+    match (results.next(), results.next()) {
+        (Some(text), None) => text.trim().parse().ok(),
+        (Some(_) | None, _) => None,
+    }
+}
+
+fn results(seen: &Seen) -> Check {
+    let mut faults = Vec::new();
+    let mut tasks = 0;
+    for (job, view) in &seen.jobs {
+        let Some(wanted) = job.plan.work.answer(view.array_index) else { continue };
+        let mut found = Some(0);
+        for rank in 0..job.plan.world() {
+            let log = seen.logs.get(&(job.id, rank)).map_or("", String::as_str);
+            found = found.zip(result(log)).map(|(sum, part)| sum + part);
+            tasks += 1;
+        }
+        if found != Some(wanted) {
+            let name = &view.spec.name;
+            faults.push(format!("{name} found {found:?} instead of {wanted}"));
+        }
+    }
+    check(
+        "every result is right",
+        &faults,
+        format!("{tasks} tasks, by their logs at {}", seen.home),
+    )
+}
+
+/// The logs of jobs that ran away, fetched at home, are those of the attempt that counted.
+fn told_at_home(seen: &Seen) -> Check {
+    let mut faults = Vec::new();
+    let mut logs = 0;
+    for (job, view) in seen.spilled() {
+        for rank in 0..job.plan.world() {
+            let name = format!("{} rank {rank}", view.spec.name);
+            let log = seen.logs.get(&(job.id, rank)).map_or("", String::as_str);
+            let stamps = stamps(log);
+            let [start, end] = stamps.as_slice() else {
+                faults.push(format!("{name}: {} stamps instead of 2", stamps.len()));
+                continue;
+            };
+            logs += 1;
+            for stamp in [start, end] {
+                let is_own = stamp.job == job.id.to_string()
+                    && stamp.site == seen.host
+                    && stamp.home == seen.home
+                    && stamp.epoch == view.epoch.0
+                    && (stamp.rank, stamp.world) == (rank, job.plan.world())
+                    && view.nodes.iter().any(|node| node.as_str() == stamp.node);
+                if !is_own {
+                    faults.push(format!("{name} says {stamp:?}"));
+                }
+            }
+        }
+    }
+    let good = format!("{logs} logs from {}: site, epoch and rank are right", seen.host);
+    check("logs came home", &faults, good)
+}
+
+/// A task's life, from its two stamps.
+struct Life {
+    stamp: Stamp,
+    end: u64,
+}
+
+/// Pairs the witness's stamps. A task without an end is taken to have run until the last stamp.
+fn lives(witness: &[Stamp]) -> Vec<Life> {
+    let last = witness.iter().map(|stamp| stamp.at).max().unwrap_or_default();
+    let end_of = |start: &Stamp| {
+        let end = Stamp { is_start: false, at: 0, ..start.clone() };
+        witness.iter().find(|stamp| Stamp { at: 0, ..(*stamp).clone() } == end)
+    };
+    let starts = witness.iter().filter(|stamp| stamp.is_start);
+    starts
+        .map(|start| Life { stamp: start.clone(), end: end_of(start).map_or(last, |end| end.at) })
+        .collect()
+}
+
+/// Each task of each job started once and ended once, in one attempt, where the home says.
+fn ran_once(seen: &Seen) -> Check {
+    let witness = stamps(&seen.witness);
+    let mut faults = Vec::new();
+    let mut tasks = 0;
+    for (job, view) in &seen.jobs {
+        let id = job.id.to_string();
+        let own: Vec<&Stamp> = witness.iter().filter(|stamp| stamp.job == id).collect();
+        let name = &view.spec.name;
+        for rank in 0..job.plan.world() {
+            let count = |is_start: bool| {
+                let same = |stamp: &&&Stamp| stamp.rank == rank && stamp.is_start == is_start;
+                own.iter().filter(same).count()
+            };
+            tasks += 1;
+            if (count(true), count(false)) != (1, 1) {
+                let (starts, ends) = (count(true), count(false));
+                faults.push(format!("{name} rank {rank} started {starts}× and ended {ends}×"));
+            }
+        }
+        let epochs: BTreeSet<u32> = own.iter().map(|stamp| stamp.epoch).collect();
+        let sites: BTreeSet<&str> = own.iter().map(|stamp| stamp.site.as_str()).collect();
+        let host = view.host.as_ref().map_or("", |host| host.as_str());
+        if epochs.len() != 1 || sites != BTreeSet::from([host]) {
+            faults.push(format!("{name} ran in attempts {epochs:?} at {sites:?}, not at {host}"));
+        }
+    }
+    let good = format!("{tasks} tasks started once and ended once, by their own stamps");
+    check("no job ran twice", &faults, good)
+}
+
+/// No GPU had two jobs at one moment.
+fn one_owner(seen: &Seen) -> Check {
+    let lives = lives(&stamps(&seen.witness));
+    let mut of_gpu: BTreeMap<(&str, &str, u32), Vec<&Life>> = BTreeMap::new();
+    for life in &lives {
+        let stamp = &life.stamp;
+        for gpu in &stamp.gpus {
+            of_gpu.entry((stamp.site.as_str(), stamp.node.as_str(), *gpu)).or_default().push(life);
+        }
+    }
+    let mut faults = BTreeSet::new();
+    for ((site, node, gpu), users) in &mut of_gpu {
+        users.sort_by_key(|life| life.stamp.at);
+        for pair in users.windows(2) {
+            let [first, second] = pair else { continue };
+            if first.stamp.job != second.stamp.job && second.stamp.at < first.end {
+                let (a, b) = (&first.stamp.job, &second.stamp.job);
+                faults.insert(format!("GPU {gpu} of {node} at {site} had {a} and {b} at once"));
+            }
+        }
+    }
+    let faults: Vec<String> = faults.into_iter().collect();
+    let good = format!("{} GPUs, {} uses, none at the same time", of_gpu.len(), lives.len());
+    check("a GPU has one owner", &faults, good)
+}
+
+fn drew_on_grants(seen: &Seen) -> Check {
+    let (granted, drawn) = (seen.gpus_granted, seen.gpus_drawn);
+    let largest = seen.spilled().iter().map(|(_, view)| view.spec.gpus().0).max().unwrap_or(0);
+    let mut faults = Vec::new();
+    if drawn == 0 || drawn < largest {
+        faults.push(format!("at most {drawn} GPUs were drawn, a spilled job had {largest}"));
+    }
+    if drawn > granted {
+        faults.push(format!("{drawn} GPUs were drawn and only {granted} were ever granted"));
+    }
+    let good = format!("up to {drawn} GPUs drawn of {granted} granted by {}", seen.host);
+    check("spilled jobs drew on grants", &faults, good)
+}
+
+fn returned(seen: &Seen) -> Check {
+    let left = match seen.loans_left {
+        0 => vec![],
+        count => vec![format!("{count} loans are left")],
+    };
+    check("every loan came back", &left, "no loan is left".into())
+}
