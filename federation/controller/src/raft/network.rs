@@ -12,7 +12,6 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -37,7 +36,7 @@ use specs::unit::Millis;
 use specs::wire::method::Method;
 use tokio::sync::oneshot;
 
-use super::snapshot::{Image, SnapshotError, Snapshots};
+use super::snapshot::Image;
 use super::state_machine::RaftSnapshot;
 use super::types::{Types, Vote};
 use super::wire::{
@@ -62,14 +61,12 @@ pub(crate) struct Network {
     pub(crate) env: Env,
     pub(crate) site: SiteId,
     pub(crate) pool: Pool,
-    pub(crate) snapshots: Arc<Snapshots>,
 }
 
 /// The way to one member, over connections of one class.
 pub(crate) struct Peer {
     env: Env,
     pool: Pool,
-    snapshots: Arc<Snapshots>,
     expect: Expect,
     address: String,
     class: &'static str,
@@ -83,7 +80,6 @@ impl Network {
         Peer {
             env: self.env.clone(),
             pool: self.pool.clone(),
-            snapshots: self.snapshots.clone(),
             expect: Expect::Member { site: self.site.clone(), id: ControllerId(target) },
             address: node.addr.clone(),
             class,
@@ -159,7 +155,7 @@ impl Peer {
 
     /// Sends a snapshot's file, from its beginning.
     async fn send_snapshot(&mut self, vote: Vote, snapshot: RaftSnapshot) -> Result<Vote, Error> {
-        let file = self.file(snapshot.snapshot).await.map_err(|error| unreachable(&error))?;
+        let file = snapshot.snapshot.file().await.map_err(|error| unreachable(&error))?;
         let transfer = self.env.random_u64();
         let total = file.len() as u64;
         let mut rest = file;
@@ -184,16 +180,6 @@ impl Peer {
             if ack.next != offset {
                 let why = format!("the receiver wants offset {} after {offset}", ack.next);
                 return Err(unreachable(&why));
-            }
-        }
-    }
-
-    async fn file(&self, image: Image) -> Result<Bytes, SnapshotError> {
-        match image {
-            Image::Received { file, .. } => Ok(file),
-            Image::Stored { name } => {
-                let snapshots = self.snapshots.clone();
-                self.snapshots.off_thread(move || snapshots.read(&name)).await?
             }
         }
     }

@@ -70,12 +70,24 @@ pub(crate) struct Latest {
 }
 
 /// What openraft passes around as a snapshot.
-#[derive(Debug, Clone)]
 pub(crate) enum Image {
-    /// A file of this member.
-    Stored { name: String },
+    /// A file of a member; gone once a newer one is there.
+    Stored { snapshots: Arc<Snapshots>, name: String },
     /// A file that another member sent, verified.
     Received { file: Bytes, state: Box<State> },
+}
+
+impl Image {
+    /// The bytes of the file.
+    pub(crate) async fn file(self) -> Result<Bytes, SnapshotError> {
+        match self {
+            Self::Received { file, .. } => Ok(file),
+            Self::Stored { snapshots, name } => {
+                let reader = snapshots.clone();
+                snapshots.off_thread(move || reader.read(&name)).await?
+            }
+        }
+    }
 }
 
 impl Snapshots {

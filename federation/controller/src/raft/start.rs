@@ -185,7 +185,7 @@ impl Group {
             on_fatal: on_fatal.clone(),
         };
         let machine = StateMachine::new(snapshots.clone(), newest, outputs);
-        let network = Network { env: env.clone(), site, pool, snapshots: snapshots.clone() };
+        let network = Network { env: env.clone(), site, pool };
         let building = Box::pin(Raft::build(id.0, settings, network, log.clone(), machine));
         let raft = building.await.map_err(|error| StartError::Rebuild(error.to_string()))?;
         is_live.store(true, Ordering::Relaxed);

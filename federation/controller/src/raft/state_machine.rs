@@ -174,15 +174,17 @@ impl RaftStateMachine<Types> for StateMachine {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, image: Image) -> io::Result<()> {
         let (snapshots, task_meta) = (self.snapshots.clone(), meta.clone());
-        let work = move || match image {
-            Image::Received { file, state } => {
-                snapshots.store(&task_meta, &file)?;
-                Ok(*state)
-            }
-            Image::Stored { name } => {
-                let file = snapshots.read(&name).map_err(io::Error::other)?;
-                decode(&file).map(|(_, state)| state).map_err(io::Error::other)
-            }
+        let work = move || {
+            let (file, state) = match image {
+                Image::Received { file, state } => (file, *state),
+                Image::Stored { snapshots, name } => {
+                    let file = snapshots.read(&name).map_err(io::Error::other)?;
+                    let (_, state) = decode(&file).map_err(io::Error::other)?;
+                    (file, state)
+                }
+            };
+            snapshots.store(&task_meta, &file)?;
+            Ok(state)
         };
         let installed: io::Result<State> = self.snapshots.off_thread(work).await?;
         self.state = installed?;
@@ -198,7 +200,7 @@ impl RaftStateMachine<Types> for StateMachine {
         let latest = self.snapshots.latest();
         Ok(latest.map(|latest| Snapshot {
             meta: latest.meta,
-            snapshot: Image::Stored { name: latest.name },
+            snapshot: Image::Stored { snapshots: self.snapshots.clone(), name: latest.name },
         }))
     }
 }
@@ -207,11 +209,11 @@ impl RaftSnapshotBuilder<Types> for Builder {
     type SnapshotData = Image;
 
     async fn build_snapshot(&mut self) -> io::Result<RaftSnapshot> {
-        let (snapshots, meta) = (self.snapshots.clone(), self.meta.clone());
+        let (writer, meta) = (self.snapshots.clone(), self.meta.clone());
         let state = std::mem::take(&mut self.state);
-        let work = move || snapshots.save(&meta, &state);
+        let work = move || writer.save(&meta, &state);
         let stored = self.snapshots.off_thread(work).await??;
-        let snapshot = Image::Stored { name: stored.name };
+        let snapshot = Image::Stored { snapshots: self.snapshots.clone(), name: stored.name };
         Ok(Snapshot { meta: stored.meta, snapshot })
     }
 }
