@@ -307,6 +307,28 @@ impl KeyRequest {
         Ok(Self { key, csr })
     }
 
+    /// Reads what [`KeyRequest::save`] wrote.
+    ///
+    /// # Errors
+    /// Files that are absent or hold something else.
+    pub fn load(env: &Env, directory: &Path, name: &str) -> Result<Self, PkiError> {
+        let path = request_path(directory, name);
+        let csr = CertificateSigningRequestDer::from_pem_slice(&read(&path)?)
+            .map_err(|_| PkiError::Content { what: "signing request", path })?;
+        Ok(Self { key: load_key(env, directory, name)?, csr: csr.to_vec() })
+    }
+
+    /// Writes `<name>.key`, readable by the owner alone, and then `<name>.csr`, so that an exchange
+    /// that was interrupted can be repeated with the same key.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn save(&self, directory: &Path, name: &str) -> Result<(), PkiError> {
+        save_key(directory, name, &self.key)?;
+        let text = pem("CERTIFICATE REQUEST", &self.csr);
+        write(&request_path(directory, name), 0o644, text.as_bytes())
+    }
+
     /// The signing request, DER.
     #[must_use]
     pub fn csr(&self) -> &[u8] {
@@ -370,6 +392,10 @@ fn certificate_path(directory: &Path, name: &str) -> PathBuf {
     directory.join(format!("{name}.pem"))
 }
 
+fn request_path(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{name}.csr"))
+}
+
 fn key_path(directory: &Path, name: &str) -> PathBuf {
     directory.join(format!("{name}.key"))
 }
@@ -385,11 +411,15 @@ fn load_pair(
         .into_iter()
         .next()
         .ok_or(PkiError::Content { what: "certificate", path })?;
+    Ok((first, load_key(env, directory, name)?))
+}
+
+fn load_key(env: &Env, directory: &Path, name: &str) -> Result<Key, PkiError> {
     let path = key_path(directory, name);
     let text = read(&path)?;
     let key = PrivateKeyDer::from_pem_slice(&text)
         .map_err(|_| PkiError::Content { what: "private key", path })?;
-    Ok((first, env.crypto.load_key(key)?))
+    Ok(env.crypto.load_key(key)?)
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PkiError> {
@@ -404,11 +434,15 @@ fn save_pair(
     chain: &[&CertificateDer<'static>],
     key: &Key,
 ) -> Result<(), PkiError> {
-    fs::create_dir_all(directory).map_err(io_error("create", directory))?;
-    let key_text = pem("PRIVATE KEY", key.der().secret_der());
-    write(&key_path(directory, name), 0o600, key_text.as_bytes())?;
+    save_key(directory, name, key)?;
     let chain_text: String = chain.iter().map(|der| pem("CERTIFICATE", der)).collect();
     write(&certificate_path(directory, name), 0o644, chain_text.as_bytes())
+}
+
+fn save_key(directory: &Path, name: &str, key: &Key) -> Result<(), PkiError> {
+    fs::create_dir_all(directory).map_err(io_error("create", directory))?;
+    let text = pem("PRIVATE KEY", key.der().secret_der());
+    write(&key_path(directory, name), 0o600, text.as_bytes())
 }
 
 fn pem(label: &str, der: &[u8]) -> String {
