@@ -1,0 +1,159 @@
+//! L1: when faults stop, every job ends and every grant is returned, within a bounded time.
+//! Source: the design, promise L1. Services are cancelled when faults stop; jobs that no site could
+//! ever take are cancelled a while later, for they may wait as long as they like.
+
+use federation_core::State;
+use specs::id::{GpuClass, JobId, SiteId};
+use specs::job::{JobClass, JobSpec};
+use specs::unit::Millis;
+
+use crate::invariant::{agreed_state, s2_nothing_lost, s7_residency};
+use crate::workload::Operation;
+use crate::world::{CtlRef, Event, World};
+
+/// How often it is looked whether all has healed.
+const LOOK_EVERY: Millis = Millis(500);
+/// Jobs that no site can take are cancelled this long after faults stopped.
+const GIVE_UP_AFTER: Millis = Millis(60_000);
+/// Everything must have ended this long after faults stopped.
+const BOUND: Millis = Millis(600_000);
+
+impl World {
+    pub(crate) fn heal(&mut self) {
+        self.note(|_| "faults stop".into());
+        self.end_faults();
+        for site in 0..self.sites.len() {
+            for node in 0..self.sites[site].nodes.len() {
+                let operation = Operation::Drain { node, drain: false };
+                self.schedule_in(100, Event::Operate { site, operation });
+            }
+        }
+        self.schedule_in(LOOK_EVERY.0, Event::Inspect);
+    }
+
+    pub(crate) fn inspect(&mut self) {
+        let left = left_over(self);
+        if left.is_empty() {
+            self.conclude();
+            return;
+        }
+        let healing_for = self.now.since(self.knobs.heal_at);
+        if healing_for > BOUND {
+            self.violate("L1: everything heals", left.join("; "));
+            return;
+        }
+        let open: Vec<(usize, JobId)> = self.oracle.open.iter().copied().collect();
+        for (site, id) in open {
+            if self.oracle.cancelled.contains(&id) {
+                continue;
+            }
+            let Some(job) = self.sites[site].log.latest().jobs.get(&id) else { continue };
+            let spec = job.spec.clone();
+            let is_late = healing_for > GIVE_UP_AFTER;
+            if spec.class == JobClass::Service || (is_late && !is_feasible(self, site, &spec)) {
+                self.cancel_job(site, id);
+            }
+        }
+        self.schedule_in(LOOK_EVERY.0, Event::Inspect);
+    }
+
+    /// All has healed: the last look.
+    fn conclude(&mut self) {
+        for site in 0..self.sites.len() {
+            let found = agreed_state::check(self.sites[site].log.latest());
+            self.violate_all(found);
+            let committed = self.sites[site].log.committed();
+            for ctl in 0..self.sites[site].controllers.len() {
+                self.catch_up(CtlRef { site, ctl }, committed);
+                let own = self.sites[site].controllers[ctl].own.as_ref();
+                if own.is_some_and(|own| own.encode() != self.sites[site].log.latest().encode()) {
+                    self.violate("replicas are equal", format!("site {site}, member {ctl}"));
+                }
+            }
+        }
+        let found = s2_nothing_lost::at_the_end(self);
+        self.violate_all(found);
+        self.done = true;
+    }
+}
+
+/// What has not healed.
+fn left_over(world: &World) -> Vec<String> {
+    let mut left = Vec::new();
+    for site in &world.sites {
+        let state = site.log.latest();
+        let open = state.jobs.values().filter(|job| !job.has_ended());
+        let open: Vec<String> = open
+            .map(|job| {
+                let (spec, state) = (&job.spec, federation_core::job_state(state, job));
+                format!(
+                    "{} {state} ({} x {} of {:?}, {:?})",
+                    job.id, spec.nodes, spec.gpus_per_node, spec.gpu_classes, spec.placement
+                )
+            })
+            .collect();
+        let counts = [
+            ("leases", state.leases.len()),
+            ("guests", state.guests.len()),
+            ("grants", state.grants.len()),
+            ("held grants", state.held.len()),
+            ("unanswered requests", usize::from(!site.client.is_served())),
+            ("processes", site.nodes.iter().map(|node| node.processes.len()).sum()),
+        ];
+        left.extend(open.into_iter().map(|job| format!("{}: {job}", site.name)));
+        let some = counts.into_iter().filter(|(_, count)| *count > 0);
+        left.extend(some.map(|(what, count)| format!("{}: {count} {what}", site.name)));
+    }
+    left
+}
+
+/// Whether some site could run the job if nothing else ran.
+fn is_feasible(world: &World, home: usize, spec: &JobSpec) -> bool {
+    let own = &world.sites[home].name;
+    (0..world.sites.len()).any(|at| {
+        let site = &world.sites[at];
+        let state = site.log.latest();
+        let reachable = at == home
+            || (spec.placement.spill && lends(state, own, spec) && is_peer(world, home, at));
+        reachable
+            && s7_residency::allows(spec, &site.name, site.country)
+            && classes(state).into_iter().any(|class| holds(state, spec, &class))
+    })
+}
+
+fn is_peer(world: &World, one: usize, other: usize) -> bool {
+    let knows =
+        |a: usize, b: usize| world.sites[a].log.latest().peers.contains(&world.sites[b].name);
+    knows(one, other) && knows(other, one)
+}
+
+fn classes(state: &State) -> Vec<GpuClass> {
+    let mut classes: Vec<GpuClass> = state
+        .nodes
+        .values()
+        .flat_map(|node| node.gpus.iter().map(|gpu| gpu.info.class.clone()))
+        .collect();
+    classes.sort();
+    classes.dedup();
+    classes
+}
+
+fn holds(state: &State, spec: &JobSpec, class: &GpuClass) -> bool {
+    let will_do = spec.gpu_classes.is_empty() || spec.gpu_classes.contains(class);
+    let fitting = state.nodes.values().filter(|node| {
+        let gpus = node.gpus.iter().filter(|gpu| gpu.info.class == *class).count();
+        gpus as u64 >= u64::from(spec.gpus_per_node.0)
+    });
+    will_do && fitting.count() as u64 >= u64::from(spec.nodes)
+}
+
+/// Whether the site's rules could lend the job's home what it needs.
+fn lends(state: &State, home: &SiteId, spec: &JobSpec) -> bool {
+    let Some(site) = &state.site else { return false };
+    let rule = site.lend.iter().find(|rule| rule.to.as_ref().is_none_or(|to| to == home));
+    let total: usize = state.nodes.values().map(|node| node.gpus.len()).sum();
+    rule.is_some_and(|rule| {
+        let spare = (total as u64).saturating_sub(u64::from(rule.keep_free.0));
+        rule.gpus_max >= spec.gpus() && spare >= u64::from(spec.gpus().0)
+    })
+}

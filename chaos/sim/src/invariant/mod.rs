@@ -1,0 +1,15 @@
+//! The promises, one property per file, each with its source. A property looks at what really
+//! happened and at what is agreed, and lists what does not hold.
+
+pub(crate) mod agreed_state;
+pub(crate) mod l1_heals;
+pub(crate) mod l3_cancel;
+pub(crate) mod s1_one_copy;
+pub(crate) mod s2_nothing_lost;
+pub(crate) mod s3_finished_kept;
+pub(crate) mod s4_one_owner;
+pub(crate) mod s5_escrow;
+pub(crate) mod s7_residency;
+
+/// Properties that do not hold, and in what way.
+pub(crate) type Found = Vec<(&'static str, String)>;

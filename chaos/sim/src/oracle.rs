@@ -1,0 +1,318 @@
+//! What really happened: which processes executed where and how they ended. No core sees this;
+//! the properties compare it with what the cores say.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gpu_agent_core::Known;
+use specs::id::{Epoch, GpuIndex, JobId, LeaseId};
+use specs::job::OnPartition;
+use specs::unit::Millis;
+use specs::wire::agent::{AttemptReport, Ending, Outcome};
+use specs::wire::client::{JobSubmit, JobSubmitted};
+
+use federation_core::{Command, Reply};
+
+use crate::coverage::Mark;
+use crate::invariant::{
+    agreed_state, l3_cancel, s1_one_copy, s2_nothing_lost, s3_finished_kept, s4_one_owner,
+    s5_escrow, s7_residency,
+};
+use crate::supervisor::Process;
+use crate::world::{Event, NodeRef, World};
+
+/// A part of an attempt whose processes execute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Executing {
+    pub(crate) at: NodeRef,
+    pub(crate) lease: LeaseId,
+    pub(crate) epoch: Epoch,
+}
+
+/// How the parts of one attempt ended.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Truth {
+    pub(crate) nodes: u32,
+    /// Exit codes of the parts that exited.
+    pub(crate) exits: BTreeMap<NodeRef, i32>,
+}
+
+impl Truth {
+    /// Every part ended by itself.
+    pub(crate) fn has_exited(&self) -> bool {
+        self.exits.len() as u64 == u64::from(self.nodes)
+    }
+
+    /// What may be said of its end.
+    pub(crate) fn could_say(&self, code: i32) -> bool {
+        if code == 0 {
+            self.has_exited() && self.exits.values().all(|exit| *exit == 0)
+        } else {
+            self.exits.values().any(|exit| *exit == code)
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Oracle {
+    pub(crate) executing: BTreeMap<JobId, Vec<Executing>>,
+    pub(crate) gpus: BTreeMap<(NodeRef, GpuIndex), (LeaseId, Known)>,
+    pub(crate) started: BTreeSet<(NodeRef, LeaseId)>,
+    /// Whose attempt a lease of a site is.
+    pub(crate) leases: BTreeMap<(usize, LeaseId), Known>,
+    pub(crate) truth: BTreeMap<(JobId, Epoch), Truth>,
+    /// Jobs whose submission was acknowledged, and where.
+    pub(crate) acknowledged: BTreeMap<JobId, usize>,
+    /// Admitted jobs that have not ended, and where.
+    pub(crate) open: BTreeSet<(usize, JobId)>,
+    /// Ends as they were first agreed.
+    pub(crate) ends: BTreeMap<JobId, (usize, Outcome)>,
+    pub(crate) cancelled: BTreeSet<JobId>,
+}
+
+pub(crate) fn has_exited(report: &AttemptReport) -> bool {
+    report.outcome.as_ref().is_some_and(|it| it.ending == Ending::Exited)
+}
+
+impl World {
+    /// Processes begin to execute, or go on after their machine slept.
+    pub(crate) fn begin_executing(&mut self, at: NodeRef, lease: LeaseId, is_new: bool) {
+        let Some(process) = self.node(at).processes.get(&lease).cloned() else { return };
+        let known = process.known.clone();
+        let part = Executing { at, lease, epoch: known.epoch };
+        if is_new {
+            self.first_start(at, lease, &process);
+        }
+        let found = [
+            s1_one_copy::on_start(self, &part, &known, is_new),
+            s4_one_owner::on_start(self, &part, &process),
+            s5_escrow::on_start(self, &part, &process),
+            s7_residency::on_start(self, &part, &process),
+        ];
+        self.violate_all(found.concat());
+        self.oracle.started.insert((at, lease));
+        self.oracle.executing.entry(known.job).or_default().push(part);
+        for gpu in &process.gpus {
+            self.oracle.gpus.insert((at, *gpu), (lease, known.clone()));
+        }
+    }
+
+    fn first_start(&mut self, at: NodeRef, lease: LeaseId, process: &Process) {
+        let known = &process.known;
+        self.mix(lease.0);
+        self.note(|world| {
+            let (node, job, epoch) = (world.node_name(at), known.job, known.epoch);
+            format!("{node} runs {lease}: {job} epoch {epoch} of {}", known.home)
+        });
+        let node = self.node(at).id.clone();
+        let state = self.sites[at.site].log.latest();
+        let suspected = state.nodes.get(&node).is_some_and(|node| node.suspicion.is_some());
+        let marks = [
+            (Mark::ProcessesStarted, true),
+            (Mark::GuestsStarted, known.home != self.sites[at.site].name),
+            (Mark::GangsStarted, process.spec.nodes > 1),
+            (Mark::AttemptsRepeated, known.epoch.0 > 1),
+            (Mark::WaitedOut, suspected && process.spec.on_partition == OnPartition::Wait),
+        ];
+        for (mark, count) in marks {
+            self.coverage.add(mark, u64::from(count));
+        }
+        self.oracle.leases.insert((at.site, lease), known.clone());
+        let truth = self.oracle.truth.entry((known.job, known.epoch)).or_default();
+        truth.nodes = process.spec.nodes;
+    }
+
+    pub(crate) fn stop_executing(&mut self, at: NodeRef, lease: LeaseId, process: &Process) {
+        if let Some(parts) = self.oracle.executing.get_mut(&process.known.job) {
+            parts.retain(|part| part.at != at || part.lease != lease);
+            if parts.is_empty() {
+                self.oracle.executing.remove(&process.known.job);
+            }
+        }
+        for gpu in &process.gpus {
+            self.oracle.gpus.remove(&(at, *gpu));
+        }
+    }
+
+    pub(crate) fn process_ended(&mut self, at: NodeRef, known: &Known, outcome: &Outcome) {
+        if outcome.ending != Ending::Exited {
+            return;
+        }
+        let node = self.node(at).id.clone();
+        let state = self.sites[at.site].log.latest();
+        if state.nodes.get(&node).is_some_and(|node| node.suspicion.is_some()) {
+            self.mark(Mark::FinishedDuringCut);
+        }
+        let truth = self.oracle.truth.entry((known.job, known.epoch)).or_default();
+        truth.exits.insert(at, outcome.exit_code);
+    }
+
+    pub(crate) fn acknowledged(
+        &mut self,
+        site: usize,
+        submit: &JobSubmit,
+        submitted: JobSubmitted,
+    ) {
+        self.note(|world| {
+            let (site, spec) = (&world.sites[site].name, &submit.spec);
+            format!(
+                "{site} acknowledged {}: {} x {} GPUs, {}",
+                submit.request, spec.nodes, spec.gpus_per_node, spec.on_partition
+            )
+        });
+        if submitted.jobs.len() as u64 != u64::from(submit.spec.array) {
+            let detail = format!("{} jobs of {}", submitted.jobs.len(), submit.spec.array);
+            self.violate("S2: nothing acknowledged is lost", detail);
+        }
+        for job in submitted.jobs {
+            self.oracle.acknowledged.insert(job, site);
+        }
+    }
+
+    /// After each entry of a site's log.
+    pub(crate) fn check_commit(&mut self, site: usize) {
+        let log = &self.sites[site].log;
+        let index = log.committed();
+        let entry = log.entries[index - 1].clone();
+        let (before, after) = (log.state(index - 1).clone(), log.latest().clone());
+        self.mix(after.revision.0 << 8 | site as u64);
+        self.count_command(&entry.command, &entry.reply, &before, &after);
+        self.note(|world| {
+            let name = &world.sites[site].name;
+            format!("{name} {} {}: {:?}", after.revision, summary(&entry.command), entry.reply)
+        });
+        self.admitted(site, &entry.command, &entry.reply);
+        let mut found = s2_nothing_lost::on_commit(self, site, &after);
+        found.extend(s3_finished_kept::on_commit(self, site, &entry.command, &before, &after));
+        if index % self.knobs.check_every == 0 {
+            found.extend(agreed_state::check(&after));
+        }
+        self.violate_all(found);
+        self.note_ends(site, &after);
+        if let Command::CancelJob(it) = &*entry.command {
+            let open = before.jobs.get(&it.job).is_some_and(|job| !job.has_ended());
+            if open && self.oracle.cancelled.insert(it.job) {
+                if self.oracle.executing.contains_key(&it.job) {
+                    self.mark(Mark::CancelsWhileRunning);
+                }
+                let due = l3_cancel::due(&after, it.job);
+                self.schedule_in(due.0, Event::CancelDue { site, job: it.job });
+            }
+        }
+    }
+
+    fn admitted(&mut self, site: usize, command: &Command, reply: &Reply) {
+        if let (Command::AdmitJobs(_), Reply::Jobs { jobs, repeated: false }) = (command, reply) {
+            self.oracle.open.extend(jobs.iter().map(|job| (site, *job)));
+        }
+    }
+
+    /// Takes note of jobs that have ended.
+    fn note_ends(&mut self, site: usize, after: &federation_core::State) {
+        let open = self.oracle.open.range((site, JobId(0))..=(site, JobId(u128::MAX)));
+        let ended: Vec<(JobId, specs::wire::client::JobState, Outcome)> = open
+            .filter_map(|(_, id)| match &after.jobs.get(id)?.phase {
+                federation_core::JobPhase::Ended(it) => Some((*id, it.state, it.outcome.clone())),
+                federation_core::JobPhase::Queued(_)
+                | federation_core::JobPhase::Leased(_)
+                | federation_core::JobPhase::Loaned(_) => None,
+            })
+            .collect();
+        for (id, state, outcome) in ended {
+            use specs::wire::client::JobState;
+            self.oracle.open.remove(&(site, id));
+            self.oracle.ends.insert(id, (site, outcome));
+            let mark = match state {
+                JobState::Finished => Mark::JobsFinished,
+                JobState::Cancelled => Mark::JobsCancelled,
+                JobState::Lost => Mark::JobsLost,
+                JobState::Refused => Mark::JobsRefused,
+                JobState::Queued | JobState::Starting | JobState::Running | JobState::Stopping => {
+                    continue;
+                }
+            };
+            self.mark(mark);
+        }
+    }
+
+    /// An agent forgets an end that it had on disk.
+    pub(crate) fn check_forgotten(&mut self, at: NodeRef, report: &AttemptReport) {
+        let found = s3_finished_kept::on_forget(self, at, report);
+        self.violate_all(found);
+    }
+
+    pub(crate) fn check_cancelled(&mut self, site: usize, job: JobId) {
+        let found = l3_cancel::on_due(self, site, job);
+        self.violate_all(found);
+    }
+
+    fn count_command(
+        &mut self,
+        command: &Command,
+        reply: &Reply,
+        before: &federation_core::State,
+        after: &federation_core::State,
+    ) {
+        self.mark(Mark::Entries);
+        let dropped = match reply {
+            Reply::Placed { dropped, .. } => u64::from(*dropped),
+            _ => 0,
+        };
+        self.coverage.add(Mark::PlansDropped, dropped);
+        if *reply != Reply::Done && dropped == 0 && !matches!(reply, Reply::Placed { .. }) {
+            return;
+        }
+        let refused = after.guests.len().saturating_sub(before.guests.len()) as u64;
+        let leases = after.leases.len().saturating_sub(before.leases.len()) as u64;
+        let counted = match command {
+            Command::SuspectNode(_) => (Mark::NodesSuspected, 1),
+            Command::RestoreNode(_) => (Mark::NodesRestored, 1),
+            Command::ReleaseNode(_) => (Mark::NodesReleased, 1),
+            Command::SuspectPeer(_) => (Mark::PeersSuspected, 1),
+            Command::RestorePeer(_) => (Mark::PeersRestored, 1),
+            Command::ReleasePeer(_) => (Mark::PeersReleased, 1),
+            Command::MakeGrant(_) => (Mark::GrantsMade, 1),
+            Command::RecallGrant(_) => (Mark::GrantsRecalled, 1),
+            Command::ReturnGrant(_) => (Mark::GrantsReturned, 1),
+            Command::ExpireGrant(_) => (Mark::GrantsExpired, 1),
+            Command::CommitPlan(_) => {
+                let loans = |state: &federation_core::State| {
+                    state.peers.keys().map(|peer| state.loans_to(peer).count()).sum::<usize>()
+                };
+                (Mark::LoansDrawn, loans(after).saturating_sub(loans(before)) as u64)
+            }
+            Command::ObeyPeer(it) => {
+                self.coverage.add(Mark::GuestsForgotten, it.forget.len() as u64);
+                (Mark::GuestsRefused, refused.saturating_sub(leases))
+            }
+            Command::RecordParts(_) | Command::RecordPeer(_) => {
+                let kept = |state: &federation_core::State| {
+                    state.jobs.values().filter(|job| job.kept.is_some()).count()
+                };
+                (Mark::LateResultsKept, kept(after).saturating_sub(kept(before)) as u64)
+            }
+            Command::FoundSite(_)
+            | Command::AdmitJobs(_)
+            | Command::CancelJob(_)
+            | Command::RegisterNode(_)
+            | Command::DrainNode(_)
+            | Command::OpenToken(_)
+            | Command::AcceptPeer(_)
+            | Command::AddPeer(_)
+            | Command::AcceptNode(_)
+            | Command::AddController(_)
+            | Command::RemoveController(_) => return,
+        };
+        self.coverage.add(counted.0, counted.1);
+    }
+}
+
+/// A command in a few words.
+fn summary(command: &Command) -> String {
+    let text = format!("{command:?}");
+    text.chars().take(400).collect()
+}
+
+/// A span with some room for delivery and for clocks.
+pub(crate) fn with_room(span: Millis) -> Millis {
+    Millis(span.0 * 103 / 100 + 3_000)
+}

@@ -1,0 +1,253 @@
+//! What a seed draws before anything happens: terms, habits, faults, sites.
+
+use std::sync::Arc;
+
+use federation_core::{AcceptNode, Command, FoundSite, OpenToken, State, TokenKind};
+use specs::codec::Blob;
+use specs::gpu::{GpuClass, GpuInfo};
+use specs::id::{ControllerId, Country, GpuIndex, NodeId, SiteId, TokenId, UserId};
+use specs::site::{LendRule, SiteSpec, Terms};
+use specs::unit::{GpuCount, Millis, Timestamp};
+
+use fabric_core::identity::Identity;
+
+use crate::clock::{Clock, Time};
+use crate::controller::Controller;
+use crate::faults::FaultKind;
+use crate::log::Log;
+use crate::network::MachineId;
+use crate::node::Node;
+use crate::rng::Rng;
+use crate::workload::{Client, Operation};
+use crate::world::{CtlRef, Duty, Event, Machine, NodeRef, Site, World};
+
+const CONTROLLERS: usize = 3;
+const NAMES: [&str; 3] = ["berlin", "giga", "third"];
+const COUNTRIES: [&str; 4] = ["DE", "FI", "US", "FR"];
+
+/// How a run behaves, from its seed.
+#[derive(Debug, Clone)]
+pub(crate) struct Knobs {
+    pub(crate) sites: usize,
+    pub(crate) terms: Terms,
+    pub(crate) ask_every: Millis,
+    pub(crate) ask_peer_every: Millis,
+    pub(crate) poll_every: Millis,
+    /// Agents and leaders act on changes at once, not only at their next turn.
+    pub(crate) prompt: bool,
+    /// A leader looks around again only when what it proposed is applied.
+    pub(crate) patient: bool,
+    pub(crate) loss_permille: u64,
+    pub(crate) copy_permille: u64,
+    pub(crate) slow_permille: u64,
+    pub(crate) slow_commits_permille: u64,
+    /// How often a leader does something else between agreeing and answering.
+    pub(crate) distracted_permille: u64,
+    pub(crate) start_fails_permille: u64,
+    pub(crate) job_max: Millis,
+    /// Each member applies for itself; else they share what was applied once.
+    pub(crate) own_states: bool,
+    /// Agreed state is checked after each so many commits.
+    pub(crate) check_every: usize,
+    pub(crate) heal_at: Time,
+    pub(crate) submits: u64,
+    /// Mean span between faults of each kind; zero for none.
+    faults: Vec<u64>,
+}
+
+impl Knobs {
+    pub(crate) fn draw(rng: &mut Rng) -> Self {
+        let node_lease = rng.range(2_000, 5_000);
+        let loan_term = rng.range(node_lease + 3_000, 15_000);
+        let ask_every = rng.range(node_lease / 6, node_lease / 3);
+        let ask_peer_every = rng.range(loan_term / 10, loan_term / 4);
+        // From far too soon to sane.
+        let suspect_node = ask_every * rng.range(12, 50) / 10;
+        let suspect_peer = ask_peer_every * rng.range(12, 50) / 10;
+        let terms = Terms {
+            node_lease: Millis(node_lease),
+            loan_term: Millis(loan_term),
+            suspect_node_after: Millis(suspect_node + 30),
+            suspect_peer_after: Millis(suspect_peer + 60),
+            grant_idle: Millis(rng.range(1_000, 6_000)),
+            grant_term: Millis(rng.range(5_000, 30_000)),
+            heard_percent_min: if rng.chance(500) { 50 } else { 0 },
+            spill_after: Millis(if rng.chance(700) { 0 } else { rng.range(100, 4_000) }),
+        };
+        let is_calm = rng.chance(250);
+        let noise = |rng: &mut Rng, most: u64| {
+            if is_calm || rng.chance(400) { 0 } else { rng.range(1, most) }
+        };
+        let faults = FaultKind::ALL
+            .iter()
+            .map(|_| if is_calm || rng.chance(550) { 0 } else { rng.skewed(800, 12_000) });
+        let faults = faults.collect();
+        Self {
+            sites: if rng.chance(600) { 2 } else { 3 },
+            terms,
+            ask_every: Millis(ask_every),
+            ask_peer_every: Millis(ask_peer_every),
+            poll_every: Millis(rng.range(150, 600)),
+            prompt: rng.chance(700),
+            patient: rng.chance(700),
+            loss_permille: noise(rng, 60),
+            copy_permille: noise(rng, 100),
+            slow_permille: noise(rng, 200),
+            slow_commits_permille: noise(rng, 250),
+            distracted_permille: noise(rng, 30),
+            start_fails_permille: noise(rng, 60),
+            job_max: Millis(rng.skewed(2_000, 20_000)),
+            own_states: rng.chance(250),
+            check_every: 1 << rng.below(5),
+            heal_at: Time(rng.range(35_000, 60_000)),
+            submits: rng.range(8, 30),
+            faults,
+        }
+    }
+
+    pub(crate) fn fault_every(&self, kind: FaultKind) -> u64 {
+        let at = FaultKind::ALL.iter().position(|it| *it == kind).unwrap_or(0);
+        self.faults.get(at).copied().unwrap_or(0)
+    }
+}
+
+fn class(name: &str) -> GpuClass {
+    GpuClass::new(name).expect("a constant that keeps the rules of names")
+}
+
+/// The classes of GPUs there are.
+pub(crate) fn classes() -> [GpuClass; 2] {
+    [class("b200"), class("rtx-pro-6000")]
+}
+
+fn country(name: &str) -> Country {
+    name.parse().expect("a constant of two capital letters")
+}
+
+/// The countries there are, and one that stands for many.
+pub(crate) fn countries() -> Vec<Country> {
+    COUNTRIES.iter().chain(&["EU"]).map(|name| country(name)).collect()
+}
+
+pub(crate) fn site_name(index: usize) -> SiteId {
+    SiteId::new(NAMES[index]).expect("a constant that keeps the rules of names")
+}
+
+/// Builds the sites and schedules what will happen to them.
+pub(crate) fn populate(world: &mut World) {
+    let count = world.knobs.sites;
+    for index in 0..count {
+        add_site(world, index);
+    }
+    for index in 0..count {
+        found_site(world, index);
+    }
+    world.calm_network();
+    for site in 0..count {
+        world.schedule_in(5, Event::Elect { site });
+        for node in 0..world.sites[site].nodes.len() {
+            let at = world.chance.skewed(1, 3_000);
+            world.schedule_in(at, Event::Rise(NodeRef { site, node }));
+        }
+        for peer in (0..count).filter(|peer| *peer != site) {
+            let at = world.chance_work.skewed(1, 6_000);
+            let operation = Operation::Join { peer };
+            world.schedule_in(at, Event::Operate { site, operation });
+        }
+    }
+    for kind in FaultKind::ALL.iter().copied() {
+        let every = world.knobs.fault_every(kind);
+        if every > 0 {
+            let at = world.chance_faults.range(500, 2_000 + every);
+            world.schedule_in(at, Event::Fault(kind));
+        }
+    }
+    world.plan_work();
+    let heal_at = world.knobs.heal_at;
+    world.schedule(heal_at, Event::Heal);
+}
+
+fn add_machine(world: &mut World, who: Identity, duty: Duty) -> MachineId {
+    let clock = Clock::draw(&mut world.chance);
+    world.machines.push(Machine { who, duty, clock, suspended_until: None });
+    MachineId(world.machines.len() - 1)
+}
+
+fn add_site(world: &mut World, index: usize) {
+    let name = site_name(index);
+    let at = world.chance.index(COUNTRIES.len());
+    let home = country(COUNTRIES[if index == 0 { 0 } else { at }]);
+    let own = world.knobs.own_states.then(State::default);
+    let controllers = (0..CONTROLLERS).map(|ctl| {
+        let number = u64::try_from(ctl + 1).unwrap_or(1);
+        let who = Identity::Controller { site: name.clone(), id: ControllerId(number) };
+        let at = CtlRef { site: index, ctl };
+        Controller::new(add_machine(world, who, Duty::Controller(at)), own.clone())
+    });
+    let controllers = controllers.collect();
+    let per_node = [2, 4, 8][world.chance.index(3)];
+    let mixed = world.chance.chance(300);
+    let count = world.chance.range(2, 5);
+    let mut nodes = Vec::new();
+    for node in 0..count {
+        let id = NodeId::new(&format!("n{node:02}")).expect("a name made of a letter and digits");
+        let who = Identity::Agent { site: name.clone(), node: id.clone() };
+        let at = NodeRef { site: index, node: nodes.len() };
+        let machine = add_machine(world, who, Duty::Node(at));
+        let class = classes()[usize::from(mixed && world.chance.chance(400))].clone();
+        let gpus = (0..per_node).map(|gpu| GpuInfo {
+            index: GpuIndex(gpu),
+            class: class.clone(),
+            uuid: String::new(),
+            memory_mib: 1_024,
+        });
+        nodes.push(Node::new(id, machine, gpus.collect()));
+    }
+    let user = UserId::new("tenant").expect("a constant that keeps the rules of names");
+    let who = Identity::User { site: name.clone(), user };
+    let machine = add_machine(world, who, Duty::Client(index));
+    let client = Client::new(machine);
+    let log = Log::new();
+    world.sites.push(Site { name, country: home, log, controllers, nodes, client });
+}
+
+fn lend_rules(world: &mut World, index: usize) -> Vec<LendRule> {
+    let rule = |world: &mut World, to: Option<SiteId>| LendRule {
+        to,
+        class: None,
+        gpus_max: GpuCount(world.chance.small(2, 24)),
+        keep_free: GpuCount(if world.chance.chance(700) { 0 } else { world.chance.small(1, 4) }),
+    };
+    match world.chance.below(10) {
+        // One rule for each peer, and perhaps none for some.
+        0..3 => {
+            let peers = (0..world.knobs.sites).filter(|peer| *peer != index).collect::<Vec<_>>();
+            let some: Vec<usize> = peers.into_iter().filter(|_| world.chance.chance(800)).collect();
+            some.into_iter().map(|peer| rule(world, Some(site_name(peer)))).collect()
+        }
+        _ => vec![rule(world, None)],
+    }
+}
+
+fn found_site(world: &mut World, index: usize) {
+    let site = &world.sites[index];
+    let (name, home) = (site.name.clone(), site.country);
+    let nodes: Vec<NodeId> = site.nodes.iter().map(|node| node.id.clone()).collect();
+    let lend = lend_rules(world, index);
+    let spec = SiteSpec { site: name, country: home, terms: world.knobs.terms.clone(), lend };
+    let found = FoundSite { spec: Arc::new(spec), address: format!("{}:1", NAMES[index]) };
+    world.append_directly(index, Command::FoundSite(found));
+    for (nth, node) in nodes.into_iter().enumerate() {
+        let token = TokenId(nth as u128 + 1);
+        let open = OpenToken {
+            token,
+            kind: TokenKind::Enrol,
+            key: Blob(vec![1]),
+            bound: node.to_string(),
+            expires_at: Timestamp(u64::MAX),
+        };
+        world.append_directly(index, Command::OpenToken(open));
+        let accept = AcceptNode { token, node, digest: Blob(vec![2]), at: Timestamp(1) };
+        world.append_directly(index, Command::AcceptNode(accept));
+    }
+}
