@@ -139,7 +139,8 @@ pub fn write_member(
 /// It holds something, or cannot be written.
 pub fn claim(dir: &Path) -> Result<(), ControllerError> {
     fs::create_dir_all(dir).map_err(|error| ControllerError::file("make", dir, error))?;
-    let mut entries = fs::read_dir(dir).map_err(|error| ControllerError::file("read", dir, error))?;
+    let mut entries =
+        fs::read_dir(dir).map_err(|error| ControllerError::file("read", dir, error))?;
     if entries.next().is_some() {
         let what = if dir.join(CONFIG_FILE).exists() {
             format!("{} belongs to a controller", dir.display())
@@ -245,8 +246,8 @@ fn write_config(
         metrics: metrics.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
     };
     let path = dir.join(CONFIG_FILE);
-    let text = toml::to_string(&config)
-        .map_err(|error| ControllerError::file("compose", &path, error))?;
+    let text =
+        toml::to_string(&config).map_err(|error| ControllerError::file("compose", &path, error))?;
     write_durably(&path, text.as_bytes())
 }
 

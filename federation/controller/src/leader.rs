@@ -114,7 +114,13 @@ async fn ask_loops(shared: &Arc<Shared>, term: u64) {
     loop {
         let state = shared.group.state();
         loops.retain(|peer, _| state.peers.contains(peer));
-        for peer in state.peers.keys().filter(|peer| !loops.contains_key(*peer)).cloned().collect::<Vec<_>>() {
+        for peer in state
+            .peers
+            .keys()
+            .filter(|peer| !loops.contains_key(*peer))
+            .cloned()
+            .collect::<Vec<_>>()
+        {
             let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
             loops.insert(peer.clone(), stop);
             let shared = shared.clone();
@@ -219,10 +225,7 @@ pub(crate) async fn effects(shared: Arc<Shared>, mut applied: mpsc::UnboundedRec
                     shared.peer_bell(&peer).notify_one();
                     nudge_peer(&shared, peer);
                 }
-                Effect::Plan
-                | Effect::SyncMembers
-                | Effect::SyncNode(_)
-                | Effect::SyncPeer(_) => {}
+                Effect::Plan | Effect::SyncMembers | Effect::SyncNode(_) | Effect::SyncPeer(_) => {}
             }
         }
     }

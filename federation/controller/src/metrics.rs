@@ -150,9 +150,8 @@ fn peers(shared: &Shared, state: &State, gauges: &Gauges) -> prometheus::Result<
             ["peer"],
             connected,
         )?;
-        let heard = peers.iter().filter_map(|view| {
-            view.heard.map(|age| ([view.site.to_string()], age.0))
-        });
+        let heard =
+            peers.iter().filter_map(|view| view.heard.map(|age| ([view.site.to_string()], age.0)));
         gauges.many(
             "spillway_peer_heard_age_milliseconds",
             "Since the peer was last heard; on the leader only.",

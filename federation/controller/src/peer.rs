@@ -7,9 +7,14 @@ use fabric_quic::verify::Expect;
 use federation_core::State;
 use specs::fault::{Fault, FaultCode};
 use specs::id::SiteId;
+use specs::unit::Millis;
 use specs::wire::method::Method;
 
 use crate::shared::Shared;
+
+/// A controller that takes longer to answer is passed over: it may be dead, and its connection
+/// not yet known to be.
+const ANSWER_MAX: Millis = Millis(2_000);
 
 /// Calls a peer at the address that answered last, or at the next ones in turn. A call whose
 /// outcome is unknown is not repeated here.
@@ -21,9 +26,10 @@ pub(crate) async fn call_peer(
     method: Method,
     body: Vec<u8>,
 ) -> Result<Bytes, Fault> {
-    let record = state.peers.get(peer).ok_or_else(|| {
-        Fault::new(FaultCode::NotFound, format!("site {peer} is not joined"))
-    })?;
+    let record = state
+        .peers
+        .get(peer)
+        .ok_or_else(|| Fault::new(FaultCode::NotFound, format!("site {peer} is not joined")))?;
     let body = Bytes::from(body);
     let mut last = Fault::new(FaultCode::Unreachable, format!("no address of {peer} is known"));
     for _ in 0..record.addresses.len() {
@@ -31,7 +37,9 @@ pub(crate) async fn call_peer(
         let result = call_at(shared, text, peer, method, body.clone()).await;
         match result {
             Ok(answer) => return Ok(answer),
-            Err(CallError::Fault(fault)) if fault.code != FaultCode::NotLeader => return Err(fault),
+            Err(CallError::Fault(fault)) if fault.code != FaultCode::NotLeader => {
+                return Err(fault);
+            }
             Err(error) => {
                 *address = address.wrapping_add(1);
                 let unknown = matches!(error, CallError::Unknown(_));
@@ -57,5 +65,8 @@ async fn call_at(
     let resolved = resolved.map_err(|error| unreachable(format!("{address}: {error}")))?;
     let at = resolved.first().ok_or_else(|| unreachable(format!("{address} has no address")))?;
     let expect = Expect::Controller { site: peer.clone() };
-    shared.pool.call(*at, &expect, CONTROL, method, body, CallOptions::default()).await
+    let exchange = method == Method::PeerReport || method == Method::PeerNudge;
+    let deadline = exchange.then_some(ANSWER_MAX);
+    let options = CallOptions { deadline, ..CallOptions::default() };
+    shared.pool.call(*at, &expect, CONTROL, method, body, options).await
 }

@@ -74,9 +74,10 @@ pub async fn serve(
     let pool = Pool::new(endpoint.clone());
     let on_fatal = Arc::new(|why: &str| stop_at_once(why));
     let raft = RaftConfig::new(home.id, home.dir.clone());
-    let (group, applied) = Group::start(&env, raft, home.site.clone(), pool.clone(), on_fatal)
-        .await
-        .map_err(|error| ControllerError::new(error.code(), error.to_string()).hint(error.hint()))?;
+    let (group, applied) =
+        Group::start(&env, raft, home.site.clone(), pool.clone(), on_fatal).await.map_err(
+            |error| ControllerError::new(error.code(), error.to_string()).hint(error.hint()),
+        )?;
     let shared = assemble(&env, &home, trust, pool, group);
     leader::trust_peers(&shared);
     front.open(shared.clone());
@@ -104,7 +105,13 @@ pub async fn serve(
     Ok(())
 }
 
-fn assemble(env: &Env, home: &Home, trust: Arc<TrustStore>, pool: Pool, group: Group) -> Arc<Shared> {
+fn assemble(
+    env: &Env,
+    home: &Home,
+    trust: Arc<TrustStore>,
+    pool: Pool,
+    group: Group,
+) -> Arc<Shared> {
     Arc::new(Shared {
         env: env.clone(),
         site: home.site.clone(),

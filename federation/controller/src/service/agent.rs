@@ -23,8 +23,8 @@ pub(crate) async fn report(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes,
     }
     let mut state = shared.confirm().await?;
     let at = shared.env.clock.wall();
-    let commands = shared
-        .with_leader(|leader, now| leader.handle_node_report(now, at, &state, &report))??;
+    let commands =
+        shared.with_leader(|leader, now| leader.handle_node_report(now, at, &state, &report))??;
     if !commands.is_empty() {
         shared.propose_all(commands).await?;
         state = shared.confirm().await?;

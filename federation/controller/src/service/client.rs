@@ -12,8 +12,7 @@ use specs::fault::{Fault, FaultCode};
 use specs::id::{JobId, RequestId};
 use specs::unit::Millis;
 use specs::wire::client::{
-    JobCancelled, JobList, JobSelector, JobSubmit, JobSubmitted, JobView, JobViews, JobWait,
-    JobWhy,
+    JobCancelled, JobList, JobSelector, JobSubmit, JobSubmitted, JobView, JobViews, JobWait, JobWhy,
 };
 
 use crate::service::{Asked, decode, encode};
@@ -73,8 +72,7 @@ fn known(state: &State, request: &RequestId) -> bool {
 
 /// Refuses what no site could ever run, as far as is known.
 fn placeable(shared: &Shared, state: &State, it: &JobSubmit) -> Result<(), Fault> {
-    let possible =
-        shared.with_leader(|leader, _| could_ever_run(state, leader, &it.spec))?;
+    let possible = shared.with_leader(|leader, _| could_ever_run(state, leader, &it.spec))?;
     if possible {
         return Ok(());
     }
@@ -85,7 +83,10 @@ fn placeable(shared: &Shared, state: &State, it: &JobSubmit) -> Result<(), Fault
     }
     let message = format!(
         "no site could ever run `{}`: {} nodes x {} GPUs of class {}",
-        spec.name, spec.nodes, spec.gpus_per_node, classes.join(" or ")
+        spec.name,
+        spec.nodes,
+        spec.gpus_per_node,
+        classes.join(" or ")
     );
     let hint = "see `federation capacity` for what each site has; placement rules count too";
     Err(Fault::new(FaultCode::Unplaceable, message).with_hint(hint))

@@ -28,9 +28,10 @@ const WAIT_MAX: Millis = Millis(20_000);
 pub(crate) async fn for_client(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
     let it: JobLogs = decode(asked)?;
     let state = shared.confirm().await?;
-    let job = state.jobs.get(&it.job).ok_or_else(|| {
-        Fault::new(FaultCode::NotFound, format!("there is no job {}", it.job))
-    })?;
+    let job = state
+        .jobs
+        .get(&it.job)
+        .ok_or_else(|| Fault::new(FaultCode::NotFound, format!("there is no job {}", it.job)))?;
     let attempt = match it.epoch {
         Epoch(0) => with_output(job),
         epoch => job.attempts.iter().find(|attempt| attempt.epoch == epoch),

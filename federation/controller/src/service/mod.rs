@@ -4,7 +4,7 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use fabric_quic::connection::{CallOptions, Connection};
+use fabric_quic::connection::{CallError, CallOptions, Connection};
 use fabric_quic::env::BoxFuture;
 use fabric_quic::identity::Identity;
 use fabric_quic::lane::Lane;
@@ -17,6 +17,7 @@ use specs::id::ControllerId;
 use specs::unit::Millis;
 use specs::wire::method::{Method, Plane};
 
+use crate::raft::Leadership;
 use crate::shared::{Shared, lock};
 
 mod agent;
@@ -165,14 +166,29 @@ async fn forward(
         exporter: Blob(asked.exporter.to_vec()),
     };
     let options = CallOptions { deadline: Some(asked.deadline), ..CallOptions::default() };
-    let body = message.encode();
-    let answer = shared.pool.call(at, &expect, CONTROL, Method::Forward, body, options).await;
-    answer.map_err(|error| match error {
-        fabric_quic::connection::CallError::Unreachable(why) => {
-            unreachable(format!("the leader is not reached: {why}"))
+    let call = shared.pool.call(at, &expect, CONTROL, Method::Forward, message.encode(), options);
+    let answer = tokio::select! {
+        answer = call => answer,
+        // A leader that died does not answer; the asker repeats the same request to the next.
+        () = another_leads(shared, leader) => {
+            let message = "the leader changed while it was asked";
+            return Err(Fault::new(FaultCode::Timeout, message));
         }
-        other => other.into_fault(),
+    };
+    answer.map_err(|error| match error {
+        CallError::Unreachable(why) => unreachable(format!("the leader is not reached: {why}")),
+        error @ (CallError::Fault(_) | CallError::Unknown(_)) => error.into_fault(),
     })
+}
+
+/// Ends when another controller is known to lead.
+async fn another_leads(shared: &Shared, leader: ControllerId) {
+    let mut leadership = shared.group.leadership();
+    let other = |now: &Leadership| now.leader.as_ref().is_some_and(|(id, _)| *id != leader);
+    // Without news for ever, there is no other leader.
+    if leadership.wait_for(other).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 pub(crate) fn malformed(error: &DecodeError) -> Fault {

@@ -30,15 +30,15 @@ pub(crate) async fn report(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes,
     }
     let mut state = shared.confirm().await?;
     let at = shared.env.clock.wall();
-    let commands = shared
-        .with_leader(|leader, now| leader.handle_peer_report(now, at, &state, &report))??;
+    let commands =
+        shared.with_leader(|leader, now| leader.handle_peer_report(now, at, &state, &report))??;
     if !commands.is_empty() {
         shared.propose_all(commands).await?;
         state = shared.confirm().await?;
     }
     let orders = shared.with_leader(|leader, _| leader.peer_orders(&state, &report))?;
-    let orders = orders
-        .ok_or_else(|| Fault::new(FaultCode::Forbidden, format!("{site} is not joined")))?;
+    let orders =
+        orders.ok_or_else(|| Fault::new(FaultCode::Forbidden, format!("{site} is not joined")))?;
     Ok(encode(&orders))
 }
 

@@ -73,8 +73,8 @@ pub(crate) async fn add_controller(shared: &Arc<Shared>, asked: &Asked) -> Resul
     };
     let identity = Identity::Controller { site: shared.site.clone(), id };
     let certificate = shared.authority.issue(&shared.env, &identity, &it.csr.0);
-    let certificate = certificate
-        .map_err(|error| Fault::new(FaultCode::InvalidArgument, error.to_string()))?;
+    let certificate =
+        certificate.map_err(|error| Fault::new(FaultCode::InvalidArgument, error.to_string()))?;
     let state = shared.group.state();
     shared.members.notify_one();
     Ok(encode(&ControllerAdded {
@@ -87,10 +87,7 @@ pub(crate) async fn add_controller(shared: &Arc<Shared>, asked: &Asked) -> Resul
     }))
 }
 
-pub(crate) async fn remove_controller(
-    shared: &Arc<Shared>,
-    asked: &Asked,
-) -> Result<Bytes, Fault> {
+pub(crate) async fn remove_controller(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
     let ControllerRemove { id } = decode(asked)?;
     shared.propose(Command::RemoveController(RemoveController { id })).await?;
     shared.members.notify_one();

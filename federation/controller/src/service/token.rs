@@ -9,8 +9,7 @@ use fabric_quic::redeem;
 use fabric_quic::token::{Token, TokenKind};
 use fabric_quic::verify::Expect;
 use federation_core::{
-    AcceptNode, AcceptPeer, AddPeer, Command, OpenToken, PeerRecord, State,
-    TokenKind as AgreedKind,
+    AcceptNode, AcceptPeer, AddPeer, Command, OpenToken, PeerRecord, State, TokenKind as AgreedKind,
 };
 use specs::codec::{Blob, Message};
 use specs::fault::{Fault, FaultCode};
@@ -108,8 +107,7 @@ pub(crate) async fn redeem_join(shared: &Arc<Shared>, asked: &Asked) -> Result<B
         .await?;
     let own = bundle(shared, &shared.group.state())?;
     tracing::info!(peer = %theirs.site, "joined");
-    let accept =
-        redeem::join_accept(crypto, &key, &asked.exporter, &theirs.site, &request, &own);
+    let accept = redeem::join_accept(crypto, &key, &asked.exporter, &theirs.site, &request, &own);
     Ok(encode(&accept))
 }
 
@@ -126,9 +124,10 @@ fn bundle(shared: &Shared, state: &State) -> Result<SiteBundle, Fault> {
 }
 
 fn record(bundle: &SiteBundle) -> Result<PeerRecord, Fault> {
-    let country = bundle.country.parse().map_err(|_| {
-        Fault::new(FaultCode::InvalidArgument, "the bundle names no country")
-    })?;
+    let country = bundle
+        .country
+        .parse()
+        .map_err(|_| Fault::new(FaultCode::InvalidArgument, "the bundle names no country"))?;
     Ok(PeerRecord {
         site: bundle.site.clone(),
         country,
@@ -146,8 +145,8 @@ pub(crate) async fn redeem_enrol(shared: &Arc<Shared>, asked: &Asked) -> Result<
     redeem::check_enrol(crypto, &key, &asked.exporter, &request)?;
     let identity = Identity::Agent { site: shared.site.clone(), node: request.node.clone() };
     let certificate = shared.authority.issue(&shared.env, &identity, &request.csr.0);
-    let certificate = certificate
-        .map_err(|error| Fault::new(FaultCode::InvalidArgument, error.to_string()))?;
+    let certificate =
+        certificate.map_err(|error| Fault::new(FaultCode::InvalidArgument, error.to_string()))?;
     shared
         .propose(Command::AcceptNode(AcceptNode {
             token: request.token,
@@ -214,11 +213,7 @@ async fn redeem_at(
     Err(Fault { message, ..last })
 }
 
-async fn connect(
-    shared: &Arc<Shared>,
-    token: &Token,
-    address: &str,
-) -> Result<Connection, Fault> {
+async fn connect(shared: &Arc<Shared>, token: &Token, address: &str) -> Result<Connection, Fault> {
     let unreachable = |why: String| Fault::new(FaultCode::Unreachable, why);
     let found = shared.env.sockets.resolve(address).await;
     let found = found.map_err(|error| unreachable(format!("{address}: {error}")))?;
@@ -237,8 +232,7 @@ async fn redeem_on(
     let exporter = connection.exporter();
     let request = redeem::join_request(crypto, token, &exporter, &shared.authority, own)
         .map_err(|error| Fault::new(FaultCode::Internal, error.to_string()))?;
-    let answer =
-        connection.call(Method::JoinRedeem, request.encode(), Some(REDEEM_DEADLINE)).await;
+    let answer = connection.call(Method::JoinRedeem, request.encode(), Some(REDEEM_DEADLINE)).await;
     let answer = answer.map_err(CallError::into_fault)?;
     let untrue = |why: String| Fault::new(FaultCode::TokenInvalid, why);
     let accept = JoinAccept::decode(&answer).map_err(|error| untrue(error.to_string()))?;
