@@ -1,1 +1,201 @@
-fn main() {}
+//! The command line of the GPU agent.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use fabric_quic::env::{Clock, Env};
+use fabric_quic::token::Token;
+use gpu_agent_daemon::{Declared, Options};
+use specs::fault::{Fault, FaultCode};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Environment variable with the enrolment token.
+const TOKEN_VARIABLE: &str = "SPILLWAY_ENROL_TOKEN";
+/// Environment variable with the directory of the agent that a supervisor works for.
+const DIRECTORY_VARIABLE: &str = "SPILLWAY_AGENT_DIR";
+/// Threads that carry the agent's tasks; they do little.
+const WORKERS: usize = 2;
+/// Longest token file that is read.
+const TOKEN_BYTES_MAX: u64 = 64 * 1_024;
+
+/// Runs on every node: says which GPUs it has, and runs what the controllers want.
+#[derive(Parser)]
+#[command(name = "gpu-agent", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the agent. The first start needs a token, in SPILLWAY_ENROL_TOKEN or in a file.
+    Run(RunArgs),
+    /// Shows which GPUs this machine has.
+    Inventory {
+        #[command(flatten)]
+        declare: DeclareArgs,
+        #[arg(short, long, value_enum, default_value_t = Format::Table)]
+        output: Format,
+    },
+    /// Runs one attempt for an agent, which calls this itself.
+    #[command(hide = true)]
+    Supervise,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// Where the agent keeps its identity, its boot number and the output of tasks.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// A file with the enrolment token; `-` reads standard input.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    declare: DeclareArgs,
+    /// Where other nodes of a gang reach this one; the host's name if left out.
+    #[arg(long, value_name = "HOST")]
+    address: Option<String>,
+    /// Where metrics are served, over HTTP.
+    #[arg(long, value_name = "ADDR", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))]
+    metrics: SocketAddr,
+    /// The UDP address of the agent's own connections.
+    #[arg(long, value_name = "ADDR", default_value_t = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))]
+    listen: SocketAddr,
+}
+
+#[derive(Args)]
+struct DeclareArgs {
+    /// GPUs to take for granted instead of asking the driver; may be repeated.
+    #[arg(long, value_name = "CLASS:COUNT")]
+    declare: Vec<Declared>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Run(args) => run(args),
+        Command::Inventory { declare, output } => show_inventory(&declare.declare, output),
+        Command::Supervise => supervise(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            // Without standard error, the exit code has to do.
+            let _ = gpu_agent_daemon::print(&fault, &mut io::stderr());
+            ExitCode::from(fault.code.exit_code())
+        }
+    }
+}
+
+fn run(args: RunArgs) -> Result<(), Fault> {
+    start_logging();
+    let options = Options {
+        token: token(args.token_file.as_deref())?,
+        directory: args.dir,
+        declared: args.declare.declare,
+        address: args.address,
+        metrics: args.metrics,
+        listen: args.listen,
+    };
+    let runtime = runtime()?;
+    runtime.block_on(async {
+        let shutdown = shutdown()?;
+        Box::pin(gpu_agent_daemon::run(Env::system(), options, shutdown)).await
+    })
+}
+
+fn runtime() -> Result<Runtime, Fault> {
+    let built = Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
+    built.map_err(|error| internal("start a runtime", &error))
+}
+
+/// Ends at the first signal that asks the agent to end.
+fn shutdown() -> Result<impl Future<Output = ()>, Fault> {
+    let listen = |kind| signal(kind).map_err(|error| internal("listen to signals", &error));
+    let (mut terminate, mut interrupt) =
+        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn start_logging() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+}
+
+fn token(file: Option<&Path>) -> Result<Option<Token>, Fault> {
+    let text = match (file, std::env::var(TOKEN_VARIABLE)) {
+        (Some(path), _) => read_token(path)?,
+        (None, Ok(text)) if !text.trim().is_empty() => text,
+        (None, _) => return Ok(None),
+    };
+    gpu_agent_daemon::parse_token(&text).map(Some)
+}
+
+fn read_token(path: &Path) -> Result<String, Fault> {
+    let mut text = String::new();
+    let read = if path == Path::new("-") {
+        io::stdin().take(TOKEN_BYTES_MAX).read_to_string(&mut text)
+    } else {
+        std::fs::File::open(path)
+            .and_then(|file| file.take(TOKEN_BYTES_MAX).read_to_string(&mut text))
+    };
+    read.map_err(|error| {
+        let message = format!("cannot read the token from {}: {error}", path.display());
+        Fault::new(FaultCode::InvalidArgument, message)
+    })?;
+    Ok(text)
+}
+
+fn show_inventory(declared: &[Declared], output: Format) -> Result<(), Fault> {
+    let gpus = gpu_agent_daemon::find(declared)?;
+    let mut out = io::stdout().lock();
+    let written = match output {
+        Format::Table => gpu_agent_daemon::write_table(&gpus, &mut out),
+        Format::Json => gpu_agent_daemon::write_json(&gpus, &mut out),
+    };
+    match written.and_then(|()| out.flush()) {
+        // Whoever read it has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|error| internal("write", &error)),
+    }
+}
+
+fn supervise() -> Result<(), Fault> {
+    let directory = std::env::var_os(DIRECTORY_VARIABLE).ok_or_else(|| {
+        Fault::new(FaultCode::InvalidArgument, "a supervisor is started by an agent alone")
+    })?;
+    // A signal that is meant for the agent must not end those who watch over its attempts: they
+    // end when it does. A handler is in place of the default as long as this runtime lives.
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| internal("start a runtime", &error))?;
+    let _entered = runtime.enter();
+    let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+    let handlers: Result<Vec<_>, _> = kinds.into_iter().map(signal).collect();
+    let _handlers = handlers.map_err(|error| internal("listen to signals", &error))?;
+    let socket = io::stdin().as_fd().try_clone_to_owned();
+    let socket = socket.map_err(|error| internal("take the socket", &error))?;
+    let clock: Arc<dyn Clock> = Env::system().clock;
+    gpu_agent_daemon::supervise(clock, directory.into(), socket)
+        .map_err(|error| internal("supervise an attempt", &error))
+}
+
+fn internal(action: &str, error: &dyn std::error::Error) -> Fault {
+    Fault::new(FaultCode::Internal, format!("cannot {action}: {error}"))
+}

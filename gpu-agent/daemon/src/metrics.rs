@@ -1,0 +1,153 @@
+//! What an agent counts, and a small HTTP server that tells it.
+
+use std::net::SocketAddr;
+
+use fabric_quic::env::Env;
+use prometheus::{
+    Encoder, Gauge, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+use specs::fault::{Fault, FaultCode};
+use specs::gpu::{GpuInfo, InventorySource};
+use specs::unit::Millis;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Longest request that is read.
+const REQUEST_MAX: usize = 8 * 1_024;
+/// How long a request and its answer may take.
+const REQUEST_SPAN: Millis = Millis(5_000);
+/// Pause after the system could not accept a connection.
+const ACCEPT_PAUSE: Millis = Millis(100);
+
+/// The agent's metrics. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    pub(crate) boot: IntGauge,
+    pub(crate) attempts_running: IntGauge,
+    pub(crate) attempts_ended: IntCounterVec,
+    pub(crate) orders_age: Gauge,
+    pub(crate) reports: IntCounterVec,
+    pub(crate) disk_free: IntGauge,
+    gpus: IntGaugeVec,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let build = IntGaugeVec::new(
+            Opts::new("spillway_agent_build_info", "Always 1; the label names the build."),
+            &["version"],
+        )?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        registry.register(Box::new(build))?;
+        let metrics = Self {
+            boot: IntGauge::new("spillway_agent_boot", "Which life of the agent this is.")?,
+            attempts_running: IntGauge::new(
+                "spillway_agent_attempts_running",
+                "Attempts on this node that have not ended.",
+            )?,
+            attempts_ended: IntCounterVec::new(
+                Opts::new("spillway_agent_attempts_ended_total", "Attempts that ended, and how."),
+                &["ending"],
+            )?,
+            orders_age: Gauge::new(
+                "spillway_agent_orders_age_seconds",
+                "Span since the agent asked for the orders it last obeyed; -1 before the first.",
+            )?,
+            reports: IntCounterVec::new(
+                Opts::new("spillway_agent_reports_total", "Reports sent, by what came of them."),
+                &["outcome"],
+            )?,
+            disk_free: IntGauge::new(
+                "spillway_agent_disk_free_bytes",
+                "Room on the disk that keeps the output of tasks.",
+            )?,
+            gpus: IntGaugeVec::new(
+                Opts::new("spillway_agent_gpus", "GPUs of this node."),
+                &["class", "source"],
+            )?,
+            registry,
+        };
+        metrics.registry.register(Box::new(metrics.boot.clone()))?;
+        metrics.registry.register(Box::new(metrics.attempts_running.clone()))?;
+        metrics.registry.register(Box::new(metrics.attempts_ended.clone()))?;
+        metrics.registry.register(Box::new(metrics.orders_age.clone()))?;
+        metrics.registry.register(Box::new(metrics.reports.clone()))?;
+        metrics.registry.register(Box::new(metrics.disk_free.clone()))?;
+        metrics.registry.register(Box::new(metrics.gpus.clone()))?;
+        Ok(metrics)
+    }
+
+    pub(crate) fn set_gpus(&self, source: InventorySource, gpus: &[GpuInfo]) {
+        self.gpus.reset();
+        for gpu in gpus {
+            let labels = [gpu.class.as_str(), &source.to_string()];
+            self.gpus.with_label_values(&labels).inc();
+        }
+    }
+
+    /// Serves `/metrics`; says where.
+    pub(crate) async fn serve(&self, env: &Env, address: SocketAddr) -> Result<SocketAddr, Fault> {
+        let failed = |error: std::io::Error| {
+            let message = format!("cannot serve metrics on {address}: {error}");
+            Fault::new(FaultCode::Conflict, message)
+                .with_hint("take another address; port 0 takes any free port")
+        };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let local = listener.local_addr().map_err(failed)?;
+        let (metrics, task_env) = (self.clone(), env.clone());
+        env.spawn(async move { metrics.accept(&task_env, &listener).await });
+        Ok(local)
+    }
+
+    async fn accept(&self, env: &Env, listener: &TcpListener) {
+        loop {
+            // One at a time, each for a bounded span: this is for a scraper or two.
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let _ = env.timeout(REQUEST_SPAN, self.answer(stream)).await;
+                }
+                Err(_) => env.sleep(ACCEPT_PAUSE).await,
+            }
+        }
+    }
+
+    async fn answer(&self, mut stream: TcpStream) -> std::io::Result<()> {
+        let mut request = Vec::new();
+        while !is_whole(&request) {
+            if request.len() > REQUEST_MAX || stream.read_buf(&mut request).await? == 0 {
+                return Ok(());
+            }
+        }
+        let (status, body) = self.page(&request);
+        let head = format!(
+            "HTTP/1.1 {status}\r\ncontent-type: text/plain; version=0.0.4\r\n\
+             content-length: {}\r\nconnection: close\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await?;
+        stream.write_all(&body).await?;
+        stream.shutdown().await
+    }
+
+    fn page(&self, request: &[u8]) -> (&'static str, Vec<u8>) {
+        let line = request.split(|byte| *byte == b'\r').next().unwrap_or_default();
+        let mut words = line.split(|byte| *byte == b' ');
+        if words.next() != Some(b"GET") {
+            return ("405 Method Not Allowed", Vec::new());
+        }
+        if words.next() != Some(b"/metrics") {
+            return ("404 Not Found", b"see /metrics\n".to_vec());
+        }
+        let mut body = Vec::new();
+        match TextEncoder::new().encode(&self.registry.gather(), &mut body) {
+            Ok(()) => ("200 OK", body),
+            Err(_) => ("500 Internal Server Error", Vec::new()),
+        }
+    }
+}
+
+fn is_whole(request: &[u8]) -> bool {
+    request.windows(4).any(|it| it == b"\r\n\r\n")
+}
