@@ -20,10 +20,9 @@ pub(crate) fn inspect(der: &[u8]) -> Result<CertificateFacts, Refusal> {
     let uris = names
         .iter()
         .flat_map(|names| &names.value.general_names)
-        .filter_map(|name| match name {
-            GeneralName::URI(uri) => Some((*uri).to_owned()),
+        .filter_map(|name| {
             // The fabric gives no meaning to other kinds of names.
-            _ => None,
+            if let GeneralName::URI(uri) = name { Some((*uri).to_owned()) } else { None }
         })
         .collect();
     let constraints = certificate.basic_constraints().map_err(unreadable)?;

@@ -148,10 +148,12 @@ impl Endpoint {
         service: Arc<dyn Service>,
     ) -> Result<Self, BindError> {
         let address = config.listen;
-        let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::AddrInUse => BindError::InUse { address },
-            // Every other kind is told in its own words.
-            _ => BindError::Io { address, source },
+        let failed = |source: io::Error| {
+            if source.kind() == io::ErrorKind::AddrInUse {
+                BindError::InUse { address }
+            } else {
+                BindError::Io { address, source }
+            }
         };
         let socket = env.sockets.bind(address).map_err(failed)?;
         let local_address = socket.local_addr().map_err(failed)?;
@@ -267,12 +269,14 @@ impl Endpoint {
         let broken = |error: &dyn fmt::Display| ConnectError::Broken(error.to_string());
         let tls = tls::client(&shared.env, own, verifier).map_err(|error| broken(&error))?;
         let config = client_config(tls).map_err(|error| broken(&error))?;
-        let connecting = self.inner.quinn.connect_with(config, address, SERVER_NAME).map_err(
-            |error| match error {
-                quinn::ConnectError::EndpointStopping => ConnectError::Stopped,
-                other => broken(&other),
-            },
-        )?;
+        let connecting =
+            self.inner.quinn.connect_with(config, address, SERVER_NAME).map_err(|error| {
+                if error == quinn::ConnectError::EndpointStopping {
+                    ConnectError::Stopped
+                } else {
+                    broken(&error)
+                }
+            })?;
         let quinn = connecting.await.map_err(|error| explain(&error, &refusal))?;
         let guard = CloseUnlessUp(Some(quinn.clone()));
         let connection = serve::greet(shared, quinn).await?;

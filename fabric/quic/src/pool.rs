@@ -125,9 +125,12 @@ impl Pool {
         body: impl Into<Bytes>,
         options: CallOptions,
     ) -> Result<Bytes, CallError> {
-        let connection = self.get(address, expect, class).await.map_err(|error| match error {
-            ConnectError::Fault(fault) => CallError::Fault(fault),
-            other => CallError::Unreachable(format!("cannot connect to {address}: {other}")),
+        let connection = self.get(address, expect, class).await.map_err(|error| {
+            if let ConnectError::Fault(fault) = error {
+                CallError::Fault(fault)
+            } else {
+                CallError::Unreachable(format!("cannot connect to {address}: {error}"))
+            }
         })?;
         connection.call_with(method, body, options).await
     }

@@ -148,12 +148,12 @@ fn verify_path(
         .map_err(|error| Refusal::Path(path_error(&error)))
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the library adds variants with its versions")]
 fn path_error(error: &webpki::Error) -> String {
     match error {
         webpki::Error::CertExpired { .. } => "it has expired".into(),
         webpki::Error::CertNotValidYet { .. } => "it is not valid yet".into(),
         webpki::Error::UnknownIssuer => "its site's authority did not sign it".into(),
-        // The library adds variants with its versions; its own words must do for them.
         other => other.to_string(),
     }
 }

@@ -1,6 +1,8 @@
 //! The real environment. Nothing outside this file names tokio's runtime, a system clock, a
 //! cryptographic provider or a kind of key.
 
+#![expect(clippy::disallowed_methods, reason = "this is what the bans point to")]
+
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;

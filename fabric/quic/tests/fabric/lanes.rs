@@ -28,7 +28,7 @@ async fn frames_arrive_whole_and_in_order() {
         connection.open_lane(Method::RaftAppend).await.unwrap().split();
     let frames: Vec<Bytes> = [0usize, 1, 5, 1_000, 3_000_000, 17]
         .iter()
-        .map(|len| vec![*len as u8; *len].into())
+        .map(|len| vec![len.to_le_bytes()[0]; *len].into())
         .collect();
     let expected = frames.clone();
     let sending = tokio::spawn(async move {
