@@ -12,45 +12,73 @@ use crate::command::MakeGrant;
 use crate::placement::plan::FreeMap;
 use crate::state::{GrantSlot, State};
 
-/// The first rule that fits decides.
-fn rule<'a>(state: &'a State, home: &SiteId, class: &GpuClass) -> Option<&'a LendRule> {
-    let site = state.site.as_ref()?;
-    site.lend.iter().find(|rule| {
-        rule.to.as_ref().is_none_or(|to| to == home)
-            && rule.class.as_ref().is_none_or(|it| it == class)
-    })
-}
-
 fn count(gpus: usize) -> GpuCount {
     GpuCount(u32::try_from(gpus).unwrap_or(u32::MAX))
 }
 
-/// GPUs of the class that may still be granted to the home.
-fn room(state: &State, home: &SiteId, class: &GpuClass) -> GpuCount {
-    let Some(rule) = rule(state, home, class) else { return GpuCount::ZERO };
-    let under = |grant_home: &SiteId, grant_class: &GpuClass| {
-        rule.to.as_ref().is_none_or(|to| to == grant_home)
-            && rule.class.as_ref().is_none_or(|it| it == grant_class)
-    };
-    let granted = state
-        .grants
-        .values()
-        .flat_map(|grant| grant.slots.iter().map(move |slot| (grant, slot)))
-        .filter(|(grant, slot)| under(&grant.home, &slot.class))
-        .fold(GpuCount::ZERO, |sum, (_, slot)| sum.plus(count(slot.gpus.len())));
-    let usable = state.nodes.values().filter(|node| node.is_usable());
-    let free = usable.flat_map(|node| node.free().filter(|gpu| gpu.info.class == *class)).count();
-    rule.gpus_max.minus(granted).min(count(free).minus(rule.keep_free))
+fn fits(rule: &LendRule, home: &SiteId, class: &GpuClass) -> bool {
+    rule.to.as_ref().is_none_or(|to| to == home)
+        && rule.class.as_ref().is_none_or(|it| it == class)
+}
+
+/// What may still be granted to one home. A rule's limit is shared by all classes and homes that
+/// it fits; what is free is counted class by class.
+struct Room<'a> {
+    state: &'a State,
+    home: &'a SiteId,
+    /// By the rule's place in the list.
+    under_rule: BTreeMap<usize, GpuCount>,
+    spare: BTreeMap<GpuClass, GpuCount>,
+}
+
+impl<'a> Room<'a> {
+    fn of(state: &'a State, home: &'a SiteId) -> Self {
+        Self { state, home, under_rule: BTreeMap::new(), spare: BTreeMap::new() }
+    }
+
+    /// The first rule that fits decides.
+    fn rule(&self, class: &GpuClass) -> Option<(usize, &'a LendRule)> {
+        let site = self.state.site.as_ref()?;
+        site.lend.iter().enumerate().find(|(_, rule)| fits(rule, self.home, class))
+    }
+
+    fn left(&mut self, class: &GpuClass) -> GpuCount {
+        let Some((place, rule)) = self.rule(class) else { return GpuCount::ZERO };
+        let state = self.state;
+        let granted = || {
+            let slots = state.grants.values().flat_map(|it| it.slots.iter().map(move |s| (it, s)));
+            let under = slots.filter(|(grant, slot)| fits(rule, &grant.home, &slot.class));
+            under.fold(GpuCount::ZERO, |sum, (_, slot)| sum.plus(count(slot.gpus.len())))
+        };
+        let left = *self.under_rule.entry(place).or_insert_with(|| rule.gpus_max.minus(granted()));
+        let spare = self.spare.entry(class.clone()).or_insert_with(|| {
+            let usable = state.nodes.values().filter(|node| node.is_usable());
+            let free = usable.flat_map(|node| node.free()).filter(|it| it.info.class == *class);
+            count(free.count()).minus(rule.keep_free)
+        });
+        left.min(*spare)
+    }
+
+    fn take(&mut self, class: &GpuClass, gpus: GpuCount) {
+        let Some((place, _)) = self.rule(class) else { return };
+        if let Some(left) = self.under_rule.get_mut(&place) {
+            *left = left.minus(gpus);
+        }
+        if let Some(spare) = self.spare.get_mut(class) {
+            *spare = spare.minus(gpus);
+        }
+    }
 }
 
 /// Whether the rules allow this grant on the state as it is.
 pub(crate) fn allows(state: &State, home: &SiteId, slots: &[GrantSlot]) -> bool {
-    let mut asked: BTreeMap<&GpuClass, GpuCount> = BTreeMap::new();
-    for slot in slots {
-        let sum = asked.entry(&slot.class).or_default();
-        *sum = sum.plus(count(slot.gpus.len()));
-    }
-    asked.into_iter().all(|(class, sum)| sum <= room(state, home, class))
+    let mut room = Room::of(state, home);
+    slots.iter().all(|slot| {
+        let gpus = count(slot.gpus.len());
+        let fits = gpus <= room.left(&slot.class);
+        room.take(&slot.class, gpus);
+        fits
+    })
 }
 
 /// GPUs of the home's grants that no guest uses, by class and node.
@@ -79,7 +107,7 @@ pub(crate) fn cover(
 ) -> Option<MakeGrant> {
     let mut idle = idle(state, home);
     let mut taken: BTreeMap<(GpuClass, NodeId), Vec<GpuIndex>> = BTreeMap::new();
-    let mut left: BTreeMap<GpuClass, GpuCount> = BTreeMap::new();
+    let mut room = Room::of(state, home);
     for want in demand {
         for _ in 0..want.count {
             if idle.take(want.class.as_ref().into_iter(), want.nodes, want.gpus_per_node).is_some()
@@ -87,22 +115,20 @@ pub(crate) fn cover(
                 continue;
             }
             let gang = want.gpus_per_node.times(want.nodes);
-            let classes: Vec<GpuClass> = match &want.class {
+            let mut fitting: Vec<GpuClass> = match &want.class {
                 Some(class) => alloc::vec![class.clone()],
                 None => free.classes().cloned().collect(),
             };
-            let fitting = classes.iter().filter(|class| {
-                let room = left.entry((*class).clone()).or_insert_with(|| room(state, home, class));
-                *room >= gang
-            });
-            let fitting: Vec<GpuClass> = fitting.cloned().collect();
+            fitting.retain(|class| room.left(class) >= gang);
+            // To take from no class means to take from any.
+            if fitting.is_empty() {
+                break;
+            }
             let Some((class, parts)) = free.take(fitting.iter(), want.nodes, want.gpus_per_node)
             else {
                 break;
             };
-            if let Some(room) = left.get_mut(&class) {
-                *room = room.minus(gang);
-            }
+            room.take(&class, gang);
             for (node, gpus) in parts {
                 taken.entry((class.clone(), node)).or_default().extend(gpus);
             }
