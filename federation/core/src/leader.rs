@@ -16,6 +16,7 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
+use core::cmp::Reverse;
 
 use specs::fault::{Fault, FaultCode};
 use specs::id::{Boot, Epoch, GrantId, JobId, NodeId, Question, SiteId};
@@ -32,7 +33,7 @@ use crate::command::{
     ReleaseNode, ReleasePeer, RestoreNode, RestorePeer, ReturnGrant, SuspectNode, SuspectPeer,
 };
 use crate::exchange::host::{Admission, in_use, judge};
-use crate::placement::plan::{Plan, plan};
+use crate::placement::plan::{FreeMap, Plan, plan};
 use crate::placement::{fits, lend};
 use crate::state::{Grant, GuestKey, HeldKey, JobPhase, Lease, State};
 use crate::view;
@@ -89,7 +90,15 @@ pub struct Leader {
     /// Since when a held grant is seen without loans.
     idle_since: BTreeMap<HeldKey, Instant>,
     /// Waiting jobs that fit nowhere at present, as the last plan saw it.
-    waiting: Vec<JobId>,
+    waiting: Vec<Waiting>,
+}
+
+/// A job that fits nowhere at present.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    job: JobId,
+    /// How often it has waited in vain for a grant: each time another host is asked.
+    turn: u64,
 }
 
 /// What an operator should be woken for.
@@ -237,15 +246,18 @@ impl Leader {
         view::peer_orders(state, report, self.demand_for(state, &report.host))
     }
 
-    /// What waiting jobs would use at the peer, if it is the best of those that could hold them.
+    /// What waiting jobs would use at the peer, if it is their turn's best of those that could
+    /// hold them.
     fn demand_for(&self, state: &State, peer: &SiteId) -> Vec<Demand> {
         let mut demand: Vec<Demand> = Vec::new();
-        for job in self.waiting.iter().filter_map(|id| state.jobs.get(id)) {
+        for waiting in &self.waiting {
+            let Some(job) = state.jobs.get(&waiting.job) else { continue };
             let JobPhase::Queued(_) = job.phase else { continue };
             if !job.spec.placement.spill {
                 continue;
             }
-            let Some((site, class)) = self.best_host(state, &job.spec) else { continue };
+            let best = self.best_host(state, &job.spec, waiting.turn);
+            let Some((site, class)) = best else { continue };
             if site != *peer {
                 continue;
             }
@@ -263,26 +275,27 @@ impl Leader {
         demand
     }
 
-    /// The peer and the class with most free GPUs among those that could hold the gang.
+    /// The peer and the class with most free GPUs among those that could hold the gang; the next
+    /// best at the next turn, since a home knows neither a host's lend rules nor its nodes.
     fn best_host(
         &self,
         state: &State,
         spec: &specs::job::JobSpec,
+        turn: u64,
     ) -> Option<(SiteId, specs::gpu::GpuClass)> {
-        let mut best: Option<(GpuCount, SiteId, specs::gpu::GpuClass)> = None;
+        let mut able: Vec<(Reverse<GpuCount>, &SiteId, &specs::gpu::GpuClass)> = Vec::new();
         for peer in state.peers.values().filter(|peer| peer.suspicion.is_none()) {
             if !fits::may_run_at(spec, &peer.site, peer.country) {
                 continue;
             }
             let Some(memory) = self.peers.get(&peer.site) else { continue };
-            for class in memory.capacity.iter().filter(|it| could_hold(it, spec)) {
-                let better = best.as_ref().is_none_or(|(free, ..)| class.free > *free);
-                if better {
-                    best = Some((class.free, peer.site.clone(), class.class.clone()));
-                }
-            }
+            let classes = memory.capacity.iter().filter(|it| could_hold(it, spec));
+            able.extend(classes.map(|it| (Reverse(it.free), &peer.site, &it.class)));
         }
-        best.map(|(_, site, class)| (site, class))
+        able.sort();
+        let nth = turn.checked_rem(able.len() as u64)?;
+        let (_, site, class) = able.get(usize::try_from(nth).ok()?)?;
+        Some(((*site).clone(), (*class).clone()))
     }
 
     /// As a host: the next question to a home.
@@ -434,7 +447,12 @@ impl Leader {
         let since = &self.queued_since;
         let waits = |job: JobId| since.get(&job).is_some_and(|at| now.since(*at) >= spill_after);
         let Plan { base, assignments, waiting, mut free } = plan(state, |job| waits(job.id));
-        self.waiting = waiting.into_iter().filter(|job| waits(*job)).collect();
+        let turn_takes = state.terms().grant_idle.0.max(1);
+        let turn = |job: JobId| {
+            let waits_for = since.get(&job).map_or(Millis::ZERO, |at| now.since(*at));
+            Waiting { job, turn: waits_for.minus(spill_after).0 / turn_takes }
+        };
+        self.waiting = waiting.into_iter().filter(|job| waits(*job)).map(turn).collect();
         if !assignments.is_empty() {
             commands.push(Command::CommitPlan(CommitPlan { base, assignments, at }));
         }
@@ -452,11 +470,9 @@ impl Leader {
     /// The site's own jobs come first: nothing is lent while one waits that could run here.
     fn own_job_waits(&self, state: &State) -> bool {
         let Some(site) = &state.site else { return false };
-        let capacity = view::capacity(state);
-        let jobs = self.waiting.iter().filter_map(|id| state.jobs.get(id));
-        jobs.into_iter().any(|job| {
-            fits::may_run_at(&job.spec, &site.site, site.country)
-                && capacity.iter().any(|class| could_hold(class, &job.spec))
+        let whole = FreeMap::whole(state);
+        self.waiting.iter().filter_map(|it| state.jobs.get(&it.job)).any(|job| {
+            fits::may_run_at(&job.spec, &site.site, site.country) && whole.could_hold(&job.spec)
         })
     }
 

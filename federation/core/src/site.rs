@@ -136,6 +136,10 @@ pub(crate) fn accept_node(state: &mut State, it: &AcceptNode) -> Reply {
 }
 
 pub(crate) fn add_controller(state: &mut State, fx: &mut Effects, it: &AddController) -> Reply {
+    // The founding controller has the first id; nobody may take it before it is in the log.
+    if state.site.is_none() {
+        return Reply::Refused(Fault::new(FaultCode::Busy, "the site is being founded"));
+    }
     let known = state.controllers.values().find(|known| known.request == it.request);
     if let Some(known) = known {
         return Reply::Controller(known.id);

@@ -17,8 +17,7 @@ fn count(gpus: usize) -> GpuCount {
 }
 
 fn fits(rule: &LendRule, home: &SiteId, class: &GpuClass) -> bool {
-    rule.to.as_ref().is_none_or(|to| to == home)
-        && rule.class.as_ref().is_none_or(|it| it == class)
+    rule.to.as_ref().is_none_or(|to| to == home) && rule.class.as_ref().is_none_or(|it| it == class)
 }
 
 /// What may still be granted to one home. A rule's limit is shared by all classes and homes that

@@ -37,6 +37,27 @@ impl FreeMap {
         free
     }
 
+    /// What there would be if nothing were leased or granted.
+    pub(crate) fn whole(state: &State) -> Self {
+        let mut whole = Self::default();
+        for node in state.nodes.values().filter(|node| node.is_usable()) {
+            for gpu in &node.gpus {
+                whole.add(&gpu.info.class, &node.id, [gpu.info.index]);
+            }
+        }
+        whole
+    }
+
+    /// Whether the gang could stand on this, node by node.
+    pub(crate) fn could_hold(&self, spec: &JobSpec) -> bool {
+        let of_class = self.0.iter().filter(|(class, _)| fits::class_will_do(spec, class));
+        of_class.into_iter().any(|(_, by_node)| {
+            let gpus = u64::from(spec.gpus_per_node.0);
+            let fitting = by_node.values().filter(|free| free.len() as u64 >= gpus);
+            fitting.count() as u64 >= u64::from(spec.nodes)
+        })
+    }
+
     pub(crate) fn add(
         &mut self,
         class: &GpuClass,
