@@ -28,7 +28,7 @@ use crate::shared::Shared;
 /// Where `/metrics` is served is written to this file of the controller's directory.
 pub const METRICS_FILE: &str = "metrics.addr";
 /// The founding is tried again after this long.
-const FOUND_AGAIN: Millis = Millis(200);
+const FOUND_AGAIN: Millis = Millis(20);
 
 /// A controller that is up.
 #[derive(Debug, Clone)]

@@ -222,6 +222,8 @@ specs::message! {
         5 => forget: Vec<AttemptKey>,
         6 => returned: Vec<GrantId>,
         7 => at: Timestamp,
+        /// The host's revision that the home was shown: an end recorded later stays.
+        8 => shown: Revision,
     }
 }
 

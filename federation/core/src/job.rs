@@ -11,6 +11,7 @@ use specs::wire::client::JobState;
 use crate::apply::Reply;
 use crate::command::{AdmitJobs, CancelJob};
 use crate::effect::{Effect, Effects};
+use crate::lease;
 use crate::state::{
     ATTEMPTS_KEPT, Attempt, Ended, Job, JobPhase, Queued, RequestRecord, State, StopReason,
 };
@@ -73,8 +74,8 @@ fn stop_current(state: &mut State, fx: &mut Effects, id: JobId, reason: StopReas
     let Some(job) = state.agreed.jobs.get_mut(&id) else { return };
     match &mut job.phase {
         JobPhase::Leased(leased) => {
-            let lease = leased.lease;
-            stop_lease(state, fx, lease, reason);
+            let id = leased.lease;
+            stop_lease(state, fx, id, reason);
         }
         JobPhase::Loaned(loan) => {
             loan.stop.get_or_insert(reason);
@@ -98,7 +99,11 @@ fn end(state: &mut State, id: JobId, end: JobState, outcome: Outcome, at: Timest
     let Some(job) = state.agreed.jobs.get_mut(&id) else { return };
     let key = job.queue_key();
     job.phase = JobPhase::Ended(Ended { state: end, outcome, at });
+    let leases: Vec<LeaseId> = job.attempts.iter().map(|attempt| attempt.lease).collect();
     state.queue.remove(&key);
+    for lease in leases {
+        lease::forget_lapsed(state, lease);
+    }
 }
 
 /// A new attempt begins: one more epoch.

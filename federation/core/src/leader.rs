@@ -19,10 +19,11 @@ use alloc::vec::Vec;
 use core::cmp::Reverse;
 
 use specs::fault::{Fault, FaultCode};
-use specs::id::{Boot, Epoch, GrantId, JobId, NodeId, Question, SiteId};
+use specs::id::{Boot, Epoch, GrantId, JobId, LeaseId, NodeId, Question, Revision, SiteId};
 use specs::unit::{GpuCount, Instant, Millis, Timestamp};
 use specs::wire::agent::{
-    AttemptPhase, AttemptReport, Ending, NodeOrders, NodeReport, Validity, ValidityKind, Want,
+    AttemptPhase, AttemptReport, Ending, NodeOrders, NodeReport, Outcome, Validity, ValidityKind,
+    Want,
 };
 use specs::wire::peer::{
     ClassCapacity, Demand, GrantReport, GuestPhase, GuestReport, PeerOrders, PeerReport,
@@ -48,6 +49,8 @@ const PEER_ASKED_MAX: usize = 32;
 #[derive(Debug, Clone)]
 struct Asked {
     at: Instant,
+    /// Of the state that it was read from.
+    revision: Revision,
     /// Guests that the question showed as ended.
     ended: BTreeSet<(JobId, Epoch)>,
 }
@@ -307,7 +310,7 @@ impl Leader {
         self.next_question = Question(question.0 + 1);
         let ended = report.guests.iter().filter(|guest| guest.phase == GuestPhase::Ended);
         let ended = ended.map(|guest| (guest.job, guest.epoch)).collect();
-        memory.asked.insert(question, Asked { at: now, ended });
+        memory.asked.insert(question, Asked { at: now, revision: report.revision, ended });
         while memory.asked.len() > PEER_ASKED_MAX {
             memory.asked.pop_first();
         }
@@ -338,7 +341,7 @@ impl Leader {
         }
         let named: BTreeSet<_> = orders.loans.iter().map(|loan| (loan.job, loan.epoch)).collect();
         memory.confirmed.retain(|key, _| named.contains(key));
-        obedience(state, orders, &asked.ended, at).map(Command::ObeyPeer).into_iter().collect()
+        obedience(state, orders, &asked, at).map(Command::ObeyPeer).into_iter().collect()
     }
 
     /// What follows from the passing of time and from the state as it is.
@@ -539,13 +542,34 @@ fn is_released_by_time(lease: &Lease) -> bool {
 /// What of the report the log does not have yet.
 fn news_of_parts(state: &State, report: &NodeReport) -> Vec<AttemptReport> {
     let is_news = |it: &&AttemptReport| {
+        if state.lapsed.get(&it.lease).is_some_and(|lease| may_tell(report, lease)) {
+            return it.phase == AttemptPhase::Ended;
+        }
         let lease = state.leases.get(&it.lease);
         let Some(part) = lease.and_then(|lease| lease.part(&report.node)) else { return false };
+        let exited = it.outcome.as_ref().is_some_and(|it| it.ending == Ending::Exited);
         let started = it.phase == AttemptPhase::Running && part.phase == AttemptPhase::Starting;
-        part.outcome.is_none()
-            && (it.phase == AttemptPhase::Ended || (started && part.boot == report.boot))
+        let open = part.outcome.is_none()
+            && (it.phase == AttemptPhase::Ended || (started && part.boot == report.boot));
+        open || (part.is_lost() && exited)
     };
-    report.attempts.iter().filter(is_news).cloned().collect()
+    let mut news: Vec<AttemptReport> = report.attempts.iter().filter(is_news).cloned().collect();
+    // What the agent does not name it never had, or its end was taken in before.
+    let named: BTreeSet<LeaseId> = report.attempts.iter().map(|it| it.lease).collect();
+    let lapsed = state.lapsed_of(&report.node).filter(|lease| may_tell(report, lease));
+    news.extend(lapsed.filter(|lease| !named.contains(&lease.id)).map(|lease| AttemptReport {
+        lease: lease.id,
+        phase: AttemptPhase::Ended,
+        outcome: Some(Outcome::of(Ending::Lost, "its node does not know it")),
+        started_at: Timestamp(0),
+        ended_at: Timestamp(0),
+    }));
+    news
+}
+
+/// Whether the reporting life of the agent may know how its part of the lapsed lease ended.
+fn may_tell(report: &NodeReport, lease: &Lease) -> bool {
+    lease.part(&report.node).is_some_and(|part| part.is_lost() && part.boot <= report.boot)
 }
 
 /// What of the report the log does not have yet.
@@ -560,7 +584,7 @@ fn news_of_guests(state: &State, report: &PeerReport) -> Vec<GuestReport> {
             }
             JobPhase::Queued(_) | JobPhase::Leased(_) | JobPhase::Loaned(_) => {
                 let exited = it.outcome.as_ref().is_some_and(|it| it.ending == Ending::Exited);
-                job.kept.is_none() && exited && job.epoch > it.epoch
+                job.kept.is_none() && exited && job.epoch >= it.epoch
             }
             JobPhase::Ended(_) => false,
         }
@@ -575,12 +599,7 @@ fn grants_differ(state: &State, host: &SiteId, reports: &[GrantReport]) -> bool 
 }
 
 /// What a home's orders ask for that has not been done; none if nothing.
-fn obedience(
-    state: &State,
-    orders: &PeerOrders,
-    shown_ended: &BTreeSet<(JobId, Epoch)>,
-    at: Timestamp,
-) -> Option<ObeyPeer> {
+fn obedience(state: &State, orders: &PeerOrders, asked: &Asked, at: Timestamp) -> Option<ObeyPeer> {
     let mut obey = ObeyPeer {
         peer: orders.home.clone(),
         revision: orders.revision,
@@ -589,6 +608,7 @@ fn obedience(
         forget: Vec::new(),
         returned: Vec::new(),
         at,
+        shown: asked.revision,
     };
     let mut named: BTreeMap<(JobId, Epoch), Want> = BTreeMap::new();
     for loan in &orders.loans {
@@ -603,8 +623,9 @@ fn obedience(
         let want = named.get(&(job, epoch));
         let stopping =
             guest.lease.and_then(|id| state.leases.get(&id)).is_some_and(|it| it.stop.is_some());
+        let is_shown = asked.ended.contains(&(job, epoch)) && guest.ended_in <= asked.revision;
         match guest.phase {
-            GuestPhase::Ended if want.is_none() && shown_ended.contains(&(job, epoch)) => {
+            GuestPhase::Ended if want.is_none() && is_shown => {
                 obey.forget.push(AttemptKey { job, epoch });
             }
             GuestPhase::Admitted | GuestPhase::Running if want != Some(&Want::Run) && !stopping => {

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use specs::id::{Boot, GpuIndex, LeaseId, NodeId, SiteId};
+use specs::id::{Boot, GpuIndex, LeaseId, NodeId};
 use specs::unit::Timestamp;
 use specs::wire::agent::{AttemptPhase, AttemptReport, Ending, Outcome};
 use specs::wire::peer::GuestPhase;
@@ -13,7 +13,9 @@ use crate::effect::{Effect, Effects};
 use crate::exchange;
 use crate::job::{self, AttemptEnd};
 use crate::placement::fits;
-use crate::state::{GuestKey, Job, JobPhase, Lease, Leased, Part, State, StopReason};
+use crate::state::{
+    Guest, GuestKey, Job, JobPhase, LAPSED_KEPT, Lease, Leased, Part, State, StopReason,
+};
 
 pub(crate) fn commit_plan(state: &mut State, fx: &mut Effects, it: &CommitPlan) -> Reply {
     let (mut taken, mut dropped) = (0, 0);
@@ -144,17 +146,14 @@ pub(crate) fn end_part(
     let Some(outcome) = &report.outcome else { return };
     let Some(lease) = state.agreed.leases.get_mut(&report.lease) else { return };
     let Some(part) = lease.part_mut(node) else { return };
-    if part.outcome.is_some() {
+    // What was given up may turn out to have exited, and an exit is better than not knowing.
+    let is_late = part.is_lost() && outcome.ending == Ending::Exited;
+    if part.outcome.is_some() && !is_late {
         return;
     }
-    part.phase = AttemptPhase::Ended;
-    part.outcome = Some(outcome.clone());
-    if report.started_at != Timestamp(0) {
-        part.started_at = report.started_at;
-    }
-    part.ended_at = report.ended_at;
-    if outcome.ending == Ending::Exited && !outcome.is_success() {
-        lease.verdict.get_or_insert(outcome.clone());
+    put_end(lease, node, report, outcome);
+    if is_late {
+        return;
     }
     let ended = lease.parts.iter().all(|part| part.outcome.is_some());
     free_gpus(state, report.lease, node);
@@ -165,6 +164,19 @@ pub(crate) fn end_part(
         conclude(state, fx, report.lease, at);
     } else if !outcome.is_success() {
         job::stop_lease(state, fx, report.lease, StopReason::Gang);
+    }
+}
+
+fn put_end(lease: &mut Lease, node: &NodeId, report: &AttemptReport, outcome: &Outcome) {
+    let Some(part) = lease.part_mut(node) else { return };
+    part.phase = AttemptPhase::Ended;
+    part.outcome = Some(outcome.clone());
+    if report.started_at != Timestamp(0) {
+        part.started_at = report.started_at;
+    }
+    part.ended_at = report.ended_at;
+    if outcome.ending == Ending::Exited && !outcome.is_success() {
+        lease.verdict.get_or_insert(outcome.clone());
     }
 }
 
@@ -189,36 +201,119 @@ fn overall(lease: &Lease) -> Outcome {
     telling.cloned().unwrap_or_else(|| Outcome::of(Ending::Lost, "no part said how it ended"))
 }
 
+fn attempt_end(lease: &Lease) -> AttemptEnd {
+    let started = lease.parts.iter().map(|part| part.started_at);
+    AttemptEnd {
+        job: lease.job,
+        epoch: lease.epoch,
+        outcome: overall(lease),
+        started_at: started.filter(|at| *at != Timestamp(0)).min().unwrap_or_default(),
+        ended_at: lease.parts.iter().map(|part| part.ended_at).max().unwrap_or_default(),
+    }
+}
+
 fn conclude(state: &mut State, fx: &mut Effects, id: LeaseId, at: Timestamp) {
     let Some(lease) = state.leases.get(&id).cloned() else { return };
     state.agreed.leases.remove(&id);
-    let started = lease.parts.iter().map(|part| part.started_at);
-    let it = AttemptEnd {
-        job: lease.job,
-        epoch: lease.epoch,
-        outcome: overall(&lease),
-        started_at: started.filter(|at| *at != Timestamp(0)).min().unwrap_or_default(),
-        ended_at: lease.parts.iter().map(|part| part.ended_at).max().unwrap_or_default(),
-    };
-    if state.is_own(&lease.home) {
+    let it = attempt_end(&lease);
+    let is_own = state.is_own(&lease.home);
+    if it.outcome.ending != Ending::Exited {
+        lapse(state, lease.clone());
+    }
+    if is_own {
         let current = state.jobs.get(&it.job).is_some_and(|job| job.epoch == it.epoch);
         if current {
             job::end_attempt(state, fx, &it, at);
         }
     } else {
-        end_guest(state, fx, lease.home, &it);
+        end_guest(state, fx, &lease, &it);
     }
 }
 
-fn end_guest(state: &mut State, fx: &mut Effects, home: SiteId, it: &AttemptEnd) {
-    let key = GuestKey { home: home.clone(), job: it.job, epoch: it.epoch };
-    let Some(guest) = state.agreed.guests.get_mut(&key) else { return };
-    guest.phase = GuestPhase::Ended;
-    guest.lease = None;
-    guest.outcome = Some(it.outcome.clone());
-    guest.started_at = it.started_at;
-    guest.ended_at = it.ended_at;
-    fx.insert(Effect::SyncPeer(home));
+/// Remembers a lease that was given up, if a life of an agent that had a part of it may still tell
+/// how that part ended.
+fn lapse(state: &mut State, lease: Lease) {
+    let may_tell = |part: &Part| {
+        let node = state.nodes.get(&part.node);
+        part.is_lost() && node.is_some_and(|node| node.boot == part.boot)
+    };
+    if !lease.parts.iter().any(may_tell) {
+        return;
+    }
+    for part in lease.parts.iter().filter(|part| part.is_lost()) {
+        state.node_lapsed.insert((part.node.clone(), lease.id), ());
+    }
+    state.agreed.lapsed.insert(lease.id, lease);
+    if state.lapsed.len() > LAPSED_KEPT {
+        let oldest = state.lapsed.keys().next().copied();
+        if let Some(oldest) = oldest {
+            forget_lapsed(state, oldest);
+        }
+    }
+}
+
+/// Nothing more will be heard of it, or nobody wants to know.
+pub(crate) fn forget_lapsed(state: &mut State, id: LeaseId) {
+    let Some(lease) = state.lapsed.get(&id).cloned() else { return };
+    for part in &lease.parts {
+        state.node_lapsed.remove(&(part.node.clone(), id));
+    }
+    state.agreed.lapsed.remove(&id);
+}
+
+/// A node tells how its part of a lapsed lease ended. If with that the attempt as a whole exited,
+/// the result is kept.
+pub(crate) fn end_lapsed(
+    state: &mut State,
+    fx: &mut Effects,
+    node: &NodeId,
+    report: &AttemptReport,
+    at: Timestamp,
+) {
+    let Some(outcome) = &report.outcome else { return };
+    let Some(lease) = state.agreed.lapsed.get_mut(&report.lease) else { return };
+    if !lease.part(node).is_some_and(Part::is_lost) {
+        return;
+    }
+    put_end(lease, node, report, outcome);
+    let lease = lease.clone();
+    let it = attempt_end(&lease);
+    let exited = it.outcome.ending == Ending::Exited;
+    if outcome.ending == Ending::Exited && !exited {
+        state.node_lapsed.remove(&(node.clone(), report.lease));
+        if lease.parts.iter().any(Part::is_lost) {
+            return;
+        }
+    }
+    forget_lapsed(state, report.lease);
+    if !exited {
+        return;
+    }
+    if state.is_own(&lease.home) {
+        job::keep_result(state, fx, &it, at);
+    } else {
+        end_guest(state, fx, &lease, &it);
+    }
+}
+
+/// Records the end of a guest; of one that was forgotten as lost, so that its home hears of it.
+fn end_guest(state: &mut State, fx: &mut Effects, lease: &Lease, it: &AttemptEnd) {
+    let key = GuestKey { home: lease.home.clone(), job: it.job, epoch: it.epoch };
+    let guest = Guest {
+        key: key.clone(),
+        phase: GuestPhase::Ended,
+        lease: None,
+        outcome: Some(it.outcome.clone()),
+        started_at: it.started_at,
+        ended_at: it.ended_at,
+        nodes: lease.parts.iter().map(|part| part.node.clone()).collect(),
+        name: lease.spec.name.as_str().into(),
+        gpus: lease.spec.gpus(),
+        ran: lease.id,
+        ended_in: state.revision,
+    };
+    state.agreed.guests.insert(key, guest);
+    fx.insert(Effect::SyncPeer(lease.home.clone()));
 }
 
 /// Ends every part that the node still has and that `gone` picks, as nobody knows how.

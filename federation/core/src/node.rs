@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use specs::gpu::GpuInfo;
-use specs::id::{Boot, GpuIndex, NodeId};
+use specs::id::{Boot, GpuIndex, LeaseId, NodeId};
 use specs::job::OnPartition;
 use specs::wire::agent::AttemptPhase;
 
@@ -12,7 +12,7 @@ use crate::command::{DrainNode, RecordParts, RegisterNode, ReleaseNode, RestoreN
 use crate::effect::{Effect, Effects};
 use crate::exchange;
 use crate::lease;
-use crate::state::{Gpu, Node, State};
+use crate::state::{Gpu, Node, Part, State};
 
 /// A new life of an agent: whatever an earlier life had is gone, because an agent ends orphans
 /// before its first report.
@@ -30,10 +30,23 @@ pub(crate) fn register(state: &mut State, fx: &mut Effects, it: &RegisterNode) -
     node.source = Some(it.inventory.source);
     let detail = "its agent was restarted";
     lease::lose_parts(state, fx, &it.node, detail, it.at, |_, part| part.boot < it.boot);
+    forget_lapsed(state, it);
     replace_gpus(state, fx, &it.node, &it.inventory.gpus);
     fx.insert(Effect::Plan);
     fx.insert(Effect::SyncNode(it.node.clone()));
     Reply::Done
+}
+
+/// What an earlier life could tell has been told: the first report of a life names every end that
+/// an earlier one left, and is recorded before the life is.
+fn forget_lapsed(state: &mut State, it: &RegisterNode) {
+    let is_over = |part: &Part| part.node == it.node && part.boot < it.boot && part.is_lost();
+    let lapsed = state.lapsed_of(&it.node);
+    let over: Vec<LeaseId> =
+        lapsed.filter(|lease| lease.parts.iter().any(is_over)).map(|lease| lease.id).collect();
+    for lease in over {
+        lease::forget_lapsed(state, lease);
+    }
 }
 
 /// Takes over the inventory; a granted GPU stays granted if it is there and of the same class.
@@ -116,6 +129,11 @@ pub(crate) fn drain(state: &mut State, fx: &mut Effects, it: &DrainNode) -> Repl
 /// An end is true whichever life reports it; anything else only from the life that has the part.
 pub(crate) fn record_parts(state: &mut State, fx: &mut Effects, it: &RecordParts) -> Reply {
     for report in &it.attempts {
+        let lapsed = state.lapsed.get(&report.lease).and_then(|lease| lease.part(&it.node));
+        if lapsed.is_some_and(|part| it.boot >= part.boot) && report.phase == AttemptPhase::Ended {
+            lease::end_lapsed(state, fx, &it.node, report, it.at);
+            continue;
+        }
         let lease = state.leases.get(&report.lease);
         let Some(part) = lease.and_then(|lease| lease.part(&it.node)) else { continue };
         match report.phase {

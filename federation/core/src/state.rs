@@ -14,7 +14,7 @@ use specs::id::{
 use specs::job::JobSpec;
 use specs::site::{SiteSpec, Terms};
 use specs::unit::{GpuCount, Timestamp};
-use specs::wire::agent::{AttemptPhase, Outcome};
+use specs::wire::agent::{AttemptPhase, Ending, Outcome};
 use specs::wire::client::JobState;
 use specs::wire::peer::{GuestPhase, LoanSlot, Slot};
 
@@ -22,6 +22,8 @@ use crate::table::Table;
 
 /// Most attempts that a job's record keeps; the oldest go first.
 pub(crate) const ATTEMPTS_KEPT: usize = 16;
+/// Most leases that are kept for a result that may come in late; the oldest go first.
+pub(crate) const LAPSED_KEPT: usize = 65_536;
 
 specs::enumeration! {
     /// What a one-time token is for.
@@ -270,6 +272,8 @@ specs::message! {
         13 => tokens: Table<TokenId, Token>,
         14 => controllers: Table<ControllerId, Controller>,
         15 => last_controller: ControllerId,
+        /// Leases that were given up although a node may still tell how its part of them ended.
+        16 => lapsed: Table<LeaseId, Lease>,
     }
 }
 
@@ -311,6 +315,8 @@ pub struct State {
     pub(crate) queue: Table<QueueKey, ()>,
     /// Leases with a part on a node that has not ended.
     pub(crate) node_leases: Table<(NodeId, LeaseId), ()>,
+    /// Lapsed leases with a part of which the node may still tell.
+    pub(crate) node_lapsed: Table<(NodeId, LeaseId), ()>,
     /// Jobs on loan.
     pub(crate) peer_loans: Table<(SiteId, JobId), ()>,
     /// What loans draw on grants.
@@ -342,6 +348,7 @@ impl Default for State {
             tokens: Table::default(),
             controllers: Table::default(),
             last_controller: ControllerId(0),
+            lapsed: Table::default(),
         })
     }
 }
@@ -371,7 +378,13 @@ impl State {
                 node_leases.insert((part.node.clone(), lease.id), ());
             }
         }
-        Self { agreed, queue, node_leases, peer_loans, drawn }
+        let mut node_lapsed = Table::default();
+        for lease in agreed.lapsed.values() {
+            for part in lease.parts.iter().filter(|part| part.is_lost()) {
+                node_lapsed.insert((part.node.clone(), lease.id), ());
+            }
+        }
+        Self { agreed, queue, node_leases, node_lapsed, peer_loans, drawn }
     }
 
     /// The bytes of a snapshot.
@@ -416,6 +429,13 @@ impl State {
         let range = (node.clone(), LeaseId(0))..=(node.clone(), LeaseId(u64::MAX));
         let keys: Vec<LeaseId> = self.node_leases.range(range).map(|(key, ())| key.1).collect();
         keys.into_iter().filter_map(|id| self.leases.get(&id))
+    }
+
+    /// Lapsed leases of which the node may still tell.
+    pub(crate) fn lapsed_of(&self, node: &NodeId) -> impl Iterator<Item = &Lease> {
+        let range = (node.clone(), LeaseId(0))..=(node.clone(), LeaseId(u64::MAX));
+        let keys: Vec<LeaseId> = self.node_lapsed.range(range).map(|(key, ())| key.1).collect();
+        keys.into_iter().filter_map(|id| self.lapsed.get(&id))
     }
 
     /// Jobs on loan to the peer.
@@ -479,6 +499,13 @@ impl Node {
     /// GPUs that are neither leased nor granted.
     pub fn free(&self) -> impl Iterator<Item = &Gpu> {
         self.gpus.iter().filter(|gpu| gpu.lease.is_none() && gpu.grant.is_none())
+    }
+}
+
+impl Part {
+    /// Nobody knows how it ended.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.outcome.as_ref().is_some_and(|it| it.ending == Ending::Lost)
     }
 }
 

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use federation_core::{
-    AcceptNode, AddPeer, AdmitJobs, CancelJob, Command, FoundSite, JobPhase, Leader, OpenToken,
-    PeerRecord, Reply, State, TokenKind, apply, check, job_state,
+    AcceptNode, AddController, AddPeer, AdmitJobs, CancelJob, Command, FoundSite, JobPhase, Leader,
+    OpenToken, PeerRecord, Reply, State, TokenKind, apply, check, job_state,
 };
 use specs::codec::Blob;
 use specs::gpu::{GpuInfo, InventorySource};
@@ -451,6 +451,16 @@ fn late_orders_of_a_home_change_nothing() {
         giga.apply(command);
     }
     assert!(giga.state.leases.is_empty(), "a loan that was cancelled is not admitted");
+}
+
+#[test]
+fn no_controller_is_added_before_the_site_is_founded() {
+    let mut state = State::default();
+    let request = "second".parse().unwrap();
+    let add = AddController { request, address: "berlin:2".into() };
+    let (reply, _) = apply(&mut state, &Command::AddController(add));
+    assert!(matches!(reply, Reply::Refused(_)));
+    assert!(state.controllers.is_empty());
 }
 
 #[test]

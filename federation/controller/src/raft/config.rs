@@ -7,13 +7,14 @@ use openraft::{Config, ConfigError, SnapshotPolicy};
 use specs::id::ControllerId;
 use specs::unit::Millis;
 
-/// A leader's sign of life. A tenth of the shortest wait, so that one or two may come late.
+/// A leader's sign of life. Four may be lost or late before a follower minds.
 pub const HEARTBEAT: Millis = Millis(100);
 /// The shortest wait of a candidate.
-pub const ELECTION_MIN: Millis = Millis(300);
+pub const ELECTION_MIN: Millis = Millis(250);
 /// The longest wait of a candidate, and how long a follower stands by a leader that fell silent.
-/// The next commit after a leader's death comes within twice this.
-pub const ELECTION_MAX: Millis = Millis(600);
+/// The next commit after a leader's death comes within twice this and the time of two syncs. A
+/// longer span would ride out longer pauses of the leader's machine; a shorter one none.
+pub const ELECTION_MAX: Millis = Millis(500);
 /// Entries after which a snapshot is considered.
 pub const SNAPSHOT_ENTRIES: u64 = 10_000;
 /// Entries that stay after a snapshot: whoever lags by less catches up without one. They are in

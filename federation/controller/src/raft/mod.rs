@@ -21,6 +21,7 @@
 //! Deliberately absent: reads by clock (leader leases), witnesses, and any meaning of a command.
 
 mod config;
+mod links;
 mod log_store;
 mod members;
 mod memory;

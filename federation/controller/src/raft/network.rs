@@ -11,15 +11,12 @@
 //! long an answer may take. What cannot be delivered is `Unreachable`, never an answer.
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fabric_quic::connection::{CallError, CallOptions, Connection};
-use fabric_quic::env::Env;
-use fabric_quic::lane::{LaneReceiver, LaneSender};
-use fabric_quic::pool::{BULK, CONTROL, Pool, RAFT};
-use fabric_quic::verify::Expect;
+use fabric_quic::connection::{CallError, CallOptions};
+use fabric_quic::lane::{Lane, LaneReceiver, LaneSender};
+use fabric_quic::pool::{BULK, CONTROL, RAFT};
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
@@ -31,11 +28,10 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use specs::codec::{Blob, Message};
-use specs::id::{ControllerId, SiteId};
 use specs::unit::Millis;
 use specs::wire::method::Method;
-use tokio::sync::oneshot;
 
+use super::links::Links;
 use super::snapshot::Image;
 use super::state_machine::RaftSnapshot;
 use super::types::{Types, Vote};
@@ -58,34 +54,22 @@ type AppendResults<'s> = BoxStream<'s, Result<StreamAppendResult<Types>, Error>>
 
 /// Makes the ways to the other members.
 pub(crate) struct Network {
-    pub(crate) env: Env,
-    pub(crate) site: SiteId,
-    pub(crate) pool: Pool,
+    pub(crate) links: Links,
 }
 
 /// The way to one member, over connections of one class.
 pub(crate) struct Peer {
-    env: Env,
-    pool: Pool,
-    expect: Expect,
-    address: String,
+    links: Links,
+    id: u64,
     class: &'static str,
-    connection: Option<Connection>,
     /// Kept between sessions; none while one uses it.
     lane: Option<(LaneSender, LaneReceiver)>,
 }
 
 impl Network {
-    fn peer(&self, target: u64, node: &BasicNode, class: &'static str) -> Peer {
-        Peer {
-            env: self.env.clone(),
-            pool: self.pool.clone(),
-            expect: Expect::Member { site: self.site.clone(), id: ControllerId(target) },
-            address: node.addr.clone(),
-            class,
-            connection: None,
-            lane: None,
-        }
+    fn peer(&self, id: u64, node: &BasicNode, class: &'static str) -> Peer {
+        self.links.learn(id, &node.addr);
+        Peer { links: self.links.clone(), id, class, lane: None }
     }
 }
 
@@ -114,49 +98,40 @@ fn millis(span: Duration) -> Millis {
 }
 
 impl Peer {
-    /// The connection. A dial goes on when the one who waits gives up: a heartbeat has less time
-    /// than a handshake may need.
-    async fn connection(&mut self) -> Result<Connection, Error> {
-        if let Some(connection) = self.connection.as_ref().filter(|it| !it.is_closed()) {
-            return Ok(connection.clone());
-        }
-        let (done, dialed) = oneshot::channel();
-        let (env, pool, address) = (self.env.clone(), self.pool.clone(), self.address.clone());
-        let (expect, class) = (self.expect.clone(), self.class);
-        self.env.spawn(async move {
-            // No one waits when the time is up.
-            let _ = done.send(dial(&env, &pool, &address, &expect, class).await);
-        });
-        let outcome = dialed.await.map_err(|_| unreachable(&"the dial was given up"))?;
-        let connection = outcome.map_err(|why| unreachable(&why))?;
-        self.connection = Some(connection.clone());
-        Ok(connection)
-    }
-
     async fn call(&mut self, method: Method, body: Vec<u8>, span: Millis) -> Result<Bytes, Error> {
-        let env = self.env.clone();
         let exchange = async {
-            let connection = self.connection().await?;
+            let connection = self.links.connection(self.id, self.class).await?;
             let options = CallOptions { deadline: Some(span), ..CallOptions::default() };
             let called = connection.call_with(method, body, options).await;
-            called.map_err(|error: CallError| unreachable(&error))
+            called.map_err(|error: CallError| error.to_string())
         };
-        env.timeout(span, exchange).await.unwrap_or_else(|elapsed| Err(unreachable(&elapsed)))
+        let outcome = self.links.env().timeout(span, exchange).await;
+        match outcome.unwrap_or_else(|elapsed| Err(elapsed.to_string())) {
+            Ok(answer) => {
+                self.links.heard(self.id);
+                Ok(answer)
+            }
+            Err(why) => {
+                self.links.missed(self.id);
+                Err(unreachable(&why))
+            }
+        }
     }
 
     async fn open_lane(&mut self) -> Result<(LaneSender, LaneReceiver), Error> {
         if let Some(lane) = self.lane.take() {
             return Ok(lane);
         }
-        let connection = self.connection().await?;
-        let lane = connection.open_lane(Method::RaftAppend).await;
-        lane.map(fabric_quic::lane::Lane::split).map_err(|error| unreachable(&error))
+        let connection = self.links.connection(self.id, self.class).await;
+        let opening = connection.map_err(|why| unreachable(&why))?;
+        let lane = opening.open_lane(Method::RaftAppend).await;
+        lane.map(Lane::split).map_err(|error| unreachable(&error))
     }
 
     /// Sends a snapshot's file, from its beginning.
     async fn send_snapshot(&mut self, vote: Vote, snapshot: RaftSnapshot) -> Result<Vote, Error> {
         let file = snapshot.snapshot.file().await.map_err(|error| unreachable(&error))?;
-        let transfer = self.env.random_u64();
+        let transfer = self.links.env().random_u64();
         let total = file.len() as u64;
         let mut rest = file;
         let mut offset = 0;
@@ -185,27 +160,6 @@ impl Peer {
     }
 }
 
-async fn dial(
-    env: &Env,
-    pool: &Pool,
-    address: &str,
-    expect: &Expect,
-    class: &'static str,
-) -> Result<Connection, String> {
-    let resolved: Vec<SocketAddr> = match address.parse() {
-        Ok(address) => vec![address],
-        Err(_) => env.sockets.resolve(address).await.map_err(|error| error.to_string())?,
-    };
-    let mut why = format!("`{address}` has no address");
-    for address in resolved {
-        match pool.get(address, expect, class).await {
-            Ok(connection) => return Ok(connection),
-            Err(error) => why = error.to_string(),
-        }
-    }
-    Err(why)
-}
-
 /// One use of a lane: requests out, answers in, in order.
 struct Session<'s, S> {
     peer: &'s mut Peer,
@@ -221,16 +175,21 @@ impl<S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Session<'_, S> {
     async fn next(&mut self) -> Option<Result<StreamAppendResult<Types>, Error>> {
         let answer = self.exchange().await;
         match &answer {
+            Some(Ok(Ok(_))) => self.peer.links.heard(self.peer.id),
             // The other side ends its stream with a refusal.
-            Some(Ok(Err(_)) | Err(_)) => self.lane = None,
-            Some(Ok(Ok(_))) => {}
+            Some(Ok(Err(_))) => {
+                self.peer.links.heard(self.peer.id);
+                self.lane = None;
+                self.in_flight = 0;
+            }
+            Some(Err(_)) => self.lane = None,
             None => self.peer.lane = self.lane.take(),
         }
         answer
     }
 
     async fn exchange(&mut self) -> Option<Result<StreamAppendResult<Types>, Error>> {
-        let env = self.peer.env.clone();
+        let env = self.peer.links.env().clone();
         let (sender, receiver) = self.lane.as_mut()?;
         loop {
             if self.requests.is_none() && self.in_flight == 0 {
@@ -240,8 +199,11 @@ impl<S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Session<'_, S> {
             let waits = self.in_flight > 0;
             tokio::select! {
                 answer = receiver.recv() => {
-                    self.in_flight = self.in_flight.saturating_sub(1);
-                    return Some(parse_answer(answer));
+                    let answer = parse_answer(answer);
+                    if answer.is_ok() {
+                        self.in_flight = self.in_flight.saturating_sub(1);
+                    }
+                    return Some(answer);
                 }
                 request = next_of(&mut self.requests), if may_send && self.requests.is_some() => {
                     let Some(request) = request else {
@@ -259,6 +221,15 @@ impl<S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Session<'_, S> {
                     return Some(Err(unreachable(&"an append was not answered in time")));
                 }
             }
+        }
+    }
+}
+
+impl<S> Drop for Session<'_, S> {
+    /// A session that is given up while it waits was not answered.
+    fn drop(&mut self) {
+        if self.in_flight > 0 {
+            self.peer.links.missed(self.peer.id);
         }
     }
 }
@@ -284,7 +255,7 @@ impl RaftNetworkV2<Types> for Peer {
         request: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, Error> {
-        let env = self.env.clone();
+        let env = self.links.env().clone();
         let once = async {
             let mut answers =
                 RaftNetworkV2::stream_append(self, stream::iter([request]), option.clone()).await?;
@@ -342,7 +313,7 @@ impl RaftNetworkV2<Types> for Peer {
         cancel: impl Future<Output = ReplicationClosed> + openraft::OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let env = self.env.clone();
+        let env = self.links.env().clone();
         let sent = env.timeout(millis(option.hard_ttl()), self.send_snapshot(vote, snapshot));
         tokio::select! {
             closed = cancel => Err(closed.into()),

@@ -16,6 +16,7 @@ use specs::id::{ControllerId, SiteId};
 use tokio::sync::{mpsc, watch};
 
 use super::config::RaftConfig;
+use super::links::Links;
 use super::log_store::{LogStore, ReplayError};
 use super::network::Network;
 use super::serve::{Raft, Server};
@@ -185,14 +186,15 @@ impl Group {
             on_fatal: on_fatal.clone(),
         };
         let machine = StateMachine::new(snapshots.clone(), newest, outputs);
-        let network = Network { env: env.clone(), site, pool };
+        let links = Links::new(env.clone(), site, pool);
+        let network = Network { links: links.clone() };
         let building = Box::pin(Raft::build(id.0, settings, network, log.clone(), machine));
         let raft = building.await.map_err(|error| StartError::Rebuild(error.to_string()))?;
         is_live.store(true, Ordering::Relaxed);
         raft.run();
         log.watch_room(env);
         let is_stopping = Arc::new(AtomicBool::new(false));
-        let leadership = watch_leadership(env, &raft, is_stopping.clone(), on_fatal);
+        let leadership = watch_leadership(links, &raft, is_stopping.clone(), on_fatal);
         let inner = Inner {
             id,
             env: env.clone(),
@@ -231,21 +233,30 @@ fn open_log(
     Ok(LogStore::new(wal, recovered.records, record_bytes_max)?)
 }
 
-/// Publishes who leads, and tells `on_fatal` when the member stops by itself.
+/// Publishes who leads, learns where members are, and tells `on_fatal` when the member stops by
+/// itself.
 fn watch_leadership(
-    env: &Env,
+    links: Links,
     raft: &Raft,
     is_stopping: Arc<AtomicBool>,
     on_fatal: OnFatal,
 ) -> watch::Receiver<Leadership> {
     let mut metrics = raft.metrics();
     let (sender, receiver) = watch::channel(leadership(&metrics.borrow_watched()));
-    env.spawn(async move {
+    links.env().clone().spawn(async move {
+        let mut learned = None;
         loop {
-            let (now, running) = {
+            let (now, running, membership) = {
                 let metrics = metrics.borrow_and_update();
-                (leadership(&metrics), metrics.running_state.clone())
+                let membership = metrics.membership_config.clone();
+                (leadership(&metrics), metrics.running_state.clone(), membership)
             };
+            if learned != *membership.log_id() {
+                for (id, node) in membership.membership().nodes() {
+                    links.learn(*id, &node.addr);
+                }
+                learned = *membership.log_id();
+            }
             sender.send_if_modified(|before| {
                 let differs = *before != now;
                 *before = now;

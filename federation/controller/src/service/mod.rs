@@ -198,6 +198,9 @@ pub(crate) fn malformed(error: &DecodeError) -> Fault {
 /// Answers as the leader. Whoever does not lead says so.
 async fn answer(shared: &Arc<Shared>, asked: Asked) -> Result<Bytes, Fault> {
     let method = asked.method;
+    if shared.group.state().site.is_none() {
+        return Err(Fault::new(FaultCode::Busy, "the site is being founded"));
+    }
     match method {
         Method::NodeReport => agent::report(shared, &asked).await,
         Method::PeerReport => peer::report(shared, &asked).await,

@@ -4,7 +4,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use specs::id::{GpuIndex, GrantId, LeaseId, NodeId, SiteId};
+use specs::id::{GpuIndex, GrantId, LeaseId, NodeId, Revision, SiteId};
 use specs::unit::{GpuCount, Timestamp};
 use specs::wire::agent::{Ending, Outcome, Want};
 use specs::wire::peer::{GuestPhase, LoanBody, LoanOrder, LoanSlot};
@@ -138,7 +138,8 @@ pub(crate) fn obey(state: &mut State, fx: &mut Effects, it: &ObeyPeer) -> Reply 
     }
     for attempt in &it.forget {
         let key = key(it, attempt.job, attempt.epoch);
-        if state.guests.get(&key).is_some_and(|guest| guest.phase == GuestPhase::Ended) {
+        let has_it = |guest: &Guest| guest.phase == GuestPhase::Ended && guest.ended_in <= it.shown;
+        if state.guests.get(&key).is_some_and(has_it) {
             state.agreed.guests.remove(&key);
         }
     }
@@ -271,6 +272,7 @@ fn admit(state: &mut State, fx: &mut Effects, home: &SiteId, order: &LoanOrder, 
             let id = LeaseId(state.last_lease.0 + 1);
             guest.phase = GuestPhase::Admitted;
             guest.ended_at = Timestamp(0);
+            guest.ended_in = Revision(0);
             guest.lease = Some(id);
             guest.nodes = parts.iter().map(|part| part.node.clone()).collect();
             let lease = Lease {

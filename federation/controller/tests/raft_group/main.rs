@@ -1,0 +1,9 @@
+//! Whole groups in one process: real QUIC on loopback, real disks unless a test needs another.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod agree;
+mod catch_up;
+mod cluster;
+mod disk;
+mod lost_tail;
+mod membership;
