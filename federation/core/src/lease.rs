@@ -309,7 +309,6 @@ fn end_guest(state: &mut State, fx: &mut Effects, lease: &Lease, it: &AttemptEnd
         nodes: lease.parts.iter().map(|part| part.node.clone()).collect(),
         name: lease.spec.name.as_str().into(),
         gpus: lease.spec.gpus(),
-        ran: lease.id,
         ended_in: state.revision,
     };
     state.agreed.guests.insert(key, guest);

@@ -180,6 +180,8 @@ specs::message! {
         7 => nodes: Vec<NodeId>,
         8 => name: String,
         9 => gpus: GpuCount,
+        /// The revision at which its end was recorded; zero before.
+        11 => ended_in: Revision,
     }
 
     /// Which attempt of which home.

@@ -261,6 +261,7 @@ fn admit(state: &mut State, fx: &mut Effects, home: &SiteId, order: &LoanOrder, 
         nodes: Vec::new(),
         name: String::new(),
         gpus: GpuCount::ZERO,
+        ended_in: state.revision,
     };
     if let Some(body) = &order.body {
         guest.name = body.spec.name.as_str().into();
