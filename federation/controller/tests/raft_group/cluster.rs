@@ -14,9 +14,7 @@ use fabric_quic::pki::Authority;
 use fabric_quic::pool::Pool;
 use fabric_quic::service::{Request, Service};
 use fabric_quic::trust::TrustStore;
-use federation_controller::raft::{
-    Applied, Committed, Group, ProposeError, RaftConfig, StartError, Storage,
-};
+use federation_controller::raft::{Applied, Committed, Group, RaftConfig, StartError, Storage};
 use federation_core::{Command, OpenToken, State, TokenKind};
 use specs::codec::Blob;
 use specs::fault::{Fault, FaultCode};
@@ -60,6 +58,8 @@ impl Service for Front {
 pub(crate) struct Member {
     pub(crate) group: Group,
     pub(crate) applied: mpsc::UnboundedReceiver<Applied>,
+    /// Why it cannot go on.
+    pub(crate) fatal: mpsc::UnboundedReceiver<String>,
     pub(crate) runtime: Runtime,
 }
 
@@ -154,7 +154,11 @@ impl Cluster {
         self.addresses.insert(id, endpoint.local_address());
         let mut config = RaftConfig::new(ControllerId(id), self.root.path().to_owned());
         (self.tweak)(&mut config);
-        let on_fatal = Arc::new(move |why: &str| eprintln!("member {id} stops: {why}"));
+        let (fatal_sender, fatal) = mpsc::unbounded_channel();
+        let on_fatal = Arc::new(move |why: &str| {
+            // No one listens once the member is killed.
+            let _ = fatal_sender.send(why.to_owned());
+        });
         let (env, site, pool) = (self.env.clone(), self.site.clone(), Pool::new(endpoint));
         let start = Group::start_on(&env, config, site, pool, on_fatal, storage);
         let started = runtime.block_on(start);
@@ -167,7 +171,7 @@ impl Cluster {
             }
         };
         assert!(front.0.set(group.clone()).is_ok());
-        self.members.insert(id, Member { group, applied, runtime });
+        self.members.insert(id, Member { group, applied, fatal, runtime });
         Ok(())
     }
 
@@ -226,15 +230,7 @@ impl Cluster {
     pub(crate) fn propose(&self, command: &Command) -> Committed {
         self.until("an agreement", |cluster| {
             let (leader, command) = (cluster.leader(), command.clone());
-            match cluster.on(leader, |group| async move { group.propose(command).await }) {
-                Ok(committed) => Some(committed),
-                Err(
-                    ProposeError::NotLeader { .. }
-                    | ProposeError::Unknown(_)
-                    | ProposeError::DiskFull
-                    | ProposeError::Stopped(_),
-                ) => None,
-            }
+            cluster.on(leader, |group| async move { group.propose(command).await }).ok()
         })
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use fabric_quic::env::Env;
 use federation_controller::raft::{ProposeError, StartError, Storage, Threads};
-use federation_wal::sim_disk::SimDisk;
+use federation_wal::sim_disk::{Operation, SimDisk};
 
 use crate::cluster::{Cluster, has_token, token};
 
@@ -72,4 +72,25 @@ fn a_damaged_snapshot_keeps_a_member_from_starting() {
     std::fs::write(&file, &whole).unwrap();
     cluster.start(1);
     assert!(has_token(&cluster.converge(), 119));
+}
+
+#[test]
+fn a_disk_that_fails_stops_its_member_alone() {
+    let mut cluster = Cluster::founded(2, |_| ());
+    let disk = SimDisk::new(64 << 20);
+    let storage = Storage {
+        wal: Arc::new(disk.clone()),
+        snapshots: Arc::new(SimDisk::new(1 << 20)),
+        threads: threads(),
+    };
+    cluster.start_on(3, storage);
+    cluster.settle(&[1, 2, 3]);
+    disk.fail(Operation::Sync, 0, std::io::ErrorKind::Other);
+    cluster.propose(&token(1));
+    let member = cluster.members.get_mut(&3).unwrap();
+    let why = member.runtime.block_on(member.fatal.recv()).unwrap();
+    assert!(why.contains("of the log"), "{why}");
+    cluster.kill(3);
+    cluster.propose(&token(2));
+    assert!(has_token(&cluster.converge(), 2));
 }
