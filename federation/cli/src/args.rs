@@ -55,7 +55,13 @@ pub(crate) enum Format {
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct FormatArgs {
     /// How to print
-    #[arg(short, long = "output", value_enum, default_value = "table", value_name = "FORMAT")]
+    #[arg(
+        short = 'o',
+        long = "output",
+        value_enum,
+        default_value = "table",
+        value_name = "FORMAT"
+    )]
     pub(crate) format: Format,
     /// Leave out a table's first line
     #[arg(long)]

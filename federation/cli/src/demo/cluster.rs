@@ -204,6 +204,9 @@ impl Ground {
             let args = ["serve", "--dir", &home.to_string_lossy()];
             processes.push(self.start(&name, &self.federation, &args, None).await?);
             homes.push(home);
+            if nth == 1 {
+                self.await_leader(&mut client(plan.name)?).await?;
+            }
         }
         let nodes = (1..=plan.nodes).map(|nth| self.node(plan, nth));
         processes.extend(try_join_all(nodes).await?);
@@ -235,11 +238,24 @@ impl Ground {
         let node = format!("{}{nth:02}", plan.name.get(..1).unwrap_or("n"));
         let token = self.ask(&["--context", plan.name, "node", "enroll", &node]).await?;
         let home = self.dir.join(plan.name).join(&node);
-        let gpus = format!("b200={}", plan.gpus_per_node);
+        let gpus = format!("b200:{}", plan.gpus_per_node);
         let home = home.to_string_lossy();
-        let args = ["run", "--token-file", "-", "--dir", &home, "--declare", &gpus];
+        let mut args = vec!["run", "--token-file", "-", "--dir", &home, "--declare", &gpus];
+        args.extend(["--address", "127.0.0.1", "--listen", "127.0.0.1:0"]);
         let name = format!("{}-{node}", plan.name);
         self.start(&name, &self.agent, &args, Some(&token)).await
+    }
+
+    async fn await_leader(&self, client: &mut Client) -> Outcome<()> {
+        let limit = self.env.clock.now().after(SITE_SPAN);
+        while self.env.clock.now() < limit {
+            let views: ControllerViews = client.read(Method::ControllerList, &Empty {}).await?;
+            if views.controllers.iter().any(|view| view.leader) {
+                return Ok(());
+            }
+            self.env.sleep(LOOK_SPAN).await;
+        }
+        Err(Failure::new(FaultCode::Timeout, "the first controller does not lead"))
     }
 
     /// Waits until all controllers vote, one leads, and all nodes are ready.
