@@ -61,9 +61,12 @@ fn main() -> ExitCode {
     }
 }
 
+/// What a controller logs: openraft speaks of every heartbeat that a dead member misses.
+const SERVE_LOG: &str = "info,openraft=error";
+
 /// A controller logs by itself; other commands only when they are told to.
 fn start_log(command: &Command) {
-    let default = if matches!(command, Command::Serve(_)) { "info" } else { "off" };
+    let default = if matches!(command, Command::Serve(_)) { SERVE_LOG } else { "off" };
     let said = env::var(LOG_VARIABLE).unwrap_or_else(|_| default.to_owned());
     let filter = EnvFilter::try_new(said).unwrap_or_else(|_| EnvFilter::new(default));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
