@@ -140,13 +140,11 @@ impl World {
         }
     }
 
-    /// True if it leads and is able to show it.
+    /// True if it leads, whatever it believes.
     fn is_true_leader(&self, at: CtlRef) -> bool {
         let log = &self.sites[at.site].log;
         let reign = self.controller(at).reign.as_ref();
-        log.leader == Some(at.ctl)
-            && reign.is_some_and(|reign| reign.term == log.term)
-            && self.has_quorum(at.site)
+        log.leader == Some(at.ctl) && reign.is_some_and(|reign| reign.term == log.term)
     }
 
     pub(crate) fn has_quorum(&self, site: usize) -> bool {
@@ -260,7 +258,7 @@ impl World {
         if self.controller(at).life != life {
             return;
         }
-        if !self.is_true_leader(at) {
+        if !self.is_true_leader(at) || !self.has_quorum(at.site) {
             self.mark(Mark::ConfirmationRefused);
             let Some(it) = self.controller_mut(at).requests.remove(&request) else { return };
             let fault = Fault::new(FaultCode::NotLeader, "leadership could not be confirmed");

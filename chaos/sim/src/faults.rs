@@ -131,7 +131,16 @@ impl World {
     /// From a tenth of a second to several node leases.
     fn span_of_leases(&mut self) -> u64 {
         let most = self.knobs.terms.node_lease.0 * 4;
-        self.chance_faults.skewed(100, most)
+        self.span_up_to(most)
+    }
+
+    fn span_up_to(&mut self, most: u64) -> u64 {
+        let is_long = self.chance_faults.chance(400);
+        if is_long {
+            self.chance_faults.range(most / 4, most)
+        } else {
+            self.chance_faults.skewed(100, most)
+        }
     }
 
     fn cut(&mut self, from: u64, to: u64, span: u64) {
@@ -178,9 +187,15 @@ impl World {
         let step = 1 + self.chance_faults.index(self.sites.len() - 1);
         let other = (one + step) % self.sites.len();
         let most = self.knobs.terms.loan_term.0 * 3;
-        let span = self.chance_faults.skewed(100, most);
-        let loaned = |site: usize| self.sites[site].log.latest().queued().next().is_some();
-        if loaned(one) || loaned(other) {
+        let span = self.span_up_to(most);
+        let hands_off = |home: usize, host: usize| {
+            let (home, host) = (self.sites[home].log.latest(), &self.sites[host]);
+            let guests = host.log.latest();
+            home.loans_to(&host.name).any(|(job, _)| {
+                !guests.leases.values().any(|it| it.job == job.id && it.epoch == job.epoch)
+            })
+        };
+        if hands_off(one, other) || hands_off(other, one) {
             self.mark(Mark::CutWhileHandingOff);
         }
         self.note(|world| {

@@ -309,7 +309,7 @@ impl World {
 /// A command in a few words.
 fn summary(command: &Command) -> String {
     let text = format!("{command:?}");
-    text.chars().take(400).collect()
+    text.chars().take(2_000).collect()
 }
 
 /// A span with some room for delivery and for clocks.

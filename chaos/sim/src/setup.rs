@@ -44,6 +44,8 @@ pub(crate) struct Knobs {
     /// How often a leader does something else between agreeing and answering.
     pub(crate) distracted_permille: u64,
     pub(crate) start_fails_permille: u64,
+    /// Suspects far too soon: gangs may never find all their nodes trusted at once.
+    pub(crate) is_hasty: bool,
     pub(crate) job_max: Millis,
     /// Each member applies for itself; else they share what was applied once.
     pub(crate) own_states: bool,
@@ -51,6 +53,8 @@ pub(crate) struct Knobs {
     pub(crate) check_every: usize,
     pub(crate) heal_at: Time,
     pub(crate) submits: u64,
+    /// How many of the submissions all go to the first site.
+    pub(crate) busy_permille: u64,
     /// Mean span between faults of each kind; zero for none.
     faults: Vec<u64>,
 }
@@ -61,14 +65,16 @@ impl Knobs {
         let loan_term = rng.range(node_lease + 3_000, 15_000);
         let ask_every = rng.range(node_lease / 6, node_lease / 3);
         let ask_peer_every = rng.range(loan_term / 10, loan_term / 4);
-        // From far too soon to sane.
-        let suspect_node = ask_every * rng.range(12, 50) / 10;
-        let suspect_peer = ask_peer_every * rng.range(12, 50) / 10;
+        // From far too soon, so that who is well is suspected half of the time, to sane.
+        let is_hasty = rng.chance(120);
+        let asks = if is_hasty { 12..20 } else { 21..50 };
+        let suspect_node = ask_every * rng.range(asks.start, asks.end) / 10;
+        let suspect_peer = ask_peer_every * rng.range(asks.start, asks.end) / 10;
         let terms = Terms {
             node_lease: Millis(node_lease),
             loan_term: Millis(loan_term),
-            suspect_node_after: Millis(suspect_node + 30),
-            suspect_peer_after: Millis(suspect_peer + 60),
+            suspect_node_after: Millis(suspect_node + 250),
+            suspect_peer_after: Millis(suspect_peer + 250),
             grant_idle: Millis(rng.range(1_000, 6_000)),
             grant_term: Millis(rng.range(5_000, 30_000)),
             heard_percent_min: if rng.chance(500) { 50 } else { 0 },
@@ -96,11 +102,13 @@ impl Knobs {
             slow_commits_permille: noise(rng, 250),
             distracted_permille: noise(rng, 30),
             start_fails_permille: noise(rng, 60),
-            job_max: Millis(rng.skewed(2_000, 20_000)),
+            is_hasty,
+            job_max: Millis(rng.range(2_000, 25_000)),
             own_states: rng.chance(250),
             check_every: 1 << rng.below(5),
             heal_at: Time(rng.range(35_000, 60_000)),
             submits: rng.range(8, 30),
+            busy_permille: if rng.chance(500) { 700 } else { 0 },
             faults,
         }
     }
@@ -109,6 +117,16 @@ impl Knobs {
         let at = FaultKind::ALL.iter().position(|it| *it == kind).unwrap_or(0);
         self.faults.get(at).copied().unwrap_or(0)
     }
+}
+
+/// The mean span between faults of each kind: few kinds, or a mix of many.
+fn draw_faults(rng: &mut Rng, is_calm: bool) -> Vec<u64> {
+    let is_focused = rng.chance(500);
+    let (on, seldom) = if is_focused { (200, 8_000) } else { (450, 12_000) };
+    let mean = |_: &FaultKind| {
+        if is_calm || !rng.chance(on) { 0 } else { rng.skewed(1_500, seldom) }
+    };
+    FaultKind::ALL.iter().map(mean).collect()
 }
 
 fn class(name: &str) -> GpuClass {

@@ -68,7 +68,13 @@ impl World {
         let runs_for = match launch.spec.class {
             JobClass::Service => FOR_EVER,
             JobClass::Training | JobClass::Simulation | JobClass::Interactive => {
-                Millis(self.chance.skewed(100, self.knobs.job_max.0))
+                let most = self.knobs.job_max.0;
+                let is_long = self.chance.chance(500);
+                Millis(if is_long {
+                    self.chance.range(100, most)
+                } else {
+                    self.chance.skewed(100, most)
+                })
             }
         };
         let exit_code = if self.chance.chance(700) {

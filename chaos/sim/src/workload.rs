@@ -65,7 +65,8 @@ impl World {
             self.schedule_in(REPEAT_AFTER.0, Event::Client { site });
         }
         for _ in 0..self.knobs.submits {
-            let site = self.chance_work.index(self.sites.len());
+            let any = self.chance_work.index(self.sites.len());
+            let site = if self.chance_work.chance(self.knobs.busy_permille) { 0 } else { any };
             let at = self.chance_work.range(500, until);
             self.schedule_in(at, Event::Submit { site });
             if self.chance_work.chance(250) {

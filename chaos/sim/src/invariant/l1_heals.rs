@@ -50,7 +50,8 @@ impl World {
             let Some(job) = self.sites[site].log.latest().jobs.get(&id) else { continue };
             let spec = job.spec.clone();
             let is_late = healing_for > GIVE_UP_AFTER;
-            if spec.class == JobClass::Service || (is_late && !is_feasible(self, site, &spec)) {
+            let is_hopeless = self.knobs.is_hasty || !is_feasible(self, site, &spec);
+            if spec.class == JobClass::Service || (is_late && is_hopeless) {
                 self.cancel_job(site, id);
             }
         }
@@ -113,11 +114,12 @@ fn is_feasible(world: &World, home: usize, spec: &JobSpec) -> bool {
     (0..world.sites.len()).any(|at| {
         let site = &world.sites[at];
         let state = site.log.latest();
-        let reachable = at == home
-            || (spec.placement.spill && lends(state, own, spec) && is_peer(world, home, at));
+        let reachable = at == home || (spec.placement.spill && is_peer(world, home, at));
         reachable
             && s7_residency::allows(spec, &site.name, site.country)
-            && classes(state).into_iter().any(|class| holds(state, spec, &class))
+            && classes(state).into_iter().any(|class| {
+                holds(state, spec, &class) && (at == home || lends(state, own, spec, &class))
+            })
     })
 }
 
@@ -148,10 +150,11 @@ fn holds(state: &State, spec: &JobSpec, class: &GpuClass) -> bool {
 }
 
 /// Whether the site's rules could lend the job's home what it needs.
-fn lends(state: &State, home: &SiteId, spec: &JobSpec) -> bool {
+fn lends(state: &State, home: &SiteId, spec: &JobSpec, class: &GpuClass) -> bool {
     let Some(site) = &state.site else { return false };
     let rule = site.lend.iter().find(|rule| rule.to.as_ref().is_none_or(|to| to == home));
-    let total: usize = state.nodes.values().map(|node| node.gpus.len()).sum();
+    let gpus = state.nodes.values().flat_map(|node| &node.gpus);
+    let total = gpus.filter(|gpu| gpu.info.class == *class).count();
     rule.is_some_and(|rule| {
         let spare = (total as u64).saturating_sub(u64::from(rule.keep_free.0));
         rule.gpus_max >= spec.gpus() && spare >= u64::from(spec.gpus().0)

@@ -107,7 +107,8 @@ fn home_has_it(world: &World, known: &Known) -> bool {
 /// The host holds it for the home.
 fn host_has_it(world: &World, at: NodeRef, lease: LeaseId, known: &Known) -> bool {
     let state = world.sites[at.site].log.latest();
-    let part = state.leases.get(&lease).and_then(|it| it.part(&world.node(at).id));
+    let record = state.leases.get(&lease).or_else(|| state.lapsed.get(&lease));
+    let part = record.and_then(|it| it.part(&world.node(at).id));
     let mut guests = state.guests_of(&known.home);
     part.is_some_and(|part| is_exit(part.outcome.as_ref()))
         || guests.any(|guest| {
