@@ -72,6 +72,8 @@ pub(crate) struct FormatArgs {
 pub(crate) enum Command {
     /// See it work: two sites on this machine, jobs that spill from one to the other
     Demo(DemoArgs),
+    /// Measure start-up, latency, failover and memory on two sites on this machine
+    Bench(BenchArgs),
     /// Found a site: its keys, its first controller and a context for its administrator
     Init(Box<InitArgs>),
     /// Run a controller
@@ -117,6 +119,18 @@ pub(crate) struct DemoArgs {
     /// Leave both sites running
     #[arg(long)]
     pub(crate) keep: bool,
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Jobs whose way to running is measured, at each site
+    #[arg(long, default_value_t = 50)]
+    pub(crate) jobs: u32,
+    /// How often a leader is killed
+    #[arg(long, default_value_t = 10)]
+    pub(crate) kills: u32,
     #[command(flatten)]
     pub(crate) format: FormatArgs,
 }
@@ -284,7 +298,7 @@ pub(crate) enum ListCommand {
 pub(crate) enum JobCommand {
     /// Submit a job file
     Run(RunArgs),
-    /// List jobs, the latest first
+    /// List jobs, the latest last
     #[command(visible_alias = "list")]
     Ls(JobListArgs),
     /// Show a job and its attempts

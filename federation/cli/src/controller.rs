@@ -27,6 +27,9 @@ pub(crate) fn init(app: &App, args: InitArgs) -> Outcome<()> {
     let InitArgs { site, listen, country, lend, no_context, terms } = args;
     let Listen { listen, advertise, metrics, dir } = listen;
     let dir = absolute(&dir)?;
+    if !no_context {
+        check_unknown(&app.config_path()?, site.as_str())?;
+    }
     let terms = terms.onto(Terms::default());
     let options =
         InitOptions { site: site.clone(), listen, advertise, dir, metrics, country, terms, lend };
@@ -47,6 +50,19 @@ pub(crate) fn init(app: &App, args: InitArgs) -> Outcome<()> {
         options.dir.display()
     ));
     Ok(())
+}
+
+/// Founding a second site of a name must not lose the way to the first.
+fn check_unknown(path: &Path, name: &str) -> Outcome<()> {
+    let config = Config::load(path)?;
+    match config.contexts.get(name) {
+        Some(known) if known.credentials.exists() => {
+            let message = format!("there is a context {name} already, in {}", path.display());
+            Err(Failure::new(FaultCode::Conflict, message)
+                .with_hint("add --no-context, or name another file with --config"))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// `federation serve`: runs until SIGTERM or Ctrl-C.

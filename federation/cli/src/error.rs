@@ -74,6 +74,15 @@ impl Failure {
         }
     }
 
+    /// What went wrong, on one line; empty if there is nothing to say.
+    pub(crate) fn message(&self) -> &str {
+        match self {
+            Self::Fault { fault, .. } => fault.message.lines().next().unwrap_or_default(),
+            Self::JobFile(error) => error.reason(),
+            Self::Exit(_) | Self::Closed => "",
+        }
+    }
+
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Fault { fault, .. } => fault.code.exit_code(),

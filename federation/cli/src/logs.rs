@@ -3,7 +3,7 @@
 
 use specs::fault::FaultCode;
 use specs::id::{Epoch, JobId};
-use specs::unit::Millis;
+use specs::unit::{Instant, Millis};
 use specs::wire::agent::{LogChunk, LogStream};
 use specs::wire::client::{JobLogs, JobView};
 use specs::wire::method::Method;
@@ -21,6 +21,8 @@ const CHUNK_BYTES_MAX: u32 = 256 << 10;
 const FOLLOW_SPAN: Millis = Millis(10_000);
 /// Between two questions while a task's output cannot be had.
 const RETRY_SPAN: Millis = Millis(500);
+/// How long that may last before it is told.
+const PATIENCE_SPAN: Millis = Millis(3_000);
 
 /// Which output of which task.
 #[derive(Debug, Clone, Copy)]
@@ -188,22 +190,25 @@ impl Follower {
     /// this one can be had.
     async fn attempt(&self, client: &mut Client, epoch: Epoch) -> Outcome<JobView> {
         let mut offset = 0;
-        let mut is_told = false;
+        // Since when nothing came, and whether that was told.
+        let mut trouble: Option<(Instant, bool)> = None;
         loop {
             match print_more(client, self.source, epoch, &mut offset, FOLLOW_SPAN).await {
                 Ok(More::End) => return job::current(client, self.source.job).await,
-                Ok(More::Came) => is_told = false,
-                Ok(More::Nothing) => {}
+                Ok(More::Came | More::Nothing) => trouble = None,
                 Err(failure) if is_passing(&failure) => {
                     let view = job::current(client, self.source.job).await?;
                     if view.state.is_terminal() || view.epoch > epoch {
                         note(&format!("the rest of attempt {epoch}'s output cannot be had"));
                         return Ok(view);
                     }
-                    if !is_told {
-                        note(failure.text().lines().next().unwrap_or_default());
-                        is_told = true;
+                    let now = client.env().clock.now();
+                    let (since, is_told) = trouble.unwrap_or((now, false));
+                    let is_time = now.since(since) >= PATIENCE_SPAN;
+                    if is_time && !is_told {
+                        note(&format!("the output cannot be had yet: {}", failure.message()));
                     }
+                    trouble = Some((since, is_told || is_time));
                     client.env().sleep(RETRY_SPAN).await;
                 }
                 Err(failure) => return Err(failure),

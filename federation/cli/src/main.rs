@@ -87,6 +87,7 @@ fn start(app: &App, command: Command) -> Outcome<()> {
 async fn run(app: &App, command: Command) -> Outcome<()> {
     match command {
         Command::Demo(args) => Box::pin(demo::run(app, args)).await,
+        Command::Bench(args) => Box::pin(demo::measure(app, args)).await,
         Command::Init(args) => controller::init(app, *args),
         Command::Serve(args) => controller::serve(app, args).await,
         Command::Controller(command) => controller::run(app, command).await,

@@ -147,7 +147,14 @@ fn founding_a_site_makes_a_context_that_only_its_owner_reads() {
 fn a_site_is_never_founded_twice_in_one_directory() {
     let home = Home::new();
     assert_eq!(home.found("berlin").code, 0);
-    home.found("berlin").refused(5, "conflict");
+    let dir = home.path("berlin");
+    let args = ["init", "--no-context", "--site", "b", "--listen", "127.0.0.1:9", "--dir"];
+    home.run(&[&args[..], &[text(&dir)]].concat()).refused(5, "conflict");
+    // Nor is the way to it lost to another site of that name.
+    let other = home.path("other");
+    let args = ["init", "--site", "berlin", "--listen", "127.0.0.1:9", "--dir", text(&other)];
+    home.run(&args).refused(5, "conflict");
+    assert!(!other.exists());
 }
 
 #[test]

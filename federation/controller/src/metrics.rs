@@ -32,7 +32,6 @@ pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<tokio::net::Tcp
     tokio::net::TcpListener::bind(address).await
 }
 
-#[expect(clippy::unused_async, reason = "axum takes handlers that are async")]
 async fn scrape(AxumState(shared): AxumState<Arc<Shared>>) -> Response {
     match gather(&shared) {
         Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),

@@ -83,10 +83,10 @@ impl Shared {
     pub(crate) async fn propose(&self, command: Command) -> Result<Reply, Fault> {
         let committed =
             self.group.propose(command).await.map_err(|error| self.propose_fault(error))?;
-        match committed.reply {
-            Reply::Refused(fault) => Err(fault),
-            reply => Ok(reply),
+        if let Reply::Refused(fault) = committed.reply {
+            return Err(fault);
         }
+        Ok(committed.reply)
     }
 
     /// Agrees on commands, one after the other.

@@ -67,6 +67,13 @@ impl Process {
         self.pid
     }
 
+    /// Ends it without a word, as a crash does.
+    pub(super) async fn crash(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill().await;
+        }
+    }
+
     /// Lives on after the demo.
     pub(super) fn let_go(&mut self) {
         self.child = None;
@@ -140,20 +147,32 @@ impl Ground {
 
     /// Runs a `federation` command to its end, and returns what it wrote to stdout.
     pub(super) async fn ask(&self, args: &[&str]) -> Outcome<String> {
+        self.tell(args, None).await
+    }
+
+    /// As [`Ground::ask`], with something on stdin: a token is a secret and no argument.
+    pub(super) async fn tell(&self, args: &[&str], input: Option<&str>) -> Outcome<String> {
         let mut command = Command::new(&self.federation);
         command
             .args(args)
             .env("SPILLWAY_CONFIG", &self.config)
             .env_remove("SPILLWAY_CONTEXT")
-            .stdin(Stdio::null())
+            .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .kill_on_drop(true);
         let line = format!("federation {}", args.join(" "));
-        let ended = self.env.timeout(COMMAND_SPAN, command.output()).await;
+        let failed = |error| Failure::file("run", &self.federation, &error);
+        let mut child = command.spawn().map_err(failed)?;
+        if let (Some(mut pipe), Some(input)) = (child.stdin.take(), input) {
+            pipe.write_all(input.as_bytes()).await.map_err(failed)?;
+        }
+        let ended = self.env.timeout(COMMAND_SPAN, child.wait_with_output()).await;
         let ended = ended.map_err(|_| {
             let message = format!("`{line}` took longer than {} s", COMMAND_SPAN.0 / 1_000);
             Failure::new(FaultCode::Timeout, message)
         })?;
-        let output = ended.map_err(|error| Failure::file("run", &self.federation, &error))?;
+        let output = ended.map_err(failed)?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             let message = format!("`{line}` ended with {}:\n{}", output.status, said.trim_end());
@@ -198,15 +217,10 @@ impl Ground {
         let mut processes = Vec::new();
         let mut homes = Vec::new();
         for nth in 1..=plan.controllers {
-            let home = self.dir.join(plan.name).join(format!("controller-{nth}"));
+            let home = self.controller_home(plan, nth);
             self.prepare_controller(plan, nth, &home).await?;
-            let name = format!("{}-controller-{nth}", plan.name);
-            let args = ["serve", "--dir", &home.to_string_lossy()];
-            processes.push(self.start(&name, &self.federation, &args, None).await?);
+            processes.push(self.controller(plan, nth).await?);
             homes.push(home);
-            if nth == 1 {
-                self.await_leader(&mut client(plan.name)?).await?;
-            }
         }
         let nodes = (1..=plan.nodes).map(|nth| self.node(plan, nth));
         processes.extend(try_join_all(nodes).await?);
@@ -218,6 +232,18 @@ impl Ground {
             format!("http://{}/metrics", address.trim())
         };
         Ok(Site { plan, metrics: homes.iter().map(metrics).collect(), processes })
+    }
+
+    fn controller_home(&self, plan: SitePlan, nth: usize) -> PathBuf {
+        self.dir.join(plan.name).join(format!("controller-{nth}"))
+    }
+
+    /// Runs the n-th controller of a site, whose directory is there.
+    pub(super) async fn controller(&self, plan: SitePlan, nth: usize) -> Outcome<Process> {
+        let home = self.controller_home(plan, nth);
+        let name = format!("{}-controller-{nth}", plan.name);
+        let args = ["serve", "--dir", &home.to_string_lossy()];
+        self.start(&name, &self.federation, &args, None).await
     }
 
     async fn prepare_controller(&self, plan: SitePlan, nth: usize, home: &Path) -> Outcome<()> {
@@ -246,20 +272,8 @@ impl Ground {
         self.start(&name, &self.agent, &args, Some(&token)).await
     }
 
-    async fn await_leader(&self, client: &mut Client) -> Outcome<()> {
-        let limit = self.env.clock.now().after(SITE_SPAN);
-        while self.env.clock.now() < limit {
-            let views: ControllerViews = client.read(Method::ControllerList, &Empty {}).await?;
-            if views.controllers.iter().any(|view| view.leader) {
-                return Ok(());
-            }
-            self.env.sleep(LOOK_SPAN).await;
-        }
-        Err(Failure::new(FaultCode::Timeout, "the first controller does not lead"))
-    }
-
     /// Waits until all controllers vote, one leads, and all nodes are ready.
-    async fn await_site(
+    pub(super) async fn await_site(
         &self,
         client: &mut Client,
         plan: SitePlan,

@@ -5,6 +5,7 @@
 //!   cluster: init, controller add, enroll, invite, join ──▶ jobs: submit ──▶ watch ──▶ verify
 //! ```
 
+mod bench;
 mod cluster;
 mod jobs;
 mod verify;
@@ -62,6 +63,8 @@ struct Report {
     checks: Vec<Check>,
 }
 
+pub(crate) use bench::measure;
+
 pub(crate) async fn run(app: &App, args: DemoArgs) -> Outcome<()> {
     let output = app.output(args.format);
     let (dir, is_own) = place(app, args.dir.as_deref())?;
@@ -81,7 +84,8 @@ pub(crate) async fn run(app: &App, args: DemoArgs) -> Outcome<()> {
         cluster::stop(app.env(), &mut sites).await;
     }
     if let Err(failure) = &told {
-        let detail = failure.text().lines().next().unwrap_or("interrupted").to_owned();
+        let said = failure.message();
+        let detail = if said.is_empty() { "interrupted" } else { said }.to_owned();
         report.checks.push(Check { name: "the demo ran to its end", is_kept: false, detail });
     }
     print(output, &report, is_good)?;
@@ -130,18 +134,9 @@ async fn tell(
     sites: &mut Vec<Site>,
     report: &mut Report,
 ) -> Outcome<()> {
-    let env = app.env();
-    let begun = env.clock.now();
-    note("starting two sites: 6 controllers, 6 nodes, 48 GPUs (declared, not real)");
-    let client = |name: &str| client_of(ground, name);
-    let (home, host) = futures::try_join!(ground.site(HOME, &client), ground.site(HOST, &client))?;
-    sites.extend([home, host]);
-    say(app, begun, "both sites are up: all controllers vote, all nodes are ready");
-    join(ground).await?;
-    let mut home = client_of(ground, HOME.name)?;
-    await_peer(app, &mut home).await?;
-    report.startup = env.clock.now().since(begun);
-    say(app, begun, &format!("{} and {} are joined", HOME.name, HOST.name));
+    let begun = app.env().clock.now();
+    let mut home = raise(app, ground, sites).await?;
+    report.startup = app.env().clock.now().since(begun);
     let submitted = jobs::submit(ground, HOME.name).await?;
     let gpus: u32 = submitted.iter().map(|job| job.plan.gpus()).sum();
     let text = format!(
@@ -163,6 +158,22 @@ async fn tell(
     Ok(())
 }
 
+/// Starts both sites and joins them; returns when the home knows what the host has.
+async fn raise(app: &App, ground: &Ground, sites: &mut Vec<Site>) -> Outcome<Client> {
+    let begun = app.env().clock.now();
+    note("starting two sites: 6 controllers, 6 nodes, 48 GPUs (declared, not real)");
+    let client = |name: &str| client_of(ground, name);
+    let (home, host) = futures::try_join!(ground.site(HOME, &client), ground.site(HOST, &client))?;
+    sites.extend([home, host]);
+    ground.ask(&["context", "use", HOME.name]).await?;
+    say(app, begun, "both sites are up: all controllers vote, all nodes are ready");
+    join(ground).await?;
+    let mut home = client_of(ground, HOME.name)?;
+    await_peer(app, &mut home).await?;
+    say(app, begun, &format!("{} and {} are joined", HOME.name, HOST.name));
+    Ok(home)
+}
+
 fn say(app: &App, begun: Instant, text: &str) {
     note(&format!("[{:>5}] {text}", span(app.env().clock.now().since(begun))));
 }
@@ -177,7 +188,7 @@ fn client_of(ground: &Ground, name: &str) -> Outcome<Client> {
 
 async fn join(ground: &Ground) -> Outcome<()> {
     let token = ground.ask(&["--context", HOST.name, "invite", "--peer", HOME.name]).await?;
-    ground.ask(&["--context", HOME.name, "join", token.trim()]).await.map(drop)
+    ground.tell(&["--context", HOME.name, "join", "-"], Some(&token)).await.map(drop)
 }
 
 /// Waits until the home has heard the host, so that it knows what there is.

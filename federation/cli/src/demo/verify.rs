@@ -308,3 +308,144 @@ fn returned(seen: &Seen) -> Check {
     };
     check("every loan came back", &left, "no loan is left".into())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+    use std::path::Path;
+
+    use specs::id::{Epoch, NodeId, SiteId};
+    use specs::jobfile::{Format, read};
+    use specs::unit::{Millis, Timestamp};
+
+    use super::super::jobs::plans;
+    use super::*;
+
+    /// What is seen when all goes well: every job that may leave home runs away, one after the
+    /// other, each on nodes of its own.
+    fn good() -> Seen {
+        let mut seen = Seen { home: "berlin", host: "giga", ..Seen::default() };
+        (seen.gpus_granted, seen.gpus_drawn) = (32, 16);
+        for (id, plan) in (1..).zip(plans()) {
+            let job = Submitted { id: JobId(id), plan };
+            let is_service = plan.work == Work::Serve;
+            let host = if is_service { "berlin" } else { "giga" };
+            let view = view(job, host);
+            for rank in 0..plan.world() {
+                let node = &view.nodes[usize::try_from(rank / plan.tasks_per_node()).unwrap()];
+                let stamp = |what: &str, at: u128| {
+                    format!(
+                        "stamp {what} at={at}.00 job={} epoch=1 site={host} home=berlin \
+                         node={node} rank={rank} world={} gpus={rank}\n",
+                        job.id,
+                        plan.world()
+                    )
+                };
+                let mut log = stamp("start", id * 10);
+                // The first task has found it all.
+                if let Some(answer) = plan.work.answer(0) {
+                    writeln!(log, "result {}", if rank == 0 { answer } else { 0 }).unwrap();
+                }
+                log += &stamp("end", id * 10 + 5);
+                seen.witness += &log;
+                seen.logs.insert((job.id, rank), log);
+            }
+            seen.jobs.push((job, view));
+        }
+        seen
+    }
+
+    fn view(job: Submitted, host: &str) -> JobView {
+        let text = job.plan.text(Path::new("/w"));
+        let spec = read(&text, Format::Yaml, "job.yaml").unwrap();
+        let is_service = job.plan.work == Work::Serve;
+        let node = |nth| NodeId::new(&format!("{}-{nth}", job.plan.name)).unwrap();
+        JobView {
+            id: job.id,
+            nodes: (0..spec.nodes).map(node).collect(),
+            spec: spec.into(),
+            array_index: 0,
+            home: SiteId::new("berlin").unwrap(),
+            host: Some(SiteId::new(host).unwrap()),
+            state: if is_service { JobState::Cancelled } else { JobState::Finished },
+            reason: String::new(),
+            epoch: Epoch(1),
+            exit_code: (!is_service).then_some(0),
+            signal: 0,
+            submitter: "admin".into(),
+            submitted_at: Timestamp(1),
+            started_at: Timestamp(2),
+            finished_at: Timestamp(3),
+            attempts: vec![],
+            cancel_requested: is_service,
+            remote_age: Millis::ZERO,
+        }
+    }
+
+    /// The names of the checks that find something wrong.
+    fn broken(seen: &Seen) -> Vec<&'static str> {
+        judge(seen).iter().filter(|check| !check.is_kept).map(|check| check.name).collect()
+    }
+
+    /// Changes the last job's first stamp in the witness's file.
+    fn witness_with(edit: impl Fn(&str) -> String) -> Seen {
+        let mut seen = good();
+        let (job, _) = seen.jobs.last().unwrap();
+        let id = job.id.to_string();
+        let line = seen.witness.lines().find(|line| line.contains(&id)).unwrap().to_owned();
+        seen.witness = seen.witness.replace(&line, &edit(&line));
+        seen
+    }
+
+    #[test]
+    fn nothing_is_wrong_when_all_goes_well() {
+        let checks = judge(&good());
+        assert!(checks.iter().all(|check| check.is_kept), "{checks:#?}");
+    }
+
+    #[test]
+    fn a_second_copy_is_found_whatever_it_calls_itself() {
+        let twice = witness_with(|line| format!("{line}\n{line}"));
+        assert_eq!(broken(&twice), ["no job ran twice"]);
+        let again = witness_with(|line| format!("{line}\n{}", line.replace("epoch=1", "epoch=2")));
+        assert_eq!(broken(&again), ["no job ran twice"]);
+        let away = witness_with(|line| line.replace("site=giga", "site=berlin"));
+        assert_eq!(broken(&away), ["no job ran twice"]);
+    }
+
+    #[test]
+    fn a_gpu_with_two_jobs_is_found() {
+        let mut seen = good();
+        let (job, view) = seen.jobs.last().unwrap().clone();
+        let (id, node) = (job.id.to_string(), view.nodes[0].to_string());
+        // The job before it, moved to the same node and time.
+        let other = JobId(job.id.0 - 1).to_string();
+        let lines = seen.witness.lines().map(|line| {
+            let is_first = line.contains(&other) && line.contains("rank=0");
+            let line = if is_first { line.replace("speech-c-0", &node) } else { line.to_owned() };
+            if is_first { line.replace("at=8", "at=9") + "\n" } else { line + "\n" }
+        });
+        seen.witness = lines.collect();
+        assert!(seen.witness.contains(&id));
+        assert_eq!(broken(&seen), ["a GPU has one owner"]);
+    }
+
+    #[test]
+    fn a_wrong_result_and_a_foreign_log_are_found() {
+        let mut seen = good();
+        let (job, _) = seen.jobs.last().unwrap();
+        let log = seen.logs.get_mut(&(job.id, 0)).unwrap();
+        *log = log.replace("result ", "result 1").replace("home=berlin", "home=paris");
+        assert_eq!(broken(&seen), ["every result is right", "logs came home"]);
+    }
+
+    #[test]
+    fn what_did_not_end_well_or_was_not_paid_for_is_found() {
+        let mut seen = good();
+        (seen.gpus_drawn, seen.loans_left) = (0, 1);
+        seen.jobs.last_mut().unwrap().1.exit_code = Some(1);
+        let wrong =
+            ["every job ended as it should", "spilled jobs drew on grants", "every loan came back"];
+        assert_eq!(broken(&seen), wrong);
+    }
+}

@@ -20,11 +20,9 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
-use fabric_quic::env::Env;
 use federation_wal::{Seq, Wal, WriteError};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use specs::codec::Message;
-use specs::unit::Millis;
 use tokio::sync::oneshot;
 
 use super::memory::{Memory, MemoryError};
@@ -38,8 +36,6 @@ const RECORD_TARGET_BYTES: usize = 1 << 20;
 const READ_TARGET_BYTES: usize = 1 << 20;
 /// What an entry costs besides its command, bytes; generous.
 const ENTRY_OVERHEAD_BYTES: usize = 64;
-/// How often a full disk is looked at again.
-const ROOM_CHECK_SPAN: Millis = Millis(1_000);
 
 /// Told what became of a record; runs on the thread of the log.
 type Then = Box<dyn FnOnce(Result<Seq, WriteError>) + Send>;
@@ -129,19 +125,11 @@ impl LogStore {
         wal.map_or(Ok(()), Wal::close)
     }
 
-    /// Looks for room from time to time while the disk is full. Ends with the store.
-    pub(crate) fn watch_room(&self, env: &Env) {
-        let (store, task_env) = (Arc::downgrade(&self.shared), env.clone());
-        env.spawn(async move {
-            loop {
-                task_env.sleep(ROOM_CHECK_SPAN).await;
-                let Some(shared) = store.upgrade() else { return };
-                let store = Self { shared };
-                if store.is_full() {
-                    store.shared.try_again().await;
-                }
-            }
-        });
+    /// Looks for room if the disk is full, and writes what waits for it. Call it from time to time.
+    pub(crate) async fn look_for_room(&self) {
+        if self.is_full() {
+            self.shared.try_again().await;
+        }
     }
 
     /// Changes memory and queues the record of it.
@@ -153,7 +141,7 @@ impl LogStore {
 
     /// As [`LogStore::change`], and waits until it is durable. The turn ends before the wait: on a
     /// full disk others must go on.
-    async fn change_durably(&self, make: impl FnOnce(&Memory) -> Record) -> io::Result<()> {
+    async fn change_durably(&self, record: Record) -> io::Result<()> {
         let (done, outcome) = oneshot::channel();
         let then = Box::new(move |result| {
             // No one waits when the member is stopping.
@@ -161,7 +149,6 @@ impl LogStore {
         });
         {
             let _turn = self.shared.turn.lock().await;
-            let record = make(&self.shared.memory());
             self.change(record, true, then)?;
         }
         match outcome.await {
@@ -312,7 +299,7 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        self.change_durably(|_| Record::Vote(vote.into())).await
+        self.change_durably(Record::Vote(vote.into())).await
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
@@ -349,18 +336,21 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         let record = TruncateRecord { after: put_id(last.as_ref()) };
-        self.change_durably(|_| Record::Truncate(record)).await
+        self.change_durably(Record::Truncate(record)).await
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
-        self.change_durably(|memory| {
-            Record::Checkpoint(CheckpointRecord {
+        let _turn = self.shared.turn.lock().await;
+        let checkpoint = {
+            let memory = self.shared.memory();
+            CheckpointRecord {
                 purged: (&upto).into(),
                 vote: memory.vote().as_ref().map(Into::into),
                 committed: put_id(memory.committed()),
-            })
-        })
-        .await
+            }
+        };
+        // Nothing waits for it: if it is lost the entries are there again, and so is the snapshot.
+        self.change(Record::Checkpoint(checkpoint), true, Box::new(|_| ()))
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use fabric_quic::env::Env;
 use fabric_quic::pool::Pool;
@@ -13,6 +13,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{ConfigError, RaftMetrics};
 use specs::fault::FaultCode;
 use specs::id::{ControllerId, SiteId};
+use specs::unit::Millis;
 use tokio::sync::{mpsc, watch};
 
 use super::config::RaftConfig;
@@ -28,6 +29,9 @@ use super::{Group, Inner, Leadership};
 /// What to do about a member whose disk cannot be trusted.
 const REPLACE: &str = "do not delete anything here and start it again: add a controller with a \
                        fresh directory, which gets a new id, and remove this one from the site";
+
+/// How often a full disk is looked at again.
+const ROOM_CHECK_SPAN: Millis = Millis(1_000);
 
 /// Where a member keeps what must last.
 #[derive(Clone)]
@@ -192,7 +196,6 @@ impl Group {
         let raft = building.await.map_err(|error| StartError::Rebuild(error.to_string()))?;
         is_live.store(true, Ordering::Relaxed);
         raft.run();
-        log.watch_room(env);
         let is_stopping = Arc::new(AtomicBool::new(false));
         let leadership = watch_leadership(links, &raft, is_stopping.clone(), on_fatal);
         let inner = Inner {
@@ -207,7 +210,26 @@ impl Group {
             is_stopping,
             changing: tokio::sync::Mutex::default(),
         };
-        Ok((Self { inner: Arc::new(inner) }, applied))
+        let inner = Arc::new(inner);
+        env.spawn(watch_room(env.clone(), Arc::downgrade(&inner)));
+        Ok((Self { inner }, applied))
+    }
+}
+
+/// While the disk is full, looks for room from time to time. A leader first lets another lead,
+/// once: the others' disks may be no better.
+async fn watch_room(env: Env, group: Weak<Inner>) {
+    let mut has_yielded = false;
+    loop {
+        env.sleep(ROOM_CHECK_SPAN).await;
+        let Some(inner) = group.upgrade() else { return };
+        let group = Group { inner };
+        let is_full = group.inner.log.is_full();
+        if is_full && !has_yielded {
+            group.hand_over().await;
+        }
+        has_yielded = is_full;
+        group.inner.log.look_for_room().await;
     }
 }
 

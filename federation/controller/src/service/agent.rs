@@ -14,12 +14,10 @@ use crate::shared::Shared;
 /// it brings, and reads the orders after that.
 pub(crate) async fn report(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
     let report: NodeReport = decode(asked)?;
-    match &asked.caller {
-        Identity::Agent { node, .. } if *node == report.node => {}
-        other => {
-            let message = format!("{other} may not speak for node {}", report.node);
-            return Err(Fault::new(FaultCode::Forbidden, message));
-        }
+    let is_own = matches!(&asked.caller, Identity::Agent { node, .. } if *node == report.node);
+    if !is_own {
+        let message = format!("{} may not speak for node {}", asked.caller, report.node);
+        return Err(Fault::new(FaultCode::Forbidden, message));
     }
     let mut state = shared.confirm().await?;
     let at = shared.env.clock.wall();

@@ -35,7 +35,9 @@ fn stamp(shared: &Shared) -> JobId {
 pub(crate) fn user(asked: &Asked) -> String {
     match &asked.caller {
         Identity::User { user, .. } => user.to_string(),
-        other => other.to_string(),
+        Identity::Controller { .. } | Identity::Agent { .. } | Identity::Anonymous => {
+            asked.caller.to_string()
+        }
     }
 }
 

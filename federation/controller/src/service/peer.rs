@@ -16,7 +16,10 @@ use crate::shared::Shared;
 pub(crate) fn asking_site(asked: &Asked) -> Result<&SiteId, Fault> {
     match &asked.caller {
         Identity::Controller { site, .. } => Ok(site),
-        other => Err(Fault::new(FaultCode::Forbidden, format!("{other} is not a peer"))),
+        Identity::Agent { .. } | Identity::User { .. } | Identity::Anonymous => {
+            let message = format!("{} is not a peer", asked.caller);
+            Err(Fault::new(FaultCode::Forbidden, message))
+        }
     }
 }
 

@@ -94,3 +94,28 @@ fn a_disk_that_fails_stops_its_member_alone() {
     cluster.propose(&token(2));
     assert!(has_token(&cluster.converge(), 2));
 }
+
+#[test]
+fn a_leader_with_a_full_disk_lets_another_lead() {
+    let mut cluster = Cluster::new(|config| config.segment_bytes = SEGMENT_BYTES);
+    let disk = SimDisk::new(SEGMENT_BYTES as u64 * 3);
+    let storage = Storage {
+        wal: Arc::new(disk.clone()),
+        snapshots: Arc::new(SimDisk::new(1 << 20)),
+        threads: threads(),
+    };
+    cluster.start_on(1, storage);
+    cluster.start(2);
+    cluster.start(3);
+    let address = cluster.address(1);
+    cluster.on(1, |group| async move { group.found(address).await }).unwrap();
+    cluster.settle(&[1, 2, 3]);
+    // Far more than the first disk holds.
+    for number in 0..1_000 {
+        cluster.propose(&token(number));
+    }
+    assert!(cluster.group(1).metrics().is_full);
+    disk.set_free_bytes(64 << 20);
+    let state = cluster.converge();
+    assert!((0..1_000).all(|number| has_token(&state, number)));
+}

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use fabric_quic::env::Env;
 use federation_wal::sim_disk::SimDisk;
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
@@ -117,7 +116,6 @@ async fn a_power_loss_takes_nothing_that_was_reported_durable() {
 async fn what_a_full_disk_refused_is_written_in_order_once_there_is_room() {
     let disk = SimDisk::new(super::SEGMENT_BYTES as u64 * 2);
     let mut store = open(Arc::new(disk.clone()));
-    store.watch_room(&Env::system());
     let flushed = Arc::new(AtomicBool::new(false));
     let filler = vec![1; 8 << 10];
     let mut waits = Vec::new();
@@ -140,6 +138,7 @@ async fn what_a_full_disk_refused_is_written_in_order_once_there_is_room() {
     // Readable all the same.
     assert_eq!(all(&mut store).await.len(), 40);
     disk.set_free_bytes(ROOM);
+    store.look_for_room().await;
     waiting.await.unwrap();
     let mut store = reopen(store, &disk);
     assert_eq!(

@@ -1,0 +1,225 @@
+//! `federation bench`: the demo's two sites, measured. Figures of one machine and one run; ratios
+//! between rows mean more than any of them.
+
+use std::fs;
+use std::sync::Arc;
+
+use serde_json::json;
+use specs::fault::FaultCode;
+use specs::id::{Epoch, JobId, RequestId};
+use specs::job::JobSpec;
+use specs::jobfile::{self, Format as FileFormat};
+use specs::unit::{Millis, Timestamp};
+use specs::wire::client::{
+    ControllerViews, Empty, JobState, JobSubmit, JobSubmitted, JobView, JobWait,
+};
+use specs::wire::method::Method;
+
+use super::cluster::{self, Ground, Process, Site};
+use super::{HOME, HOST, client_of, place, raise};
+use crate::app::App;
+use crate::args::{BenchArgs, Format};
+use crate::client::Client;
+use crate::error::{Failure, Outcome};
+use crate::output::{line, note};
+
+/// How long one job may take to run.
+const JOB_SPAN: Millis = Millis(60_000);
+/// How long a site may take to agree again after its leader died.
+const FAILOVER_SPAN: Millis = Millis(30_000);
+/// Between two tries to commit.
+const TRY_SPAN: Millis = Millis(10);
+
+/// A job that ends at once, at a named site.
+fn job(site: &str) -> Outcome<JobSpec> {
+    let text = format!(
+        "apiVersion: spillway/v1\nkind: Job\nmetadata: {{name: bench}}\nspec:\n  class: simulation\n  \
+         resources: {{gpus: {{count: 1}}}}\n  run: {{command: [\"true\"]}}\n  \
+         placement: {{sites: [{site}]}}\n"
+    );
+    jobfile::read(&text, FileFormat::Yaml, "bench.yaml").map_err(|error| {
+        Failure::new(FaultCode::Internal, format!("the benchmark's own job: {error}"))
+    })
+}
+
+/// Spans in milliseconds, sorted.
+struct Spans(Vec<u64>);
+
+impl Spans {
+    fn of(mut spans: Vec<u64>) -> Self {
+        spans.sort_unstable();
+        Self(spans)
+    }
+
+    /// The nearest-rank percentile.
+    fn percentile(&self, percent: usize) -> u64 {
+        let rank = (self.0.len() * percent).div_ceil(100).max(1);
+        self.0.get(rank - 1).copied().unwrap_or_default()
+    }
+
+    fn row(&self, name: &str) -> String {
+        format!(
+            "{name}: n={} p50_ms={} p99_ms={} max_ms={}",
+            self.0.len(),
+            self.percentile(50),
+            self.percentile(99),
+            self.percentile(100)
+        )
+    }
+
+    fn json(&self) -> serde_json::Value {
+        json!({
+            "n": self.0.len(),
+            "p50_ms": self.percentile(50),
+            "p99_ms": self.percentile(99),
+            "max_ms": self.percentile(100),
+        })
+    }
+}
+
+struct Figures {
+    startup: Millis,
+    local: Spans,
+    first_spilled: u64,
+    spilled: Spans,
+    failover: Spans,
+    /// Name of a process and its resident memory, KiB.
+    memory: Vec<(String, u64)>,
+}
+
+/// Runs everything and prints it.
+pub(crate) async fn measure(app: &App, args: BenchArgs) -> Outcome<()> {
+    let output = app.output(args.format);
+    let (dir, _) = place(app, None)?;
+    let ground = Ground::new(app.env(), &dir)?;
+    let mut sites = Vec::new();
+    let figures = figures(app, &ground, &mut sites, &args).await;
+    cluster::stop(app.env(), &mut sites).await;
+    let figures = figures?;
+    fs::remove_dir_all(&dir).map_err(|error| Failure::file("remove", &dir, &error))?;
+    match output.format() {
+        Format::Json => {
+            let memory =
+                figures.memory.iter().map(|(name, kib)| json!({"process": name, "rss_kib": kib}));
+            output.document(
+                "Bench",
+                json!({
+                    "startup_ms": figures.startup.0,
+                    "submit_to_running_local": figures.local.json(),
+                    "submit_to_running_first_spilled_ms": figures.first_spilled,
+                    "submit_to_running_spilled": figures.spilled.json(),
+                    "failover": figures.failover.json(),
+                    "memory": memory.collect::<Vec<_>>(),
+                }),
+            )
+        }
+        Format::Table | Format::Name => {
+            line(&format!("start-up: ms={}", figures.startup.0), "\n")?;
+            line(&figures.local.row("submit to running, at home"), "\n")?;
+            line(&format!("submit to running, first spill: ms={}", figures.first_spilled), "\n")?;
+            line(&figures.spilled.row("submit to running, spilled"), "\n")?;
+            line(&figures.failover.row("leader killed to next commit"), "\n")?;
+            figures.memory.iter().try_for_each(|(name, kib)| {
+                line(&format!("resident memory, {name}: kib={kib}"), "\n")
+            })
+        }
+    }
+}
+
+async fn figures(
+    app: &App,
+    ground: &Ground,
+    sites: &mut Vec<Site>,
+    args: &BenchArgs,
+) -> Outcome<Figures> {
+    let begun = app.env().clock.now();
+    let mut home = raise(app, ground, sites).await?;
+    let startup = app.env().clock.now().since(begun);
+    note("measuring the way to running");
+    let local = latencies(&mut home, &job(HOME.name)?, args.jobs).await?;
+    let first_spilled = latency(&mut home, &job(HOST.name)?).await?;
+    let spilled = latencies(&mut home, &job(HOST.name)?, args.jobs).await?;
+    let processes = || sites.iter().flat_map(|site| &site.processes);
+    let memory = processes().map(|it| Ok((it.name.clone(), resident_kib(it)?)));
+    let memory = memory.collect::<Outcome<_>>()?;
+    home.close().await;
+    note("killing leaders");
+    let mut failover = Vec::new();
+    for _ in 0..args.kills {
+        let site = sites.first_mut().expect("two sites were raised");
+        failover.push(kill_leader(app, ground, site).await?);
+    }
+    let failover = Spans::of(failover);
+    Ok(Figures { startup, local, first_spilled, spilled, failover, memory })
+}
+
+async fn submit(client: &mut Client, spec: &JobSpec) -> Outcome<JobId> {
+    let drawn = format!("bench-{:032x}", client.env().random_u128());
+    let request: RequestId = drawn.parse().expect("letters and digits make a request id");
+    let submit = JobSubmit { request, spec: Arc::new(spec.clone()) };
+    let answer: JobSubmitted = client.change(Method::JobSubmit, &submit).await?;
+    let first = answer.jobs.first().copied();
+    first.ok_or_else(|| Failure::new(FaultCode::Internal, "a submission made no job"))
+}
+
+/// From the admission to the start of the process, by the wall clock that both sides share here.
+async fn latency(client: &mut Client, spec: &JobSpec) -> Outcome<u64> {
+    let job = submit(client, spec).await?;
+    let env = client.env().clone();
+    let limit = env.clock.now().after(JOB_SPAN);
+    let mut known = JobState::Queued;
+    while env.clock.now() < limit {
+        let wait = JobWait { job, state: Some(known), wait: Millis(5_000), epoch: Epoch(0) };
+        let view: JobView = client.poll(Method::JobWait, &wait, wait.wait).await?;
+        if view.state.is_terminal() && view.started_at != Timestamp(0) {
+            return Ok(view.started_at.minus(view.submitted_at).0);
+        }
+        known = view.state;
+    }
+    Err(Failure::new(FaultCode::Timeout, format!("{job} did not end")))
+}
+
+async fn latencies(client: &mut Client, spec: &JobSpec, jobs: u32) -> Outcome<Spans> {
+    let mut spans = Vec::new();
+    for _ in 0..jobs {
+        spans.push(latency(client, spec).await?);
+    }
+    Ok(Spans::of(spans))
+}
+
+/// Kills the leader of a site, and measures until the next submission is acknowledged; then brings
+/// the controller back.
+async fn kill_leader(app: &App, ground: &Ground, site: &mut Site) -> Outcome<u64> {
+    let env = app.env();
+    let mut client = client_of(ground, site.plan.name)?;
+    let views: ControllerViews = client.read(Method::ControllerList, &Empty {}).await?;
+    let leader = views.controllers.iter().find(|view| view.leader);
+    let nth = leader.and_then(|view| usize::try_from(view.id.0).ok()).unwrap_or(1);
+    client.close().await;
+    let spec = job(site.plan.name)?;
+    let process = site.processes.get_mut(nth - 1).expect("controllers come first");
+    process.crash().await;
+    let begun = env.clock.now();
+    let mut client = client_of(ground, site.plan.name)?;
+    while submit(&mut client, &spec).await.is_err() {
+        if env.clock.now().since(begun) >= FAILOVER_SPAN {
+            return Err(Failure::new(FaultCode::Timeout, "the site does not agree again"));
+        }
+        env.sleep(TRY_SPAN).await;
+    }
+    let span = env.clock.now().since(begun).0;
+    *process = ground.controller(site.plan, nth).await?;
+    ground.await_site(&mut client, site.plan, &mut site.processes).await?;
+    client.close().await;
+    Ok(span)
+}
+
+/// Resident memory of a process, from `/proc`.
+fn resident_kib(process: &Process) -> Outcome<u64> {
+    let pid = process.pid().unwrap_or_default();
+    let path = std::path::PathBuf::from(format!("/proc/{pid}/status"));
+    let text = fs::read_to_string(&path).map_err(|error| Failure::file("read", &path, &error))?;
+    let row = text.lines().find_map(|row| row.strip_prefix("VmRSS:"));
+    let kib = row.and_then(|row| row.trim().trim_end_matches(" kB").trim().parse().ok());
+    kib.ok_or_else(|| Failure::new(FaultCode::Internal, "/proc says nothing of memory"))
+}
