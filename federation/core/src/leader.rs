@@ -459,10 +459,13 @@ impl Leader {
         if !assignments.is_empty() {
             commands.push(Command::CommitPlan(CommitPlan { base, assignments, at }));
         }
-        let own_first = self.own_job_waits(state);
+        let is_asked = self.peers.values().any(|memory| !memory.demand.is_empty());
+        if !is_asked || self.own_job_waits(state) {
+            return;
+        }
         for peer in state.peers.values().filter(|peer| peer.suspicion.is_none()) {
             let Some(memory) = self.peers.get(&peer.site) else { continue };
-            if memory.demand.is_empty() || own_first {
+            if memory.demand.is_empty() {
                 continue;
             }
             let grant = lend::cover(state, &peer.site, &memory.demand, &mut free);
