@@ -186,8 +186,12 @@ impl World {
         let one = self.some_site();
         let step = 1 + self.chance_faults.index(self.sites.len() - 1);
         let other = (one + step) % self.sites.len();
-        let most = self.knobs.terms.loan_term.0 * 3;
-        let span = self.span_up_to(most);
+        let term = self.knobs.terms.loan_term.0;
+        let span = if self.knobs.is_spilling && self.chance_faults.chance(500) {
+            self.chance_faults.range(term, term * 3)
+        } else {
+            self.span_up_to(term * 3)
+        };
         let hands_off = |home: usize, host: usize| {
             let (home, host) = (self.sites[home].log.latest(), &self.sites[host]);
             let guests = host.log.latest();

@@ -53,6 +53,8 @@ pub(crate) struct Knobs {
     pub(crate) check_every: usize,
     pub(crate) heal_at: Time,
     pub(crate) submits: u64,
+    /// The first site is small, and most of what is submitted there may run elsewhere.
+    pub(crate) is_spilling: bool,
     /// How many of the submissions all go to the first site.
     pub(crate) busy_permille: u64,
     /// Mean span between faults of each kind; zero for none.
@@ -63,8 +65,8 @@ impl Knobs {
     pub(crate) fn draw(rng: &mut Rng) -> Self {
         let node_lease = rng.range(2_000, 5_000);
         let loan_term = rng.range(node_lease + 3_000, 15_000);
-        let ask_every = rng.range(node_lease / 6, node_lease / 3);
-        let ask_peer_every = rng.range(loan_term / 10, loan_term / 4);
+        let ask_every = rng.range(node_lease / 5, node_lease * 2 / 5);
+        let ask_peer_every = rng.range(loan_term / 8, loan_term / 3);
         // From far too soon, so that who is well is suspected half of the time, to sane.
         let is_hasty = rng.chance(120);
         let asks = if is_hasty { 12..20 } else { 21..50 };
@@ -84,16 +86,18 @@ impl Knobs {
         let noise = |rng: &mut Rng, most: u64| {
             if is_calm || rng.chance(400) { 0 } else { rng.range(1, most) }
         };
-        let faults = FaultKind::ALL
-            .iter()
-            .map(|_| if is_calm || rng.chance(550) { 0 } else { rng.skewed(800, 12_000) });
-        let faults = faults.collect();
+        let is_spilling = rng.chance(400);
+        let mut faults = draw_faults(rng, is_calm);
+        if is_spilling && !is_calm {
+            let cuts = FaultKind::ALL.iter().position(|kind| *kind == FaultKind::CutSites);
+            faults[cuts.unwrap_or(0)] = rng.range(6_000, 20_000);
+        }
         Self {
             sites: if rng.chance(600) { 2 } else { 3 },
             terms,
             ask_every: Millis(ask_every),
             ask_peer_every: Millis(ask_peer_every),
-            poll_every: Millis(rng.range(150, 600)),
+            poll_every: Millis(rng.range(200, 800)),
             prompt: rng.chance(700),
             patient: rng.chance(700),
             loss_permille: noise(rng, 60),
@@ -106,9 +110,10 @@ impl Knobs {
             job_max: Millis(rng.range(2_000, 25_000)),
             own_states: rng.chance(250),
             check_every: 1 << rng.below(5),
-            heal_at: Time(rng.range(35_000, 60_000)),
+            heal_at: Time(rng.range(30_000, 60_000)),
             submits: rng.range(8, 30),
-            busy_permille: if rng.chance(500) { 700 } else { 0 },
+            busy_permille: if is_spilling { 850 } else { 0 },
+            is_spilling,
             faults,
         }
     }
@@ -204,8 +209,10 @@ fn add_site(world: &mut World, index: usize) {
     });
     let controllers = controllers.collect();
     let per_node = [2, 4, 8][world.chance.index(3)];
+    let per_node = if world.knobs.is_spilling && index == 0 { 2 } else { per_node };
     let mixed = world.chance.chance(300);
-    let count = world.chance.range(2, 5);
+    let most = if world.knobs.is_spilling && index == 0 { 2 } else { 5 };
+    let count = world.chance.range(2, most);
     let mut nodes = Vec::new();
     for node in 0..count {
         let id = NodeId::new(&format!("n{node:02}")).expect("a name made of a letter and digits");
@@ -233,7 +240,7 @@ fn lend_rules(world: &mut World, index: usize) -> Vec<LendRule> {
     let rule = |world: &mut World, to: Option<SiteId>| LendRule {
         to,
         class: None,
-        gpus_max: GpuCount(world.chance.small(2, 24)),
+        gpus_max: GpuCount(world.chance.small(if world.knobs.is_spilling { 8 } else { 2 }, 24)),
         keep_free: GpuCount(if world.chance.chance(700) { 0 } else { world.chance.small(1, 4) }),
     };
     match world.chance.below(10) {

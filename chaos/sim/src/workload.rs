@@ -92,6 +92,10 @@ impl World {
         let rng = &mut self.chance_work;
         let mut placement =
             PlacementSpec { sites: Vec::new(), residency: Vec::new(), spill: rng.chance(800) };
+        if self.knobs.is_spilling && rng.chance(700) {
+            placement.spill = true;
+            return placement;
+        }
         match rng.below(10) {
             0 => {
                 let other = rng.index(self.knobs.sites);

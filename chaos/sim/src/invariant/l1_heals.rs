@@ -14,7 +14,7 @@ use crate::world::{CtlRef, Event, World};
 /// How often it is looked whether all has healed.
 const LOOK_EVERY: Millis = Millis(500);
 /// Jobs that no site can take are cancelled this long after faults stopped.
-const GIVE_UP_AFTER: Millis = Millis(60_000);
+const GIVE_UP_AFTER: Millis = Millis(20_000);
 /// Everything must have ended this long after faults stopped.
 const BOUND: Millis = Millis(600_000);
 
