@@ -42,10 +42,10 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    pub(crate) fn draw(rng: &mut Rng) -> Self {
+    pub(crate) fn draw(rng: &mut Rng, is_extreme: bool) -> Self {
         let drift = CLOCK_DRIFT_PERMILLE_MAX * PPM / 1_000;
         // The ends are where margins break.
-        let rate = match rng.below(4) {
+        let rate = match rng.below(if is_extreme { 2 } else { 4 }) {
             0 => PPM - drift,
             1 => PPM + drift,
             _ => rng.range(PPM - drift, PPM + drift),

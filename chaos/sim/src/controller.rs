@@ -248,7 +248,7 @@ impl World {
             reply: None,
         };
         controller.requests.insert(request, it);
-        let high = if self.chance_log.chance(self.knobs.slow_commits_permille) { 400 } else { 30 };
+        let high = self.round_trip(400, 30);
         let takes = self.chance_log.range(1, high);
         self.schedule_in(takes, Event::Confirmed { at, life, request });
     }
@@ -379,6 +379,17 @@ impl World {
         self.send(&Packet { from, to, call, bytes });
     }
 
+    /// How long the members may take at most to agree.
+    fn round_trip(&mut self, slow: u64, usual: u64) -> u64 {
+        if self.knobs.is_tight {
+            1
+        } else if self.chance_log.chance(self.knobs.slow_commits_permille) {
+            slow
+        } else {
+            usual
+        }
+    }
+
     /// Puts a command to the log. Only the true leader's gets in.
     pub(crate) fn propose(&mut self, at: CtlRef, command: Command) -> Ticket {
         let ticket = self.sites[at.site].log.ticket();
@@ -386,8 +397,8 @@ impl World {
             self.mark(Mark::ProposalsToNobody);
             return ticket;
         }
-        let slow = self.chance_log.chance(self.knobs.slow_commits_permille);
-        let takes = self.chance_log.range(0, if slow { 400 } else { 40 });
+        let high = self.round_trip(400, 40);
+        let takes = self.chance_log.range(0, high);
         let at_least = self.now.after(specs::unit::Millis(takes));
         let log = &mut self.sites[at.site].log;
         let (when, term) = (log.propose(command, ticket, at_least), log.term);
@@ -412,7 +423,7 @@ impl World {
     }
 
     pub(crate) fn apply_soon(&mut self, at: CtlRef) {
-        let high = if self.chance_log.chance(self.knobs.slow_commits_permille) { 100 } else { 5 };
+        let high = self.round_trip(100, 5);
         let lag = self.chance_log.range(0, high);
         let controller = self.controller_mut(at);
         let life = controller.life;

@@ -51,12 +51,16 @@ pub(crate) struct Network {
     pub(crate) copy_permille: u64,
     /// How many messages take up to 400 ms instead of 40.
     pub(crate) slow_permille: u64,
+    /// The usual delay is at most this.
+    pub(crate) delay_max: Millis,
 }
 
 impl Network {
     pub(crate) fn new(seed: u64) -> Self {
         let rng = Rng::of(seed, "network");
-        Self { rng, cuts: Vec::new(), loss_permille: 0, copy_permille: 0, slow_permille: 0 }
+        let delay_max = Millis(40);
+        let cuts = Vec::new();
+        Self { rng, cuts, loss_permille: 0, copy_permille: 0, slow_permille: 0, delay_max }
     }
 
     pub(crate) fn is_cut(&self, from: MachineId, to: MachineId) -> bool {
@@ -73,7 +77,7 @@ impl Network {
     }
 
     fn delay(&mut self) -> Millis {
-        let high = if self.rng.chance(self.slow_permille) { 400 } else { 40 };
+        let high = if self.rng.chance(self.slow_permille) { 400 } else { self.delay_max.0 };
         Millis(self.rng.range(1, high))
     }
 }

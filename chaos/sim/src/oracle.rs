@@ -181,7 +181,8 @@ impl World {
             format!("{name} {} {}: {:?}", after.revision, summary(&entry.command), entry.reply)
         });
         self.admitted(site, &entry.command, &entry.reply);
-        let mut found = s2_nothing_lost::on_commit(self, site, &after);
+        let mut found = s1_one_copy::on_commit(self, site, &after);
+        found.extend(s2_nothing_lost::on_commit(self, site, &after));
         found.extend(s3_finished_kept::on_commit(self, site, &entry.command, &before, &after));
         if index % self.knobs.check_every == 0 {
             found.extend(agreed_state::check(&after));

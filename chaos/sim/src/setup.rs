@@ -46,6 +46,9 @@ pub(crate) struct Knobs {
     pub(crate) start_fails_permille: u64,
     /// Suspects far too soon: gangs may never find all their nodes trusted at once.
     pub(crate) is_hasty: bool,
+    /// Everything comes at the last moment that is allowed, and is seen at once: clocks are as
+    /// wrong as they may be, kills take as long as they may.
+    pub(crate) is_tight: bool,
     pub(crate) job_max: Millis,
     /// Each member applies for itself; else they share what was applied once.
     pub(crate) own_states: bool,
@@ -66,17 +69,18 @@ impl Knobs {
         let node_lease = rng.range(2_000, 5_000);
         let loan_term = rng.range(node_lease + 3_000, 15_000);
         let ask_every = rng.range(node_lease / 5, node_lease * 2 / 5);
-        let ask_peer_every = rng.range(loan_term / 8, loan_term / 3);
+        let ask_peer = rng.range(loan_term / 8, loan_term / 3);
         // From far too soon, so that who is well is suspected half of the time, to sane.
         let is_hasty = rng.chance(120);
         let asks = if is_hasty { 12..20 } else { 21..50 };
+        let is_tight = rng.chance(100);
         let suspect_node = ask_every * rng.range(asks.start, asks.end) / 10;
-        let suspect_peer = ask_peer_every * rng.range(asks.start, asks.end) / 10;
+        let suspect_peer = ask_peer * rng.range(asks.start, asks.end) / 10;
         let terms = Terms {
             node_lease: Millis(node_lease),
             loan_term: Millis(loan_term),
-            suspect_node_after: Millis(suspect_node + 250),
-            suspect_peer_after: Millis(suspect_peer + 250),
+            suspect_node_after: Millis(if is_tight { ask_every + 25 } else { suspect_node + 250 }),
+            suspect_peer_after: Millis(if is_tight { ask_peer + 35 } else { suspect_peer + 250 }),
             grant_idle: Millis(rng.range(1_000, 6_000)),
             grant_term: Millis(rng.range(5_000, 30_000)),
             heard_percent_min: if rng.chance(500) { 50 } else { 0 },
@@ -84,7 +88,7 @@ impl Knobs {
         };
         let is_calm = rng.chance(250);
         let noise = |rng: &mut Rng, most: u64| {
-            if is_calm || rng.chance(400) { 0 } else { rng.range(1, most) }
+            if is_calm || is_tight || rng.chance(400) { 0 } else { rng.range(1, most) }
         };
         let is_spilling = rng.chance(400);
         let mut faults = draw_faults(rng, is_calm);
@@ -96,17 +100,18 @@ impl Knobs {
             sites: if rng.chance(600) { 2 } else { 3 },
             terms,
             ask_every: Millis(ask_every),
-            ask_peer_every: Millis(ask_peer_every),
-            poll_every: Millis(rng.range(200, 800)),
+            ask_peer_every: Millis(ask_peer),
+            poll_every: Millis(if is_tight { 12 } else { rng.range(200, 800) }),
             prompt: rng.chance(700),
-            patient: rng.chance(700),
+            patient: is_tight || rng.chance(700),
             loss_permille: noise(rng, 60),
             copy_permille: noise(rng, 100),
             slow_permille: noise(rng, 200),
             slow_commits_permille: noise(rng, 250),
             distracted_permille: noise(rng, 30),
             start_fails_permille: noise(rng, 60),
-            is_hasty,
+            is_hasty: is_hasty || is_tight,
+            is_tight,
             job_max: Millis(rng.range(2_000, 25_000)),
             own_states: rng.chance(250),
             check_every: 1 << rng.below(5),
@@ -165,6 +170,9 @@ pub(crate) fn populate(world: &mut World) {
     for index in 0..count {
         found_site(world, index);
     }
+    if world.knobs.is_tight {
+        world.network.delay_max = Millis(2);
+    }
     world.calm_network();
     for site in 0..count {
         world.schedule_in(5, Event::Elect { site });
@@ -191,7 +199,7 @@ pub(crate) fn populate(world: &mut World) {
 }
 
 fn add_machine(world: &mut World, who: Identity, duty: Duty) -> MachineId {
-    let clock = Clock::draw(&mut world.chance);
+    let clock = Clock::draw(&mut world.chance, world.knobs.is_tight);
     world.machines.push(Machine { who, duty, clock, suspended_until: None });
     MachineId(world.machines.len() - 1)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use gpu_agent_core::Known;
 use specs::id::{GpuIndex, LeaseId};
 use specs::job::{JobClass, JobSpec};
-use specs::site::KILL_BUDGET;
+use specs::site::{CLOCK_DRIFT_PERMILLE_MAX, KILL_BUDGET};
 use specs::unit::{Instant, Millis, Timestamp};
 use specs::wire::agent::{AttemptPhase, AttemptReport, Ending, Launch, Outcome};
 
@@ -82,7 +82,13 @@ impl World {
         } else {
             i32::try_from(self.chance.range(1, 250)).unwrap_or(1)
         };
-        let high = if self.chance.chance(50) { 2_000 } else { 300 };
+        let high = if self.knobs.is_tight {
+            2
+        } else if self.chance.chance(50) {
+            2_000
+        } else {
+            300
+        };
         let delay = self.chance.range(1, high);
         let process = Process {
             known,
@@ -210,8 +216,13 @@ impl World {
     }
 
     fn kill_time(&mut self) -> Millis {
-        let most = KILL_BUDGET.0 * 98 / 100;
-        Millis(if self.chance.chance(150) { most } else { self.chance.skewed(0, most) })
+        // The budget on the fastest clock there may be.
+        let most = KILL_BUDGET.0 * 1_000 / (1_000 + CLOCK_DRIFT_PERMILLE_MAX) - 1;
+        Millis(if self.knobs.is_tight || self.chance.chance(150) {
+            most
+        } else {
+            self.chance.skewed(0, most)
+        })
     }
 
     /// Kills it because its deadline has passed.
