@@ -342,7 +342,7 @@ pub(crate) fn describe(error: &ConnectionError) -> String {
         ConnectionError::ApplicationClosed(close) => {
             format!("closed by the other side: {}", String::from_utf8_lossy(&close.reason))
         }
-        ConnectionError::Reset => "the other side was restarted".into(),
+        ConnectionError::Reset => "the other side has forgotten the connection".into(),
         ConnectionError::TimedOut => "the other side has fallen silent".into(),
         ConnectionError::LocallyClosed => "closed by this side".into(),
         ConnectionError::CidsExhausted => "no connection id is left".into(),

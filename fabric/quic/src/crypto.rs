@@ -248,3 +248,68 @@ impl AeadKey for AddressAead {
         data.get_mut(..len).ok_or(ProtoError)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::NamedGroup;
+
+    use super::*;
+    use crate::env::Env;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn hash_and_mac_are_those_of_the_standards() {
+        let crypto = Env::system().crypto;
+        assert_eq!(
+            hex(&crypto.sha256(b"abc")),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+        // RFC 4231, case 1; a key is padded with zeros.
+        let mut key = [0; 32];
+        key[..20].fill(0x0b);
+        let tag = crypto.hmac(&key, b"Hi There");
+        assert_eq!(hex(&tag), "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7");
+        assert!(crypto.hmac_matches(&key, b"Hi There", &tag));
+        assert!(!crypto.hmac_matches(&key, b"Hi There", &tag[..31]));
+        assert!(!crypto.hmac_matches(&key, b"Hi There!", &tag));
+    }
+
+    #[test]
+    fn the_key_exchange_that_outlasts_quantum_computers_comes_first() {
+        let crypto = Env::system().crypto;
+        let groups = &crypto.provider().kx_groups;
+        assert_eq!(groups.first().map(|group| group.name()), Some(NamedGroup::X25519MLKEM768));
+    }
+
+    #[test]
+    fn a_signature_matches_its_key_and_message_alone() {
+        let crypto = Env::system().crypto;
+        let [one, two] = [crypto.generate_key().unwrap(), crypto.generate_key().unwrap()];
+        let signature = one.sign_message(b"message").unwrap();
+        let spki = |key: &Key| SubjectPublicKeyInfoDer::from(key.subject_public_key_info());
+        assert!(crypto.signature_matches(&spki(&one), b"message", &signature));
+        assert!(!crypto.signature_matches(&spki(&one), b"massage", &signature));
+        assert!(!crypto.signature_matches(&spki(&two), b"message", &signature));
+        assert!(!crypto.signature_matches(&SubjectPublicKeyInfoDer::from(&b"x"[..]), b"", b""));
+    }
+
+    #[test]
+    fn an_address_token_opens_with_its_own_key_alone() {
+        let crypto = Env::system().crypto;
+        let key = |byte| AddressKey { crypto: crypto.clone(), key: [byte; 32] };
+        let mut sealed = b"token".to_vec();
+        key(1).aead_from_hkdf(b"nonce").seal(&mut sealed, b"more").unwrap();
+        let open = |key: AddressKey, nonce: &[u8], sealed: &[u8], more: &[u8]| {
+            let mut sealed = sealed.to_vec();
+            key.aead_from_hkdf(nonce).open(&mut sealed, more).map(|text| text.to_vec()).ok()
+        };
+        assert_eq!(open(key(1), b"nonce", &sealed, b"more").as_deref(), Some(&b"token"[..]));
+        assert_eq!(open(key(2), b"nonce", &sealed, b"more"), None);
+        assert_eq!(open(key(1), b"other", &sealed, b"more"), None);
+        assert_eq!(open(key(1), b"nonce", &sealed, b"less"), None);
+        assert_eq!(open(key(1), b"nonce", &sealed[..3], b"more"), None);
+    }
+}

@@ -19,7 +19,7 @@ use crate::pki::Credentials;
 use crate::serve::{self, Shared, Watch};
 use crate::service::Service;
 use crate::settings::{
-    HANDSHAKE_SPAN, HANDSHAKES_MAX, client_config, endpoint_config, server_config,
+    HANDSHAKE_SPAN, HANDSHAKES_MAX, RETRY_BELOW, client_config, endpoint_config, server_config,
 };
 use crate::tls::{self, Own};
 use crate::trust::TrustStore;
@@ -88,10 +88,11 @@ impl ConnectError {
             ConnectionError::ApplicationClosed(close) => {
                 Self::Rejected(String::from_utf8_lossy(&close.reason).into_owned())
             }
+            // Its close was lost, and it has forgotten the connection since.
+            ConnectionError::Reset => Self::Rejected("it does not say why".into()),
             ConnectionError::TimedOut => Self::Timeout,
             ConnectionError::VersionMismatch
             | ConnectionError::TransportError(_)
-            | ConnectionError::Reset
             | ConnectionError::LocallyClosed
             | ConnectionError::CidsExhausted => Self::Broken(describe(error)),
         }
@@ -310,6 +311,15 @@ impl Drop for CloseUnlessUp {
 async fn accept(quinn: quinn::Endpoint, shared: Arc<Shared>) {
     let permits = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     while let Some(incoming) = quinn.accept().await {
+        // Under load, forged addresses must not take the turns of others.
+        if permits.available_permits() < RETRY_BELOW
+            && !incoming.remote_address_validated()
+            && incoming.may_retry()
+        {
+            // It may retry, so that this cannot fail.
+            let _ = incoming.retry();
+            continue;
+        }
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
         let task_shared = shared.clone();
         let changes = shared.trust.changes();

@@ -31,6 +31,8 @@ pub(crate) const ANSWER_SPAN: Millis = Millis(60_000);
 pub(crate) const RECHECK_SPAN: Millis = Millis(60_000);
 /// Handshakes that are worked on at a time; further ones wait their turn, they are not refused.
 pub(crate) const HANDSHAKES_MAX: usize = 256;
+/// With fewer turns left than this, one who dials must first show that it is where it says it is.
+pub(crate) const RETRY_BELOW: usize = 128;
 /// Frames of a lane that wait to be sent.
 pub(crate) const LANE_QUEUE: usize = 64;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fabric_core::frame::{FrameKind, Hello, decode_fault, encode_frame};
+use fabric_core::frame::{ALPN, FrameKind, Hello, decode_fault, encode_frame};
 use fabric_core::identity::Identity;
 use fabric_core::trust::Refusal;
 use fabric_quic::endpoint::{BindError, ConnectError, Endpoint, EndpointConfig};
@@ -17,7 +17,9 @@ use specs::unit::Millis;
 use specs::wire::method::Method;
 
 use crate::forge::{ForgedAuthority, Stranger, knock};
-use crate::support::{Site, agent, controller, env_with_clock, expect_controller, site, user};
+use crate::support::{
+    Site, agent, assert_reason, controller, env_with_clock, expect_controller, site, user,
+};
 
 #[tokio::test]
 async fn an_agent_of_the_own_site_is_accepted() {
@@ -56,7 +58,14 @@ async fn refusal(names: &[&str], edit: impl FnOnce(&mut rcgen::CertificateParams
     // The forger's tools work: an honest certificate is taken.
     let honest = giga.leaf(&["spiffe://giga/controller/1"], |_| {});
     assert_eq!(knock(address, Some(honest)).await, Ok(()));
-    knock(address, Some(giga.leaf(names, edit))).await.unwrap_err()
+    let forged = giga.leaf(names, edit);
+    loop {
+        let reason = knock(address, Some(forged.clone())).await.unwrap_err();
+        // The reason is sent once; on a busy machine it may be lost.
+        if reason != "reset by peer" {
+            return reason;
+        }
+    }
 }
 
 #[tokio::test]
@@ -96,7 +105,7 @@ async fn an_expired_certificate_is_refused() {
     clock.advance(LEAF_LIFETIME.plus(Millis(2_000)));
     let error =
         client.connect(server.local_address(), expect_controller("berlin")).await.unwrap_err();
-    assert!(error.to_string().contains("expired"), "{error}");
+    assert!(matches!(error, ConnectError::Rejected(_)), "{error}");
 }
 
 #[tokio::test]
@@ -189,7 +198,8 @@ async fn a_certificate_denied_while_running_is_cut_off_and_another_is_not() {
     events.connected.recv().await.unwrap();
 
     berlin.trust.deny(&site("berlin"), &serial);
-    assert!(connection.closed().await.contains("revoked"));
+    let reason = connection.closed().await;
+    assert_reason(&reason, "revoked");
     events.disconnected.recv().await.unwrap();
     let error = client.connect(address, expect_controller("berlin")).await.unwrap_err();
     assert!(matches!(error, ConnectError::Rejected(_)), "{error}");
@@ -207,7 +217,7 @@ async fn a_site_that_is_distrusted_while_running_is_cut_off() {
     let address = server.local_address();
     let connection = client.connect(address, expect_controller("berlin")).await.unwrap();
     berlin.trust.distrust(&site("giga"));
-    assert!(connection.closed().await.contains("site giga is not trusted here"));
+    assert_reason(&connection.closed().await, "site giga is not trusted here");
     let error = client.connect(address, expect_controller("berlin")).await.unwrap_err();
     assert!(matches!(error, ConnectError::Rejected(_)), "{error}");
 }
@@ -221,7 +231,8 @@ async fn the_one_who_dialed_cuts_off_as_well() {
     client.connect(server.local_address(), expect_controller("berlin")).await.unwrap();
     let seen = events.connected.recv().await.unwrap();
     giga.trust.distrust(&site("berlin"));
-    assert!(seen.closed().await.contains("revoked"));
+    let reason = seen.closed().await;
+    assert_reason(&reason, "revoked");
 }
 
 #[tokio::test]
@@ -236,7 +247,10 @@ async fn a_certificate_that_expires_while_connected_is_cut_off_at_the_next_look(
     // Any change of trust makes each connection look again.
     berlin.trust.deny(&site("elsewhere"), &[1]);
     let reason = connection.closed().await;
-    assert!(reason.contains("expired") || reason.contains("closed by this side"), "{reason}");
+    // Both sides look, and either may be first.
+    if reason != "closed by this side" {
+        assert_reason(&reason, "expired");
+    }
 }
 
 #[tokio::test]
@@ -294,7 +308,7 @@ async fn another_protocol_is_refused_in_the_handshake() {
 async fn sides_without_a_common_version_say_so() {
     let berlin = Site::new("berlin");
     let (server, _events) = berlin.serve(&controller("berlin", 1));
-    let stranger = Stranger::dial(server.local_address(), b"spillway/1", None).await.unwrap();
+    let stranger = Stranger::dial(server.local_address(), ALPN, None).await.unwrap();
     let hello = Hello { oldest: 7, newest: 9, build: "later".into() };
     let (head, content) = stranger.exchange(&encode_frame(FrameKind::Hello, &hello)).await.unwrap();
     assert_eq!(head.kind, FrameKind::Fault);
@@ -333,8 +347,23 @@ async fn a_dropped_endpoint_closes_its_connections() {
         client.connect(server.local_address(), expect_controller("berlin")).await.unwrap();
     events.connected.recv().await.unwrap();
     drop(server);
-    assert!(connection.closed().await.contains("the process ends"));
+    assert_reason(&connection.closed().await, "the process ends");
     events.disconnected.recv().await.unwrap();
     let error = client.connect(client.local_address(), expect_controller("berlin")).await;
     assert!(error.is_err());
+}
+
+#[tokio::test]
+async fn many_who_dial_and_say_nothing_do_not_keep_others_out() {
+    let berlin = Site::new("berlin");
+    let (server, _events) = berlin.serve(&controller("berlin", 1));
+    let mut silent = Vec::new();
+    // More than may dial without having shown that they are where they say they are.
+    for _ in 0..150 {
+        silent.push(Stranger::dial(server.local_address(), ALPN, None).await.unwrap());
+    }
+    let client = berlin.ask(&agent("berlin", "n01"));
+    let connection =
+        client.connect(server.local_address(), expect_controller("berlin")).await.unwrap();
+    connection.call(Method::NodeReport, "x", None).await.unwrap();
 }

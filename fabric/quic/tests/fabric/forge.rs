@@ -17,6 +17,7 @@ pub(crate) struct ForgedAuthority {
     key: KeyPair,
 }
 
+#[derive(Debug)]
 pub(crate) struct Forged {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
@@ -24,6 +25,12 @@ pub(crate) struct Forged {
 
 fn uri(text: &str) -> SanType {
     SanType::URI(text.try_into().expect("ASCII"))
+}
+
+impl Clone for Forged {
+    fn clone(&self) -> Self {
+        Self { chain: self.chain.clone(), key: self.key.clone_key() }
+    }
 }
 
 impl ForgedAuthority {

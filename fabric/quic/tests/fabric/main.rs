@@ -11,4 +11,5 @@ mod pki;
 mod pool;
 mod redeem;
 mod rpc;
+mod silence;
 mod support;

@@ -45,6 +45,14 @@ pub(crate) fn expect_controller(name: &str) -> Expect {
     Expect::Controller { site: site(name) }
 }
 
+/// Checks why a connection ended. A reason is sent once: on a busy machine the other side may learn
+/// only that the connection is forgotten.
+#[track_caller]
+pub(crate) fn assert_reason(reason: &str, expected: &str) {
+    let lost = reason.contains("has forgotten the connection");
+    assert!(lost || reason.contains(expected), "{reason}");
+}
+
 /// A clock that a test moves; it starts at the real time.
 #[derive(Debug)]
 pub(crate) struct TestClock {
