@@ -277,3 +277,147 @@ impl Client {
         Failure::new(code, message).with_hint(hint)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use fabric_quic::env::BoxFuture;
+    use fabric_quic::identity::Identity;
+    use fabric_quic::pki::Authority;
+    use fabric_quic::service::{Request, Service};
+    use specs::id::{ControllerId, NodeId, UserId};
+    use specs::wire::client::{Empty, NodeDrain};
+
+    use super::*;
+
+    /// A controller that answers as it was told to, and from then on as at last.
+    struct Scripted {
+        answers: Mutex<VecDeque<Result<Bytes, FaultCode>>>,
+        calls: Mutex<Vec<CallId>>,
+    }
+
+    impl Service for Scripted {
+        fn call(&self, request: Request) -> BoxFuture<'_, Result<Bytes, Fault>> {
+            self.calls.lock().unwrap_or_else(PoisonError::into_inner).push(request.call);
+            let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+            let answer =
+                if answers.len() > 1 { answers.pop_front() } else { answers[0].clone().into() };
+            let answer =
+                answer.expect("there is always one").map_err(|code| Fault::new(code, "so"));
+            Box::pin(std::future::ready(answer))
+        }
+    }
+
+    /// A site with controllers that run within the test.
+    struct Site {
+        env: Env,
+        authority: Authority,
+        name: SiteId,
+        running: Vec<(Endpoint, Arc<Scripted>)>,
+    }
+
+    impl Site {
+        fn new() -> Self {
+            let env = Env::system();
+            let name = SiteId::new("berlin").unwrap();
+            let authority = Authority::create(&env, &name).unwrap();
+            Self { env, authority, name, running: Vec::new() }
+        }
+
+        /// One more controller; returns where it listens.
+        fn run(&mut self, answers: Vec<Result<Bytes, FaultCode>>) -> String {
+            let id = ControllerId(u64::try_from(self.running.len()).unwrap() + 1);
+            let own = Identity::Controller { site: self.name.clone(), id };
+            let credentials = self.authority.credentials(&self.env, &own).unwrap();
+            let trust = Arc::new(TrustStore::new());
+            trust.trust(&self.name, self.authority.certificate()).unwrap();
+            let answers = Mutex::new(answers.into());
+            let service = Arc::new(Scripted { answers, calls: Mutex::default() });
+            let listen = (Ipv4Addr::LOCALHOST, 0).into();
+            let config = EndpointConfig { listen, credentials: Some(credentials), trust };
+            let endpoint = Endpoint::bind(&self.env, config, service.clone()).unwrap();
+            let address = endpoint.local_address().to_string();
+            self.running.push((endpoint, service));
+            address
+        }
+
+        fn calls(&self, nth: usize) -> Vec<CallId> {
+            self.running[nth].1.calls.lock().unwrap().clone()
+        }
+
+        fn client(&self, servers: Vec<String>, budget: Millis) -> Client {
+            let user = UserId::new("admin").unwrap();
+            let user = Identity::User { site: self.name.clone(), user };
+            let credentials = self.authority.credentials(&self.env, &user).unwrap();
+            Client::new(&self.env, Target { servers, credentials, budget }).unwrap()
+        }
+    }
+
+    fn drain() -> NodeDrain {
+        NodeDrain { node: NodeId::new("n1").unwrap(), drain: true }
+    }
+
+    const LONG: Millis = Millis(20_000);
+    const SHORT: Millis = Millis(400);
+
+    #[tokio::test]
+    async fn a_request_that_is_repeated_keeps_its_id() {
+        let mut site = Site::new();
+        let first = site.run(vec![Err(FaultCode::NotLeader)]);
+        let second = site.run(vec![Err(FaultCode::Busy), Ok(Bytes::new())]);
+        let mut client = site.client(vec![first, second], LONG);
+        let Empty {} = client.change(Method::NodeDrain, &drain()).await.unwrap();
+        let calls = [site.calls(0), site.calls(1)].concat();
+        assert!(calls.len() >= 3, "{calls:?}");
+        assert!(calls.iter().all(|call| *call == calls[0]), "{calls:?}");
+    }
+
+    #[tokio::test]
+    async fn a_change_that_nobody_confirms_is_of_unknown_outcome() {
+        let mut site = Site::new();
+        let server = site.run(vec![Err(FaultCode::OutcomeUnknown), Err(FaultCode::NotLeader)]);
+        let mut client = site.client(vec![server], SHORT);
+        let outcome: Outcome<Empty> = client.change(Method::NodeDrain, &drain()).await;
+        assert_eq!(outcome.unwrap_err().exit_code(), 8);
+    }
+
+    #[tokio::test]
+    async fn a_question_that_nobody_answers_may_be_asked_again() {
+        let mut site = Site::new();
+        let server = site.run(vec![Err(FaultCode::OutcomeUnknown)]);
+        let mut client = site.client(vec![server], SHORT);
+        let outcome: Outcome<Empty> = client.read(Method::NodeList, &Empty {}).await;
+        assert_eq!(outcome.unwrap_err().exit_code(), 7);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_final() {
+        let mut site = Site::new();
+        let server = site.run(vec![Err(FaultCode::Forbidden), Ok(Bytes::new())]);
+        let mut client = site.client(vec![server], LONG);
+        let outcome: Outcome<Empty> = client.change(Method::NodeDrain, &drain()).await;
+        assert_eq!(outcome.unwrap_err().exit_code(), 4);
+        assert_eq!(site.calls(0).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_controller_that_is_down_is_passed_over() {
+        let mut site = Site::new();
+        let up = site.run(vec![Ok(Bytes::new())]);
+        let silent = site.env.sockets.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let down = silent.local_addr().unwrap().to_string();
+        let mut client = site.client(vec![down, up], LONG);
+        let Empty {} = client.read(Method::NodeList, &Empty {}).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_controller_of_another_authority_is_not_trusted() {
+        let mut other = Site::new();
+        let server = other.run(vec![Ok(Bytes::new())]);
+        let mut client = Site::new().client(vec![server], LONG);
+        let outcome: Outcome<Empty> = client.read(Method::NodeList, &Empty {}).await;
+        assert_eq!(outcome.unwrap_err().exit_code(), 4);
+        assert!(other.calls(0).is_empty());
+    }
+}
