@@ -1,16 +1,14 @@
 //! The agent: one task that drives the runner.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use bytes::Bytes;
-use fabric_quic::endpoint::{Endpoint, EndpointConfig};
+use fabric_quic::endpoint::Endpoint;
 use fabric_quic::env::Env;
-use fabric_quic::pki::Credentials;
-use fabric_quic::token::Token;
-use fabric_quic::trust::TrustStore;
 use gpu_agent_core::{Action, Known, Runner};
 use specs::codec::Message;
 use specs::fault::{Fault, FaultCode};
@@ -20,14 +18,15 @@ use specs::wire::agent::{Ending, Inventory, Launch, NodeOrders, Outcome};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::attempts::Attempts;
-use crate::config::{Config, Declared, check_declared};
-use crate::engine::{Engine, Launcher, Progress, SelfLauncher};
+use crate::config::Config;
+use crate::engine::{Engine, Launcher, Progress};
 use crate::life::Home;
 use crate::link::{ASK_DEADLINE, Link};
 use crate::logs::{Logs, Shelf};
 use crate::metrics::Metrics;
 use crate::protocol::{Assignment, End, Wish};
 use crate::service::AgentService;
+use crate::start::{Options, bind};
 use crate::tree::Marks;
 use crate::{enrol, error, inventory};
 
@@ -45,80 +44,6 @@ const SWEEP_SPAN: Millis = Millis(600_000);
 const DISK_LOW_BYTES: u64 = 256 << 20;
 const PROGRESS_QUEUE: usize = 64;
 
-/// How an agent is started.
-#[derive(Debug, Clone)]
-pub struct Options {
-    pub directory: PathBuf,
-    /// Needed until the directory is enrolled.
-    pub token: Option<Token>,
-    /// Empty to keep what was declared before.
-    pub declared: Vec<Declared>,
-    /// None to keep what was said before, or the host's name.
-    pub address: Option<String>,
-    pub metrics: SocketAddr,
-    pub listen: SocketAddr,
-}
-
-/// Runs an agent until `shutdown` ends. Its attempts end with it.
-///
-/// # Errors
-/// It cannot enrol, its directory is not usable, or a later life of the same agent is known.
-pub async fn run(
-    env: Env,
-    options: Options,
-    shutdown: impl Future<Output = ()>,
-) -> Result<(), Fault> {
-    check_declared(&options.declared).map_err(|why| Fault::new(FaultCode::InvalidArgument, why))?;
-    let home = Home::take(&options.directory)?;
-    let config = configure(&env, &home, &options).await?;
-    let boot = home.next_boot()?;
-    home.end_orphans(&env).await?;
-    let launcher = Arc::new(SelfLauncher { directory: home.path.clone() });
-    let (mut agent, endpoint) = Agent::new(&env, &home, config, boot, &options, launcher).await?;
-    let ended = agent.live(shutdown).await;
-    endpoint.shutdown("the agent ends").await;
-    ended
-}
-
-async fn configure(env: &Env, home: &Home, options: &Options) -> Result<Config, Fault> {
-    let mut config = match (Config::load(&home.path)?, &options.token) {
-        (Some(config), None) => config,
-        (Some(config), Some(token)) => {
-            enrol::check_same(&config, token)?;
-            tracing::info!("the directory is enrolled already; the token is not used");
-            config
-        }
-        (None, Some(token)) => {
-            // Found before the token is spent.
-            inventory::find(&options.declared)?;
-            let address = options.address.clone().unwrap_or_else(host_name);
-            enrol::enrol(env, home, token, address, options.declared.clone()).await?
-        }
-        (None, None) => {
-            let message = format!("{} is not enrolled", home.path.display());
-            return Err(Fault::new(FaultCode::InvalidArgument, message).with_hint(
-                "give a token from `federation node enroll NODE`, in SPILLWAY_ENROL_TOKEN or \
-                 with --token-file",
-            ));
-        }
-    };
-    let before = config.clone();
-    if !options.declared.is_empty() {
-        config.declared.clone_from(&options.declared);
-    }
-    if let Some(address) = &options.address {
-        config.address.clone_from(address);
-    }
-    if config != before {
-        config.save(&home.path)?;
-    }
-    Ok(config)
-}
-
-fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
 /// What a question came to.
 struct Answer {
     asked_at: Instant,
@@ -132,7 +57,7 @@ struct Attempt {
     gpus: Vec<GpuIndex>,
 }
 
-struct Agent {
+pub(crate) struct Agent {
     env: Env,
     config: Config,
     boot: Boot,
@@ -154,16 +79,15 @@ struct Agent {
     ask_at: Instant,
     /// Controllers that are asked at once after one that gave no orders.
     others_left: usize,
-    /// When the orders last obeyed were asked for.
-    obeyed_at: Option<Instant>,
     last_fault: Option<FaultCode>,
     sweep_at: Instant,
+    is_sweeping: Arc<AtomicBool>,
     /// Since when the agent is ending.
     leaving_since: Option<Instant>,
 }
 
 impl Agent {
-    async fn new(
+    pub(crate) async fn new(
         env: &Env,
         home: &Home,
         config: Config,
@@ -227,15 +151,19 @@ impl Agent {
             asked_at: Instant::ZERO,
             ask_at: now,
             others_left: 0,
-            obeyed_at: None,
             last_fault: None,
             sweep_at: now,
+            is_sweeping: Arc::default(),
             leaving_since: None,
         };
         Ok((agent, endpoint))
     }
 
-    async fn live(&mut self, shutdown: impl Future<Output = ()>) -> Result<(), Fault> {
+    /// Until it is told to end, or cannot live on. Its attempts have ended by then.
+    ///
+    /// # Errors
+    /// A later life of this agent is known.
+    pub(crate) async fn live(&mut self, shutdown: impl Future<Output = ()>) -> Result<(), Fault> {
         let mut shutdown = std::pin::pin!(shutdown);
         let mut ended = Ok(());
         loop {
@@ -244,7 +172,7 @@ impl Agent {
             while let Some(action) = self.runner.poll_action() {
                 self.act(action);
             }
-            self.measure(now);
+            self.measure();
             if now >= self.sweep_at {
                 self.sweep(now);
             }
@@ -326,7 +254,7 @@ impl Agent {
     }
 
     fn obey(&mut self, asked_at: Instant, orders: NodeOrders) {
-        self.obeyed_at = self.obeyed_at.max(Some(asked_at));
+        self.metrics.obeyed(asked_at);
         if self.leaving_since.is_none() {
             self.runner.handle_orders(self.env.clock.now(), self.env.clock.wall(), orders);
         }
@@ -389,13 +317,18 @@ impl Agent {
                 let outcome = Outcome::of(Ending::Fenced, "its lease ran out");
                 wish.end = Some(End { outcome, grace: Millis::ZERO });
             }),
-            Action::Forget { lease } => {
-                if let Err(error) = self.attempts.forget(lease) {
-                    // Then it is told once more in the next life.
-                    tracing::warn!(%lease, %error, "cannot mark an attempt as told");
-                }
-            }
+            Action::Forget { lease } => self.forget(lease),
         }
+    }
+
+    fn forget(&self, lease: LeaseId) {
+        let attempts = self.attempts.clone();
+        self.env.spawn(async move {
+            if let Err(error) = attempts.forget(lease).await {
+                // Then it is told once more in the next life.
+                tracing::warn!(%lease, %error, "cannot mark an attempt as told");
+            }
+        });
     }
 
     fn start(&mut self, lease: LeaseId, known: Known, launch: Launch, deadline: Option<Instant>) {
@@ -406,7 +339,6 @@ impl Agent {
         }
         let Known { home, job, epoch } = known;
         tracing::info!(%lease, %job, %epoch, %home, "starting");
-        self.shelf.begin(&home, job, epoch, lease);
         let (grace, gpus) = (launch.spec.grace, launch.gpus.clone());
         let assignment = Assignment {
             lease,
@@ -418,6 +350,7 @@ impl Agent {
             launch,
             wish: Wish { deadline, end: None },
         };
+        self.shelf.begin(&assignment);
         let wishes = self.engine.start(assignment);
         self.live.insert(lease, Attempt { wishes, grace, gpus });
     }
@@ -476,61 +409,46 @@ impl Agent {
         let _ = self.env.timeout(ASK_DEADLINE, farewell).await;
     }
 
-    fn measure(&self, now: Instant) {
+    fn measure(&self) {
         let count = i64::try_from(self.runner.running().count()).unwrap_or(i64::MAX);
         self.metrics.attempts_running.set(count);
-        let age = self.obeyed_at.map(|at| now.since(at).0);
-        #[expect(clippy::cast_precision_loss, reason = "a span in milliseconds is far below 2^52")]
-        self.metrics.orders_age.set(age.map_or(-1.0, |millis| millis as f64 / 1_000.0));
     }
 
-    /// Looks at the disk, and deletes old output.
+    /// Looks at the disk, and deletes old output. On a thread of its own, for disks are slow.
     fn sweep(&mut self, now: Instant) {
         self.sweep_at = now.after(SWEEP_SPAN);
-        let attempts = self.attempts.clone();
-        let (shelf, metrics) = (self.shelf.clone(), self.metrics.clone());
+        if self.is_sweeping.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (attempts, shelf) = (self.attempts.clone(), self.shelf.clone());
+        let (metrics, is_sweeping) = (self.metrics.clone(), self.is_sweeping.clone());
         let wall = self.env.clock.wall();
-        self.env.spawn(async move {
-            match attempts.outdated(wall) {
-                Ok(leases) => delete(&attempts, &shelf, &leases).await,
-                Err(error) => tracing::warn!(%error, "cannot look for old output"),
-            }
-            if let Some(free) = attempts.disk_free() {
-                metrics.disk_free.set(i64::try_from(free).unwrap_or(i64::MAX));
-                if free < DISK_LOW_BYTES {
-                    let free_mib = free >> 20;
-                    tracing::warn!(free_mib, "the disk for the output of tasks is nearly full");
-                }
-            }
+        let thread = thread::Builder::new().name("sweep".into());
+        let spawned = thread.spawn(move || {
+            sweep(&attempts, &shelf, &metrics, wall);
+            is_sweeping.store(false, Ordering::Relaxed);
         });
-    }
-}
-
-async fn delete(attempts: &Attempts, shelf: &Shelf, leases: &[LeaseId]) {
-    for lease in leases {
-        shelf.remove(*lease);
-        if let Err(error) = tokio::fs::remove_dir_all(attempts.path(*lease)).await {
-            tracing::warn!(%lease, %error, "cannot delete old output");
+        if let Err(error) = spawned {
+            self.is_sweeping.store(false, Ordering::Relaxed);
+            tracing::warn!(%error, "cannot look for old output");
         }
     }
 }
 
-fn bind(
-    env: &Env,
-    config: &Config,
-    credentials: &Credentials,
-    listen: SocketAddr,
-    service: AgentService,
-) -> Result<Endpoint, Fault> {
-    let trust = TrustStore::new();
-    trust.trust(&config.site, credentials.ca()).map_err(|refusal| {
-        let message = format!("the site's authority cannot be trusted: {refusal}");
-        Fault::new(FaultCode::Internal, message)
-    })?;
-    let endpoint =
-        EndpointConfig { listen, credentials: Some(credentials.clone()), trust: Arc::new(trust) };
-    Endpoint::bind(env, endpoint, Arc::new(service)).map_err(|error| {
-        Fault::new(FaultCode::Conflict, error.to_string())
-            .with_hint("--listen 0.0.0.0:0 takes any free port")
-    })
+fn sweep(attempts: &Attempts, shelf: &Shelf, metrics: &Metrics, wall: Timestamp) {
+    let outdated = attempts.outdated(wall).unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot look for old output");
+        Vec::new()
+    });
+    for lease in outdated {
+        shelf.remove(lease);
+        if let Err(error) = fs::remove_dir_all(attempts.path(lease)) {
+            tracing::warn!(%lease, %error, "cannot delete old output");
+        }
+    }
+    let Some(free) = attempts.disk_free() else { return };
+    metrics.disk_free.set(i64::try_from(free).unwrap_or(i64::MAX));
+    if free < DISK_LOW_BYTES {
+        tracing::warn!(free_mib = free >> 20, "the disk for the output of tasks is nearly full");
+    }
 }

@@ -8,7 +8,7 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -113,8 +113,8 @@ impl Attempts {
     }
 
     /// The controllers have the end of an attempt.
-    pub(crate) fn forget(&self, lease: LeaseId) -> io::Result<()> {
-        match File::create(self.path(lease).join(FORGOTTEN)) {
+    pub(crate) async fn forget(&self, lease: LeaseId) -> io::Result<()> {
+        match tokio::fs::File::create(self.path(lease).join(FORGOTTEN)).await {
             // It was refused before it had a directory.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.map(drop),

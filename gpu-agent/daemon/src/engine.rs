@@ -187,11 +187,13 @@ impl Engine {
         let marks = self.marks.clone().and_lease(lease);
         let mut kills = 0;
         loop {
-            let victims = self.remains(&marks, supervisor);
+            // Once it has been waited for, its pid may be another's.
+            let root = Some(supervisor).filter(|_| !has_ended(child));
+            let victims = self.remains(&marks, root);
             for victim in &victims {
                 tree::signal(victim, Signal::KILL);
             }
-            if has_ended(child) && victims.is_empty() {
+            if root.is_none() && victims.is_empty() {
                 return;
             }
             kills += 1;
@@ -201,7 +203,7 @@ impl Engine {
 
     /// What is alive of an attempt whose supervisor has failed: what is below it, what came back
     /// from it to this process, and what carries the attempt's marks.
-    fn remains(&self, marks: &Marks, supervisor: i32) -> Vec<Process> {
+    fn remains(&self, marks: &Marks, supervisor: Option<i32>) -> Vec<Process> {
         let children = lock(&self.children);
         let all = tree::processes();
         let own = tree::own_pid();
@@ -210,7 +212,7 @@ impl Engine {
                 && !children.strangers.contains(&it.pid)
                 && !children.supervisors.contains_key(&it.pid)
         };
-        let mut roots: BTreeSet<i32> = BTreeSet::from([supervisor]);
+        let mut roots: BTreeSet<i32> = supervisor.into_iter().collect();
         for orphan in all.iter().filter(is_orphan) {
             if orphan.zombie {
                 let _ = Pid::from_raw(orphan.pid).map(|it| waitpid(Some(it), WaitOptions::NOHANG));

@@ -24,7 +24,7 @@ pub(crate) fn disk<'a>(action: &'a str, path: &'a Path) -> impl FnOnce(io::Error
 ///
 /// # Errors
 /// Nobody reads.
-pub fn print(fault: &Fault, out: &mut impl Write) -> io::Result<()> {
+pub fn print_fault(fault: &Fault, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "error[{}]: {}", fault.code, fault.message)?;
     if !fault.hint.is_empty() {
         writeln!(out, "  hint: {}", fault.hint)?;

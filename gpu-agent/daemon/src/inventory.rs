@@ -92,9 +92,7 @@ fn device(nvml: &Nvml, index: u32) -> Result<GpuInfo, NvmlError> {
 #[expect(clippy::wildcard_enum_match_arm, reason = "the library has 30 errors that say it well")]
 fn explain(error: &NvmlError) -> String {
     match error {
-        NvmlError::LibloadingError(_) | NvmlError::LibraryNotFound => {
-            "there is no NVIDIA driver (libnvidia-ml.so.1 was not found)".into()
-        }
+        NvmlError::LibloadingError(error) => format!("there is no NVIDIA driver ({error})"),
         NvmlError::FailedToLoadSymbol(_) | NvmlError::FunctionNotFound => {
             "the NVIDIA driver is too old (its library lacks a function)".into()
         }

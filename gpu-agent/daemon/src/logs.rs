@@ -15,6 +15,7 @@ use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use crate::attempts::{AttemptRecord, Attempts};
+use crate::protocol::Assignment;
 
 /// Largest piece.
 const CHUNK_MAX: u32 = 1 << 20;
@@ -33,6 +34,7 @@ pub(crate) struct Shelf(Arc<Mutex<BTreeMap<Key, Entry>>>);
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     lease: LeaseId,
+    tasks: u32,
     is_running: bool,
 }
 
@@ -40,14 +42,17 @@ impl Shelf {
     /// Takes in what earlier lives left.
     pub(crate) fn of(records: Vec<AttemptRecord>) -> Self {
         let shelf = Self::default();
-        for AttemptRecord { home, job, epoch, lease, .. } in records {
-            shelf.lock().insert((home, job, epoch), Entry { lease, is_running: false });
+        for AttemptRecord { home, job, epoch, lease, tasks, .. } in records {
+            let entry = Entry { lease, tasks, is_running: false };
+            shelf.lock().insert((home, job, epoch), entry);
         }
         shelf
     }
 
-    pub(crate) fn begin(&self, home: &SiteId, job: JobId, epoch: Epoch, lease: LeaseId) {
-        self.lock().insert((home.clone(), job, epoch), Entry { lease, is_running: true });
+    pub(crate) fn begin(&self, it: &Assignment) {
+        let tasks = it.launch.spec.tasks_per_node;
+        let entry = Entry { lease: it.lease, tasks, is_running: true };
+        self.lock().insert((it.home.clone(), it.job, it.epoch), entry);
     }
 
     pub(crate) fn end(&self, lease: LeaseId) {
@@ -90,7 +95,7 @@ impl Logs {
         loop {
             // Looked up before the file is read: what an ended attempt wrote is all there.
             let entry = self.shelf.get(asked).ok_or_else(|| not_here(asked))?;
-            self.check_task(asked, entry.lease)?;
+            check_task(asked, entry.tasks)?;
             let path = self.attempts.output(entry.lease, asked.task, asked.stream);
             let data = match read_at(&path, asked.offset, asked.max_bytes.min(CHUNK_MAX)).await {
                 Ok(data) => data,
@@ -108,17 +113,6 @@ impl Logs {
         }
     }
 
-    fn check_task(&self, asked: &NodeLogs, lease: LeaseId) -> Result<(), Fault> {
-        match self.attempts.record(lease) {
-            Some(record) if asked.task >= record.tasks => {
-                let message = format!("{} has no task {} on this node", asked.job, asked.task);
-                Err(Fault::new(FaultCode::NotFound, message)
-                    .with_hint(format!("it has {}, counted from 0", record.tasks)))
-            }
-            Some(_) | None => Ok(()),
-        }
-    }
-
     async fn is_all(&self, path: &Path, offset: u64, data: &[u8]) -> bool {
         let read_to = offset.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
         tokio::fs::metadata(path).await.is_ok_and(|file| file.len() <= read_to)
@@ -131,6 +125,15 @@ async fn read_at(path: &Path, offset: u64, max: u32) -> io::Result<Vec<u8>> {
     let mut data = Vec::new();
     file.take(u64::from(max)).read_to_end(&mut data).await?;
     Ok(data)
+}
+
+fn check_task(asked: &NodeLogs, tasks: u32) -> Result<(), Fault> {
+    if asked.task < tasks {
+        return Ok(());
+    }
+    let message = format!("{} has no task {} on this node", asked.job, asked.task);
+    Err(Fault::new(FaultCode::NotFound, message)
+        .with_hint(format!("it has {tasks}, counted from 0")))
 }
 
 fn not_here(asked: &NodeLogs) -> Fault {

@@ -10,18 +10,17 @@ use std::sync::Arc;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fabric_quic::env::{Clock, Env};
 use fabric_quic::token::Token;
-use gpu_agent_daemon::{Declared, Options};
+use gpu_agent_daemon::{Declared, Flush, Options, inventory};
 use specs::fault::{Fault, FaultCode};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 /// Environment variable with the enrolment token.
 const TOKEN_VARIABLE: &str = "SPILLWAY_ENROL_TOKEN";
 /// Environment variable with the directory of the agent that a supervisor works for.
 const DIRECTORY_VARIABLE: &str = "SPILLWAY_AGENT_DIR";
-/// Threads that carry the agent's tasks; they do little.
-const WORKERS: usize = 2;
+/// Threads that carry the agent's tasks. One that waits for a disk leaves enough others.
+const WORKERS: usize = 4;
 /// Longest token file that is read.
 const TOKEN_BYTES_MAX: u64 = 64 * 1_024;
 
@@ -93,14 +92,14 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => {
             // Without standard error, the exit code has to do.
-            let _ = gpu_agent_daemon::print(&fault, &mut io::stderr());
+            let _ = gpu_agent_daemon::print_fault(&fault, &mut io::stderr());
             ExitCode::from(fault.code.exit_code())
         }
     }
 }
 
 fn run(args: RunArgs) -> Result<(), Fault> {
-    start_logging();
+    let _flush = log()?;
     let options = Options {
         token: token(args.token_file.as_deref())?,
         directory: args.dir,
@@ -134,9 +133,8 @@ fn shutdown() -> Result<impl Future<Output = ()>, Fault> {
     })
 }
 
-fn start_logging() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+fn log() -> Result<Flush, Fault> {
+    gpu_agent_daemon::start_logging().map_err(|error| internal("start logging", &error))
 }
 
 fn token(file: Option<&Path>) -> Result<Option<Token>, Fault> {
@@ -164,11 +162,12 @@ fn read_token(path: &Path) -> Result<String, Fault> {
 }
 
 fn show_inventory(declared: &[Declared], output: Format) -> Result<(), Fault> {
-    let gpus = gpu_agent_daemon::find(declared)?;
+    let _flush = log()?;
+    let gpus = inventory::find(declared)?;
     let mut out = io::stdout().lock();
     let written = match output {
-        Format::Table => gpu_agent_daemon::write_table(&gpus, &mut out),
-        Format::Json => gpu_agent_daemon::write_json(&gpus, &mut out),
+        Format::Table => inventory::write_table(&gpus, &mut out),
+        Format::Json => inventory::write_json(&gpus, &mut out),
     };
     match written.and_then(|()| out.flush()) {
         // Whoever read it has seen enough.

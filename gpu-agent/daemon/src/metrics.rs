@@ -1,6 +1,9 @@
 //! What an agent counts, and a small HTTP server that tells it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use fabric_quic::env::Env;
 use prometheus::{
@@ -8,7 +11,7 @@ use prometheus::{
 };
 use specs::fault::{Fault, FaultCode};
 use specs::gpu::{GpuInfo, InventorySource};
-use specs::unit::Millis;
+use specs::unit::{Instant, Millis};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -26,7 +29,9 @@ pub(crate) struct Metrics {
     pub(crate) boot: IntGauge,
     pub(crate) attempts_running: IntGauge,
     pub(crate) attempts_ended: IntCounterVec,
-    pub(crate) orders_age: Gauge,
+    orders_age: Gauge,
+    /// When the orders last obeyed were asked for, in the clock's milliseconds; zero for never.
+    obeyed_at: Arc<AtomicU64>,
     pub(crate) reports: IntCounterVec,
     pub(crate) disk_free: IntGauge,
     gpus: IntGaugeVec,
@@ -55,6 +60,7 @@ impl Metrics {
                 "spillway_agent_orders_age_seconds",
                 "Span since the agent asked for the orders it last obeyed; -1 before the first.",
             )?,
+            obeyed_at: Arc::default(),
             reports: IntCounterVec::new(
                 Opts::new("spillway_agent_reports_total", "Reports sent, by what came of them."),
                 &["outcome"],
@@ -87,6 +93,11 @@ impl Metrics {
         }
     }
 
+    /// Orders are obeyed that were asked for at an instant.
+    pub(crate) fn obeyed(&self, asked_at: Instant) {
+        self.obeyed_at.fetch_max(asked_at.0, Ordering::Relaxed);
+    }
+
     /// Serves `/metrics`; says where.
     pub(crate) async fn serve(&self, env: &Env, address: SocketAddr) -> Result<SocketAddr, Fault> {
         let failed = |error: std::io::Error| {
@@ -106,21 +117,21 @@ impl Metrics {
             // One at a time, each for a bounded span: this is for a scraper or two.
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let _ = env.timeout(REQUEST_SPAN, self.answer(stream)).await;
+                    let _ = env.timeout(REQUEST_SPAN, self.answer(env, stream)).await;
                 }
                 Err(_) => env.sleep(ACCEPT_PAUSE).await,
             }
         }
     }
 
-    async fn answer(&self, mut stream: TcpStream) -> std::io::Result<()> {
+    async fn answer(&self, env: &Env, mut stream: TcpStream) -> std::io::Result<()> {
         let mut request = Vec::new();
         while !is_whole(&request) {
             if request.len() > REQUEST_MAX || stream.read_buf(&mut request).await? == 0 {
                 return Ok(());
             }
         }
-        let (status, body) = self.page(&request);
+        let (status, body) = self.page(env.clock.now(), &request);
         let head = format!(
             "HTTP/1.1 {status}\r\ncontent-type: text/plain; version=0.0.4\r\n\
              content-length: {}\r\nconnection: close\r\n\r\n",
@@ -131,7 +142,7 @@ impl Metrics {
         stream.shutdown().await
     }
 
-    fn page(&self, request: &[u8]) -> (&'static str, Vec<u8>) {
+    fn page(&self, now: Instant, request: &[u8]) -> (&'static str, Vec<u8>) {
         let line = request.split(|byte| *byte == b'\r').next().unwrap_or_default();
         let mut words = line.split(|byte| *byte == b' ');
         if words.next() != Some(b"GET") {
@@ -140,6 +151,10 @@ impl Metrics {
         if words.next() != Some(b"/metrics") {
             return ("404 Not Found", b"see /metrics\n".to_vec());
         }
+        self.orders_age.set(match self.obeyed_at.load(Ordering::Relaxed) {
+            0 => -1.0,
+            at => Duration::from_millis(now.since(Instant(at)).0).as_secs_f64(),
+        });
         let mut body = Vec::new();
         match TextEncoder::new().encode(&self.registry.gather(), &mut body) {
             Ok(()) => ("200 OK", body),

@@ -189,10 +189,10 @@ async fn logs_are_followed_while_the_task_writes() {
     // Nothing more is there, and nobody waits.
     let none = controller.logs(&NodeLogs { offset: 4, ..logs_of(LEASE) }).await.unwrap();
     assert_eq!((none.data.0.len(), none.end), (0, false));
-    let waiting = controller.clone();
-    let second = tokio::task::spawn(async move { waiting.logs(&follow(4)).await.unwrap() });
-    fs::write(&gate, "").unwrap();
-    let second = second.await.unwrap();
+    let open_the_gate = async { fs::write(&gate, "").unwrap() };
+    let asked = follow(4);
+    let (second, ()) = tokio::join!(controller.logs(&asked), open_the_gate);
+    let second = second.unwrap();
     assert_eq!(second.data.0, b"two\n");
     controller.wait_for_phase(LEASE, AttemptPhase::Ended);
     let last = controller.logs(&follow(8)).await.unwrap();
@@ -322,11 +322,13 @@ async fn metrics_say_what_runs() {
     controller.order(LEASE, script("sleep 100000"));
     let agent = Agent::start(&directory, Some(&controller.mint()));
     controller.wait_for_phase(LEASE, AttemptPhase::Running);
-    let log = agent.log();
-    let (_, rest) = log.split_once("metrics=http://").unwrap();
-    let address = rest.split_once("/metrics").unwrap().0;
+    let address = eventually("the address of the metrics", || {
+        let log = agent.log();
+        let (_, rest) = log.split_once("metrics=http://")?;
+        Some(rest.split_once("/metrics")?.0.to_owned())
+    });
     let get = |path: &str| {
-        let mut stream = TcpStream::connect(address).unwrap();
+        let mut stream = TcpStream::connect(&address).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
@@ -340,9 +342,11 @@ async fn metrics_say_what_runs() {
         "spillway_agent_gpus{class=\"b200\",source=\"declared\"} 4",
         "spillway_agent_reports_total{outcome=\"answered\"}",
         "spillway_agent_build_info{version=",
-        "spillway_agent_orders_age_seconds 0.",
     ] {
         assert!(text.lines().any(|it| it.starts_with(line)), "{line} is not in\n{text}");
     }
+    let age = text.lines().find_map(|it| it.strip_prefix("spillway_agent_orders_age_seconds "));
+    let age: f64 = age.unwrap().parse().unwrap();
+    assert!((0.0..30.0).contains(&age), "{age}");
     assert!(get("/else").starts_with("HTTP/1.1 404"));
 }
