@@ -81,7 +81,10 @@ pub(crate) async fn unless_interrupted<T>(
         outcome = work => outcome,
         signal = tokio::signal::ctrl_c() => match signal {
             Ok(()) => {
-                note(&advice());
+                let advice = advice();
+                if !advice.is_empty() {
+                    note(&advice);
+                }
                 Err(Failure::Exit(EXIT_INTERRUPTED))
             }
             Err(error) => {

@@ -96,6 +96,7 @@ async fn submit(app: &App, args: RunArgs) -> Outcome<()> {
         note(&format!("submitted {id}"));
     }
     let ends = unless_interrupted(all_ended(&mut client, &ids, None), reattach).await?;
+    let output = output.at(client.env().clock.wall());
     client.close().await;
     conclude(output, &ends)
 }
@@ -292,6 +293,7 @@ async fn wait(app: &App, text: &str, output: Output) -> Outcome<()> {
     };
     let advice = || format!("stopped waiting; go on with: federation job wait {text}");
     let ends = unless_interrupted(work, advice).await?;
+    let output = output.at(client.env().clock.wall());
     client.close().await;
     conclude(output, &ends)
 }
