@@ -131,6 +131,12 @@ impl Family {
     /// Kills whatever is alive: every descendant, and whoever carries the attempt's marks. False
     /// if nobody was.
     pub(super) fn kill(&self) -> bool {
+        // The tasks at once, the others once they are found: after a pause of the whole machine
+        // they run on as soon as this process does, and a look at `/proc` takes its time.
+        for pid in self.tasks.keys().filter_map(|pid| Pid::from_raw(*pid)) {
+            // It has not been waited for, so that the group is still its own.
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
         let (all, own) = (tree::processes(), tree::own_pid());
         let mut victims = tree::alive(&tree::descendants(&BTreeSet::from([own]), &all), &all);
         if victims.is_empty() {

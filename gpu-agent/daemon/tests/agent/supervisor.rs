@@ -205,7 +205,11 @@ fn each_task_knows_its_place_and_nothing_of_the_agent() {
 
 #[test]
 fn a_task_that_ends_badly_ends_the_others() {
-    let text = "test $LOCAL_RANK = 1 && exit 4; trap 'echo asked; exit 0' TERM; while :; do sleep 0.05; done";
+    let text = "if test $LOCAL_RANK = 1; then \
+                  until test -e ready-0 && test -e ready-2; do sleep 0.02; done; exit 4; \
+                fi; \
+                trap 'echo asked; exit 0' TERM; touch ready-$LOCAL_RANK; \
+                while :; do sleep 0.05; done";
     let mut ward = begin(spec_of(3, 1, text));
     let outcome = ward.ended();
     assert_eq!((outcome.ending, outcome.exit_code), (Ending::Exited, 4));
@@ -314,10 +318,10 @@ fn a_tree_that_keeps_growing_is_ended_all_the_same() {
 
 #[test]
 fn the_deadline_kills_while_the_agent_is_silent() {
-    let deadline = clock().now().after(Millis(700));
-    let mut ward =
-        begin_with(&assignment(script("trap '' TERM; echo ready; sleep 100000"), Some(deadline)));
+    let mut ward = begin(script("trap '' TERM; echo ready; sleep 100000"));
     ward.started().wait_for_output("ready");
+    let deadline = clock().now().after(Millis(500));
+    ward.wish(Some(deadline), None);
     assert_eq!(ward.ended().ending, Ending::Fenced);
     assert!(clock().now() >= deadline);
 }
@@ -325,8 +329,9 @@ fn the_deadline_kills_while_the_agent_is_silent() {
 #[test]
 fn a_deadline_that_moves_lets_the_task_end() {
     let deadline = |span| Some(clock().now().after(Millis(span)));
-    let mut ward = begin_with(&assignment(script("sleep 1.5; exit 6"), deadline(1_000)));
-    ward.started().wish(deadline(60_000), None);
+    let mut ward = begin(script("sleep 1.5; exit 6"));
+    ward.started().wish(deadline(1_000), None);
+    ward.wish(deadline(60_000), None);
     assert_eq!(ward.ended(), Outcome::exited(6, 0));
 }
 
