@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use federation_controller::raft::ProposeError;
-use federation_core::{AddController, Command, Effect, Reply};
-use specs::id::{ControllerId, Revision};
+use federation_core::{Command, Effect, FoundSite, Reply};
+use specs::id::{ControllerId, Revision, SiteId};
+use specs::site::{SiteSpec, Terms};
 use tokio::sync::Semaphore;
 
 use crate::cluster::{Cluster, has_token, token};
@@ -124,12 +125,19 @@ fn a_confirmed_state_has_all_that_was_answered_before() {
 #[test]
 fn effects_reach_every_member() {
     let mut cluster = Cluster::founded(3, |_| ());
-    let add = AddController { request: "r".parse().unwrap(), address: "x:1".into() };
-    cluster.propose(&Command::AddController(add));
+    let spec = SiteSpec {
+        site: SiteId::new("berlin").unwrap(),
+        country: "DE".parse().unwrap(),
+        terms: Terms::default(),
+        lend: Vec::new(),
+    };
+    let found = FoundSite { spec: Arc::new(spec), address: "a:1".to_owned() };
+    cluster.propose(&Command::FoundSite(found));
     cluster.converge();
     for member in cluster.members.values_mut() {
-        let applied = member.runtime.block_on(member.applied.recv()).unwrap();
-        assert!(applied.effects.contains(&Effect::SyncMembers), "{applied:?}");
+        // It was sent before the state that followed was published.
+        let applied = member.applied.try_recv().unwrap();
+        assert!(applied.effects.contains(&Effect::SyncTrust), "{applied:?}");
     }
 }
 

@@ -209,6 +209,14 @@ impl Cluster {
         }
     }
 
+    /// Waits until a member says why it cannot go on.
+    pub(crate) fn until_fatal(&mut self, id: u64) -> String {
+        let mut member = self.members.remove(&id).unwrap();
+        let why = self.until("a fatal error", |_| member.fatal.try_recv().ok());
+        self.members.insert(id, member);
+        why
+    }
+
     fn numbers(&self) -> Vec<String> {
         let numbers = |(id, member): (&u64, &Member)| {
             let leadership = member.group.leadership().borrow().clone();

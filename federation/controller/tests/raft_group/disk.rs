@@ -87,8 +87,7 @@ fn a_disk_that_fails_stops_its_member_alone() {
     cluster.settle(&[1, 2, 3]);
     disk.fail(Operation::Sync, 0, std::io::ErrorKind::Other);
     cluster.propose(&token(1));
-    let member = cluster.members.get_mut(&3).unwrap();
-    let why = member.runtime.block_on(member.fatal.recv()).unwrap();
+    let why = cluster.until_fatal(3);
     assert!(why.contains("of the log"), "{why}");
     cluster.kill(3);
     cluster.propose(&token(2));

@@ -2,22 +2,30 @@
 
 use std::sync::Arc;
 
-use federation_core::{AddController, Command, Effect, State};
+use federation_core::{Command, Effect, FoundSite, State};
 use federation_wal::Disk;
 use federation_wal::sim_disk::SimDisk;
 use futures::stream;
 use openraft::EntryPayload;
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
-use specs::id::Revision;
+use specs::id::{Revision, SiteId};
+use specs::site::{SiteSpec, Terms};
 
 use super::{Machine, ROOM, entry, id, machine, threads};
 use crate::raft::snapshot::{SnapshotError, Snapshots, decode, encode};
+use crate::raft::state_machine::Applied;
 use crate::raft::types::{Entry, Payload, SnapshotMeta};
 
+/// The site's founding, which has an effect.
 fn command(index: u64) -> Entry {
-    let request = format!("request-{index}").parse().unwrap();
-    let add = AddController { request, address: format!("c{index}:7000") };
-    let payload = EntryPayload::Normal(Payload::of(&Command::AddController(add)));
+    let spec = SiteSpec {
+        site: SiteId::new("berlin").unwrap(),
+        country: "DE".parse().unwrap(),
+        terms: Terms::default(),
+        lend: Vec::new(),
+    };
+    let found = FoundSite { spec: Arc::new(spec), address: "a:1".to_owned() };
+    let payload = EntryPayload::Normal(Payload::of(&Command::FoundSite(found)));
     Entry { log_id: id(1, index), payload }
 }
 
@@ -31,9 +39,8 @@ async fn a_batch_is_published_with_its_effects() {
     let mut it = machine(Arc::new(SimDisk::new(ROOM)));
     apply(&mut it, vec![command(1), command(2)]).await.unwrap();
     assert_eq!(it.view.borrow().revision, Revision(2));
-    let applied = it.applied.recv().await.unwrap();
-    assert_eq!(applied.revision, Revision(1));
-    assert!(applied.effects.contains(&Effect::SyncMembers), "{applied:?}");
+    let applied = it.applied.try_recv().unwrap();
+    assert_eq!(applied, Applied { revision: Revision(1), effects: vec![Effect::SyncTrust] });
 }
 
 #[tokio::test]
@@ -41,7 +48,7 @@ async fn a_command_that_cannot_be_read_stops_the_member() {
     let mut it = machine(Arc::new(SimDisk::new(ROOM)));
     for bytes in [&b"\x01\x00\xff\xff"[..], b"\x09\x00", b"\x01"] {
         apply(&mut it, vec![entry(1, 1, bytes)]).await.unwrap_err();
-        let why = it.fatal.recv().await.unwrap();
+        let why = it.fatal.try_recv().unwrap();
         assert!(why.contains("entry 1 of the log cannot be applied"), "{why}");
     }
     assert_eq!(it.view.borrow().revision, Revision(0));

@@ -1,7 +1,7 @@
 //! What a log holds when it is opened again.
 
+use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use federation_wal::sim_disk::SimDisk;
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
@@ -116,7 +116,7 @@ async fn a_power_loss_takes_nothing_that_was_reported_durable() {
 async fn what_a_full_disk_refused_is_written_in_order_once_there_is_room() {
     let disk = SimDisk::new(super::SEGMENT_BYTES as u64 * 2);
     let mut store = open(Arc::new(disk.clone()));
-    let flushed = Arc::new(AtomicBool::new(false));
+    let flushed = Cell::new(false);
     let filler = vec![1; 8 << 10];
     let mut waits = Vec::new();
     for index in 0..40 {
@@ -124,22 +124,23 @@ async fn what_a_full_disk_refused_is_written_in_order_once_there_is_room() {
         store.append(vec![entry(1, index, &filler)], IOFlushed::signal(done)).await.unwrap();
         waits.push(outcome);
     }
-    let is_flushed = flushed.clone();
-    let waiting = tokio::spawn(async move {
+    let waiting = async {
         for outcome in waits {
             outcome.await.unwrap().unwrap();
         }
-        is_flushed.store(true, Ordering::SeqCst);
-    });
-    while !store.is_full() {
-        tokio::task::yield_now().await;
-    }
-    assert!(!flushed.load(Ordering::SeqCst));
-    // Readable all the same.
-    assert_eq!(all(&mut store).await.len(), 40);
-    disk.set_free_bytes(ROOM);
-    store.look_for_room().await;
-    waiting.await.unwrap();
+        flushed.set(true);
+    };
+    let relief = async {
+        while !store.is_full() {
+            tokio::task::yield_now().await;
+        }
+        assert!(!flushed.get());
+        // Readable all the same.
+        assert_eq!(all(&mut store).await.len(), 40);
+        disk.set_free_bytes(ROOM);
+        store.look_for_room().await;
+    };
+    tokio::join!(waiting, relief);
     let mut store = reopen(store, &disk);
     assert_eq!(
         all(&mut store).await,
