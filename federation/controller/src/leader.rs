@@ -93,6 +93,11 @@ async fn plan_loop(shared: &Arc<Shared>) {
         if let Err(fault) = shared.propose_all(commands).await {
             tracing::debug!(%fault, "a proposal of the leader was not agreed on");
         }
+        if shared.with_leader(|leader, _| leader.waits_anew()) == Ok(true) {
+            for peer in state.peers.keys() {
+                nudge_peer(shared, peer.clone());
+            }
+        }
         shared.env.sleep(PLAN_GAP).await;
         let _ = shared.env.timeout(TICK, shared.plan.notified()).await;
     }

@@ -94,6 +94,8 @@ pub struct Leader {
     idle_since: BTreeMap<HeldKey, Instant>,
     /// Waiting jobs that fit nowhere at present, as the last plan saw it.
     waiting: Vec<Waiting>,
+    /// A job waits that did not when [`Leader::waits_anew`] was last asked.
+    waits_anew: bool,
 }
 
 /// A job that fits nowhere at present.
@@ -124,6 +126,7 @@ impl Leader {
             queued_since: BTreeMap::new(),
             idle_since: BTreeMap::new(),
             waiting: Vec::new(),
+            waits_anew: false,
         }
     }
 
@@ -455,7 +458,9 @@ impl Leader {
             let waits_for = since.get(&job).map_or(Millis::ZERO, |at| now.since(*at));
             Waiting { job, turn: waits_for.minus(spill_after).0 / turn_takes }
         };
+        let known: BTreeSet<JobId> = self.waiting.iter().map(|it| it.job).collect();
         self.waiting = waiting.into_iter().filter(|job| waits(*job)).map(turn).collect();
+        self.waits_anew |= self.waiting.iter().any(|it| !known.contains(&it.job));
         if !assignments.is_empty() {
             commands.push(Command::CommitPlan(CommitPlan { base, assignments, at }));
         }
@@ -508,6 +513,11 @@ impl Leader {
                 commands.push(Command::ExpireGrant(ExpireGrant { grant: grant.id }));
             }
         }
+    }
+
+    /// Whether a job waits that did not when this was last asked: peers should be told to ask.
+    pub fn waits_anew(&mut self) -> bool {
+        core::mem::take(&mut self.waits_anew)
     }
 
     /// Since a node was last known to hear this leader; none if it never was.

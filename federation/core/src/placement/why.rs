@@ -12,7 +12,7 @@ use specs::wire::peer::ClassCapacity;
 use crate::leader::{Leader, could_hold};
 use crate::placement::fits;
 use crate::placement::plan::FreeMap;
-use crate::state::{Job, State};
+use crate::state::{Job, JobPhase, State};
 use crate::view::capacity;
 
 /// Whether any site could ever hold the gang, going by what each said it has. A peer that was
@@ -66,12 +66,13 @@ fn one_site(site: &SiteId, constraint: impl Into<String>, change: impl Into<Stri
     SiteWhy { site: site.clone(), constraint: constraint.into(), change: change.into() }
 }
 
-/// Per site, why the job does not run there at present.
+/// Per site, why the job does not run there at present; nothing for a job that does not wait.
 #[must_use]
 pub fn why(state: &State, leader: &Leader, now: Instant, job: &Job) -> Vec<SiteWhy> {
     let spec = &job.spec;
     let mut reasons = Vec::new();
     let Some(site) = &state.site else { return reasons };
+    let JobPhase::Queued(_) = job.phase else { return reasons };
     if fits::may_run_at(spec, &site.site, site.country) {
         let fits_now = FreeMap::of(state)
             .take(spec.gpu_classes.iter(), spec.nodes, spec.gpus_per_node)
