@@ -1,7 +1,7 @@
 //! Logging that never waits: who reads the log may be slow, and an agent that waits for it would
 //! miss its attempts' leases. Lines that nobody takes in time are dropped.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
@@ -34,7 +34,12 @@ pub fn start_logging() -> io::Result<Flush> {
     })?;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let writer = Lines(lines.clone());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).init();
+    let is_terminal = io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer)
+        .with_ansi(is_terminal)
+        .init();
     Ok(Flush { done, lines: Some(lines) })
 }
 

@@ -1,7 +1,7 @@
 //! What becomes of attempts whose controllers are not heard, and of agents that stand still.
 
-use rustix::process::Signal;
-use specs::id::LeaseId;
+use rustix::process::{Pid, Signal, kill_process};
+use specs::id::{Boot, LeaseId};
 use specs::unit::Millis;
 use specs::wire::agent::{AttemptPhase, Ending, ValidityKind};
 
@@ -84,15 +84,39 @@ async fn a_supervisor_that_is_stopped_does_not_save_its_attempt() {
     controller.order(LEASE, script(&format!("sleep {mark}")));
     let agent = Agent::start(&directory, Some(&controller.mint()));
     controller.wait_for_phase(LEASE, AttemptPhase::Running);
-    let family = agent.family();
-    let supervisors = alive_with("SPILLWAY_SUPERVISOR=1");
-    for pid in supervisors.into_iter().filter(|pid| family.contains(pid)) {
-        let pid = rustix::process::Pid::from_raw(pid).unwrap();
-        rustix::process::kill_process(pid, Signal::STOP).unwrap();
-    }
+    stop_supervisors(&agent);
     controller.desk().mood = Mood::Silent;
     eventually("the end of the tasks", || alive_with(&mark).is_empty().then_some(()));
     controller.desk().mood = Mood::Leads;
     let ended = controller.wait_for_phase(LEASE, AttemptPhase::Ended);
     assert_eq!(ended.outcome.unwrap().ending, Ending::Fenced);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_supervisor_that_is_stopped_does_not_outlive_its_agent_for_long() {
+    let (controller, (_guard, directory)) = (Controller::start(), directory());
+    let mark = unmistakable();
+    controller.order(LEASE, script(&format!("env -i setsid sleep {mark} & sleep {mark}")));
+    let mut agent = Agent::start(&directory, Some(&controller.mint()));
+    controller.wait_for_phase(LEASE, AttemptPhase::Running);
+    eventually("both tasks", || (alive_with(&mark).len() >= 2).then_some(()));
+    stop_supervisors(&agent);
+    agent.signal(Signal::KILL);
+    agent.wait();
+    assert!(!alive_with(&mark).is_empty());
+    let _agent = Agent::start(&directory, None);
+    let report =
+        controller.wait("a second life", |report| (report.boot == Boot(2)).then(|| report.clone()));
+    assert_eq!(alive_with(&mark), Vec::<i32>::new());
+    // Whoever killed it, it did not exit.
+    let outcome = report.attempts[0].outcome.clone().unwrap();
+    assert_eq!(outcome.ending, Ending::Lost);
+}
+
+fn stop_supervisors(agent: &Agent) {
+    let family = agent.family();
+    let supervisors = alive_with("SPILLWAY_SUPERVISOR=1");
+    for pid in supervisors.into_iter().filter(|pid| family.contains(pid)) {
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::STOP).unwrap();
+    }
 }

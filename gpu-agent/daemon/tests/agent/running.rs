@@ -288,6 +288,32 @@ async fn a_supervisor_that_is_killed_takes_its_attempt_along() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_does_not_stop_the_agent() {
+    let (controller, (_guard, directory)) = (Controller::start(), directory());
+    let mut child = Command::new(AGENT)
+        .args(["run", "--declare", "b200:4", "--dir"])
+        .arg(&directory)
+        .env("SPILLWAY_ENROL_TOKEN", controller.mint().to_text())
+        .env("RUST_LOG", "trace")
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    controller.wait("a report", |_| Some(()));
+    // More than a pipe holds.
+    for _ in 0..200 {
+        controller.nudge().await;
+    }
+    let before = controller.desk().reports;
+    eventually("reports that go on", || (controller.desk().reports > before + 3).then_some(()));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let mut log = Vec::new();
+    child.stderr.take().unwrap().read_to_end(&mut log).unwrap();
+    assert!(log.len() >= 60_000, "the pipe was not full: {} bytes", log.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_leader_is_found_among_others() {
     let (first, (_guard, directory)) = (Controller::start(), directory());
     let (second, third) = (first.fellow(2), first.fellow(3));
