@@ -145,7 +145,9 @@ impl Cluster {
         let _entered = runtime.enter();
         let identity = Identity::Controller { site: self.site.clone(), id: ControllerId(id) };
         let credentials = self.authority.credentials(&self.env, &identity).unwrap();
-        let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+        // An address of its own: no one takes the port while the member is down.
+        let [a, b] = self.env.random_bytes();
+        let any: SocketAddr = ([127, a, b, 1], 0).into();
         let listen = self.addresses.get(&id).copied().unwrap_or(any);
         let config =
             EndpointConfig { listen, credentials: Some(credentials), trust: self.trust.clone() };
