@@ -234,7 +234,10 @@ impl World {
     }
 
     fn take_question(&mut self, at: CtlRef, packet: &Packet, ask: Ask) {
-        let read = self.sites[at.site].log.committed().max(self.controller(at).applied);
+        // Who is deposed does not know what is committed since.
+        let applied = self.controller(at).applied;
+        let committed = self.sites[at.site].log.committed();
+        let read = if self.is_true_leader(at) { committed } else { applied };
         let controller = self.controller_mut(at);
         controller.last_request += 1;
         let (request, life) = (controller.last_request, controller.life);

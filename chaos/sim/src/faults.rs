@@ -214,7 +214,11 @@ impl World {
         let Some(leader) = self.sites[site].log.leader.take() else { return };
         let at = CtlRef { site, ctl: leader };
         let life = self.controller(at).life;
-        let unaware = self.chance_faults.skewed(1, 4_000);
+        let unaware = if self.chance_faults.chance(300) {
+            self.chance_faults.range(2_000, 15_000)
+        } else {
+            self.chance_faults.skewed(1, 4_000)
+        };
         self.schedule_in(unaware, Event::Aware { at, life });
         let gap = self.chance_faults.range(50, 1_000);
         self.schedule_in(gap, Event::Elect { site });

@@ -15,7 +15,7 @@ use federation_core::{Command, Reply};
 use crate::coverage::Mark;
 use crate::invariant::{
     agreed_state, l3_cancel, s1_one_copy, s2_nothing_lost, s3_finished_kept, s4_one_owner,
-    s5_escrow, s7_residency,
+    s5_escrow, s7_residency, stops_are_wanted,
 };
 use crate::supervisor::Process;
 use crate::world::{Event, NodeRef, World};
@@ -238,6 +238,12 @@ impl World {
     /// An agent forgets an end that it had on disk.
     pub(crate) fn check_forgotten(&mut self, at: NodeRef, report: &AttemptReport) {
         let found = s3_finished_kept::on_forget(self, at, report);
+        self.violate_all(found);
+    }
+
+    /// An agent stops an attempt because its orders say so.
+    pub(crate) fn check_stopped(&mut self, at: NodeRef, lease: LeaseId) {
+        let found = stops_are_wanted::on_stop(self, at, lease);
         self.violate_all(found);
     }
 

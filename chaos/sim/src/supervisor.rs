@@ -202,6 +202,8 @@ impl World {
         if process.next != Next::Exit {
             return;
         }
+        self.check_stopped(at, lease);
+        let Some(process) = self.node(at).processes.get(&lease) else { return };
         let exit_at = process.next_at;
         let grace = process.spec.grace.0;
         let takes = if self.chance.chance(300) {

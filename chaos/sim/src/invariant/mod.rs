@@ -10,6 +10,7 @@ pub(crate) mod s3_finished_kept;
 pub(crate) mod s4_one_owner;
 pub(crate) mod s5_escrow;
 pub(crate) mod s7_residency;
+pub(crate) mod stops_are_wanted;
 
 /// Properties that do not hold, and in what way.
 pub(crate) type Found = Vec<(&'static str, String)>;
