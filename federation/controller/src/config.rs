@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use fabric_quic::env::Env;
 use fabric_quic::identity::Identity;
-use fabric_quic::pki::{Authority, Credentials, KeyRequest};
+use fabric_quic::pki::{Authority, Credentials, KeyRequest, PkiError};
 use serde::{Deserialize, Serialize};
 use specs::codec::Message;
 use specs::fault::FaultCode;
@@ -90,6 +90,14 @@ pub(crate) struct Home {
 pub fn init(env: &Env, options: &InitOptions) -> Result<Initialised, ControllerError> {
     claim(&options.dir)?;
     let address = address_of(options.listen, options.advertise.as_deref())?;
+    whole_or_empty(&options.dir, || write_founder(env, options, address))
+}
+
+fn write_founder(
+    env: &Env,
+    options: &InitOptions,
+    address: String,
+) -> Result<Initialised, ControllerError> {
     let (site, id) = (options.site.clone(), ControllerId(1));
     let authority = Authority::create(env, &site).map_err(|error| pki(&error))?;
     authority.save(&options.dir.join("authority")).map_err(|error| pki(&error))?;
@@ -125,12 +133,31 @@ pub fn write_member(
 ) -> Result<(), ControllerError> {
     claim(dir)?;
     let address = address_of(listen, advertise)?;
-    let authority = Authority::from_parts(env, &added.ca.0, &added.ca_key.0);
-    authority.and_then(|it| it.save(&dir.join("authority"))).map_err(|error| pki(&error))?;
-    let credentials = request.into_credentials(&added.certificate.0, &added.ca.0);
-    let credentials = credentials.map_err(|error| pki(&error))?;
-    credentials.save(&dir.join("identity"), CREDENTIALS).map_err(|error| pki(&error))?;
-    write_config(dir, &added.site, added.id, listen, &address, metrics)
+    whole_or_empty(dir, || {
+        let authority = Authority::from_parts(env, &added.ca.0, &added.ca_key.0);
+        authority.and_then(|it| it.save(&dir.join("authority"))).map_err(|error| pki(&error))?;
+        let credentials = request.into_credentials(&added.certificate.0, &added.ca.0);
+        let credentials = credentials.map_err(|error| pki(&error))?;
+        credentials.save(&dir.join("identity"), CREDENTIALS).map_err(|error| pki(&error))?;
+        write_config(dir, &added.site, added.id, listen, &address, metrics)
+    })
+}
+
+/// Writes into a directory that was empty; if that goes wrong, it is empty again.
+fn whole_or_empty<T>(
+    dir: &Path,
+    write: impl FnOnce() -> Result<T, ControllerError>,
+) -> Result<T, ControllerError> {
+    write().inspect_err(|_| {
+        for part in ["authority", "identity", "admin"] {
+            // What stays is seen by the next try, which then says so.
+            let _ = fs::remove_dir_all(dir.join(part));
+        }
+        for file in [FOUNDING_FILE, CONFIG_FILE] {
+            let _ = fs::remove_file(dir.join(file));
+            let _ = fs::remove_file(dir.join(file).with_extension("tmp"));
+        }
+    })
 }
 
 /// Checks that a directory can become a controller's, without changing anything but making it.
@@ -199,8 +226,8 @@ fn founding(path: &Path) -> Result<Option<Arc<SiteSpec>>, ControllerError> {
     }
 }
 
-fn pki(error: &fabric_quic::pki::PkiError) -> ControllerError {
-    ControllerError::new(FaultCode::Internal, format!("keys and certificates: {error}"))
+fn pki(error: &PkiError) -> ControllerError {
+    ControllerError::because("the keys and certificates are not usable", error)
 }
 
 fn save_credentials(

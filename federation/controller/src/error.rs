@@ -1,6 +1,7 @@
 //! What ends a verb of this crate before it began.
 
-use std::fmt::Display;
+use std::error::Error;
+use std::io;
 use std::path::Path;
 
 use specs::fault::{Fault, FaultCode};
@@ -25,8 +26,24 @@ impl ControllerError {
     }
 
     /// A file that could not be read or written.
-    pub(crate) fn file(doing: &str, path: &Path, error: impl Display) -> Self {
-        Self::new(FaultCode::Internal, format!("cannot {doing} {}: {error}", path.display()))
+    pub(crate) fn file(doing: &str, path: &Path, error: impl Error + 'static) -> Self {
+        Self::because(&format!("cannot {doing} {}", path.display()), &error)
+    }
+
+    /// What was attempted, and all that stood in its way.
+    pub(crate) fn because(what: &str, error: &(dyn Error + 'static)) -> Self {
+        let (mut text, mut code) = (what.to_owned(), FaultCode::Internal);
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+            if kind == Some(io::ErrorKind::StorageFull) {
+                code = FaultCode::DiskFull;
+            }
+            cause = error.source();
+        }
+        let hint = if code == FaultCode::DiskFull { "make room on the disk" } else { "" };
+        Self::new(code, text).hint(hint)
     }
 }
 
