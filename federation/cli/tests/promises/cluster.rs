@@ -1,11 +1,10 @@
 //! Sites on this machine: a world holds them, and takes all of them down with it.
 
-use std::cell::Cell;
 use std::fs;
-use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -72,7 +71,7 @@ impl From<Output> for Said {
 pub(crate) struct World {
     dir: tempfile::TempDir,
     pub(crate) agent: PathBuf,
-    files: Cell<u32>,
+    files: AtomicU32,
 }
 
 impl World {
@@ -89,7 +88,7 @@ impl World {
             .wait_while(count, |count| *count >= WORLDS_MAX)
             .unwrap_or_else(PoisonError::into_inner);
         *count += 1;
-        Self { dir: tempfile::tempdir().unwrap(), agent, files: Cell::new(0) }
+        Self { dir: tempfile::tempdir().unwrap(), agent, files: AtomicU32::new(0) }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -119,15 +118,6 @@ impl World {
         self.command(Path::new(FEDERATION), args).output().unwrap().into()
     }
 
-    pub(crate) fn run_with_input(&self, args: &[&str], input: &str) -> Said {
-        let mut command = self.command(Path::new(FEDERATION), args);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        // A command that refuses may have closed its input.
-        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-        child.wait_with_output().unwrap().into()
-    }
-
     /// Runs an agent's command to its end.
     pub(crate) fn run_agent(&self, args: &[&str]) -> Said {
         self.command(&self.agent, args).output().unwrap().into()
@@ -139,8 +129,7 @@ impl World {
 
     /// A file with this text.
     pub(crate) fn file(&self, text: &str) -> String {
-        let nth = self.files.get();
-        self.files.set(nth + 1);
+        let nth = self.files.fetch_add(1, Ordering::Relaxed);
         let path = self.path(&format!("file-{nth}.yaml"));
         fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
@@ -164,7 +153,11 @@ impl World {
     }
 
     /// A home without room and a host that lends all it has, joined.
-    pub(crate) fn federation(&self, controllers: usize, terms: &'static [&'static str]) -> Pair<'_> {
+    pub(crate) fn federation(
+        &self,
+        controllers: usize,
+        terms: &'static [&'static str],
+    ) -> Pair<'_> {
         let home = self.site(SitePlan {
             name: "berlin",
             controllers,
@@ -174,14 +167,8 @@ impl World {
             terms,
         });
         let extra = &["--lend=all=64", "--country=NL"];
-        let host = self.site(SitePlan {
-            name: "giga",
-            controllers,
-            nodes: 2,
-            gpus: 4,
-            extra,
-            terms,
-        });
+        let host =
+            self.site(SitePlan { name: "giga", controllers, nodes: 2, gpus: 4, extra, terms });
         home.joins(&host);
         Pair { home, host }
     }

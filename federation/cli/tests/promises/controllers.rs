@@ -45,3 +45,108 @@ fn killing_the_leaders_of_home_and_host_restarts_no_spilled_job() {
         assert_eq!(witness.attempt(id, 1).unwrap().ends, 1);
     }
 }
+
+#[test]
+fn two_hundred_acknowledged_jobs_outlive_the_death_of_all_controllers() {
+    const JOBS: usize = 200;
+    const HANDS: usize = 4;
+    let world = World::new();
+    let plan = SitePlan { controllers: 3, ..SitePlan::small("berlin") };
+    let mut site = world.site(plan);
+    let filler = site.submit(Work::new("filler", 2, FOR_EVER));
+    site.await_running(&filler, 1, PATIENCE);
+    let file = world.job_file(Work::new("many", 2, 1));
+    let submit = |nth: usize| {
+        let request = format!("request-{nth}");
+        let args = ["job", "run", &file, "-o", "name", "--request-id", &request];
+        site.run(&args).done().trim().to_owned()
+    };
+    let all = |from: usize, step: usize| -> Vec<(usize, String)> {
+        (from..JOBS).step_by(step).map(|nth| (nth, submit(nth))).collect()
+    };
+    let begun = Instant::now();
+    let mut submitted: Vec<(usize, String)> = thread::scope(|scope| {
+        let hands: Vec<_> = (0..HANDS).map(|nth| scope.spawn(move || all(nth, HANDS))).collect();
+        hands.into_iter().flat_map(|hand| hand.join().unwrap()).collect()
+    });
+    let spent = begun.elapsed();
+    site.kill_controllers();
+    eprintln!("{JOBS} jobs were acknowledged in {spent:?}, then all controllers were killed");
+    site.start_controllers();
+    site.await_up();
+    let listed = site.json(&["job", "ls", "--all"]);
+    let mut known: Vec<&str> =
+        listed["items"].as_array().unwrap().iter().map(|it| it["id"].as_str().unwrap()).collect();
+    known.retain(|id| *id != filler);
+    known.sort_unstable();
+    submitted.sort_by(|a, b| a.1.cmp(&b.1));
+    assert_eq!(known, submitted.iter().map(|(_, id)| id.as_str()).collect::<Vec<_>>());
+    for (nth, id) in submitted.iter().step_by(10) {
+        let request = format!("request-{nth}");
+        let args = ["job", "run", &file, "-o", "name", "--request-id", &request];
+        assert_eq!(site.run(&args).done().trim(), id);
+    }
+    let listed = site.json(&["job", "ls", "--all"]);
+    assert_eq!(listed["items"].as_array().unwrap().len(), JOBS + 1);
+}
+
+#[test]
+fn a_home_that_is_gone_for_a_while_finds_the_results_of_its_spilled_jobs() {
+    let world = World::new();
+    let mut pair = world.federation(1, &[]);
+    pair.fill_home();
+    let works = [Work::new("soon", 2, 40), Work::new("later", 2, 200)];
+    let ids = pair.spill(&works);
+    pair.home.kill_controllers();
+    let begun = Instant::now();
+    crate::process::await_that("the short job ends unheard", PATIENCE, || {
+        world.witness().attempt(&ids[0], 1).is_some_and(|it| it.ends == 1)
+            && begun.elapsed() > Duration::from_secs(12)
+    });
+    eprintln!("the home was away for {:?}", begun.elapsed());
+    pair.home.start_controllers();
+    for id in &ids {
+        pair.home.ended_at_once(id);
+    }
+    world.witness().has_no_two_copies();
+}
+
+/// Follows a job's output; each line as it comes.
+fn follow(pair: &Pair<'_>, id: &str) -> (std::process::Child, mpsc::Receiver<String>) {
+    let args = ["--context", "berlin", "job", "logs", "-f", id];
+    let mut command = pair.home.world.command(Path::new(FEDERATION), &args);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let out = BufReader::new(child.stdout.take().unwrap());
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        for line in out.lines() {
+            let _ = sender.send(line.unwrap());
+        }
+    });
+    (child, lines)
+}
+
+#[test]
+fn followed_output_of_a_spilled_job_is_whole_although_leaders_die() {
+    const LINES: usize = 150;
+    let world = World::new();
+    let mut pair = world.federation(3, &[]);
+    pair.fill_home();
+    let ids = pair.spill(&[Work::new("talker", 2, 150)]);
+    let (mut child, lines) = follow(&pair, &ids[0]);
+    let mut seen = Vec::new();
+    while let Ok(line) = lines.recv_timeout(PATIENCE) {
+        seen.push(line);
+        match seen.len() {
+            20 => drop(pair.home.kill_leader()),
+            80 => drop(pair.host.kill_leader()),
+            _ => {}
+        }
+    }
+    assert!(child.wait().unwrap().success());
+    let expected: Vec<String> = (1..=LINES).map(|nth| format!("line {nth}")).collect();
+    assert_eq!(seen, expected);
+    pair.home.ended_at_once(&ids[0]);
+    let job = pair.home.submit(Work { spill: false, ..Work::new("never", 4, FOR_EVER) });
+    pair.home.run(&["job", "cancel", &job]).done();
+}

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -101,14 +101,6 @@ impl Daemon {
 
     pub(crate) fn send(&self, signal: Signal) {
         send(self.pid(), signal);
-    }
-
-    /// Waits until it has ended by itself.
-    #[track_caller]
-    pub(crate) fn ended(&mut self, limit: Duration) -> ExitStatus {
-        let mut child = self.child.take().unwrap();
-        let name = format!("{} ends", self.name);
-        await_some(&name, limit, || child.try_wait().unwrap())
     }
 
     pub(crate) fn said(&self) -> String {

@@ -13,8 +13,6 @@ pub(crate) struct Work {
     pub(crate) beats: u32,
     pub(crate) on_partition: &'static str,
     pub(crate) spill: bool,
-    /// What it ends with.
-    pub(crate) code: u8,
 }
 
 /// Beats that never end.
@@ -22,11 +20,11 @@ pub(crate) const FOR_EVER: u32 = 100_000;
 
 impl Work {
     pub(crate) fn new(name: &'static str, gpus: u32, beats: u32) -> Self {
-        Self { name, gpus, beats, on_partition: "restart", spill: true, code: 0 }
+        Self { name, gpus, beats, on_partition: "restart", spill: true }
     }
 
     pub(crate) fn text(&self, witness: &Path) -> String {
-        let Self { name, gpus, beats, on_partition, spill, code } = self;
+        let Self { name, gpus, beats, on_partition, spill } = self;
         let witness = witness.display();
         format!(
             r#"apiVersion: spillway/v1
@@ -49,7 +47,6 @@ spec:
         sleep 0.1
       done
       say end
-      exit {code}
     env: {{WITNESS: "{witness}"}}
   time: {{grace: 1s}}
   onPartition: {on_partition}
@@ -81,9 +78,11 @@ impl Witness {
                 line.split(' ').collect::<Vec<_>>().try_into().unwrap();
             let at: u64 = at.replace('.', "").parse().unwrap();
             let job = all.entry(job.to_owned()).or_default();
-            let attempt = job
-                .entry(epoch.parse().unwrap())
-                .or_insert_with(|| Attempt { first: at, site: site.into(), ..Attempt::default() });
+            let attempt = job.entry(epoch.parse().unwrap()).or_insert_with(|| Attempt {
+                first: at,
+                site: site.into(),
+                ..Attempt::default()
+            });
             attempt.first = attempt.first.min(at);
             attempt.last = attempt.last.max(at);
             match what {
