@@ -26,8 +26,10 @@ use crate::shared::Shared;
 
 /// Longest life of a token.
 const TTL_MAX: Millis = Millis(7 * 24 * 3_600_000);
-/// How long redeeming may take at the other site.
-const REDEEM_DEADLINE: Millis = Millis(12_000);
+/// How long one controller of the other site may take to redeem a token.
+const REDEEM_DEADLINE: Millis = Millis(5_000);
+/// How long all of them together may take: less than a user's command waits.
+const REDEEM_MAX: Millis = Millis(9_000);
 
 fn addresses(state: &State) -> Vec<String> {
     state.controllers.values().map(|it| it.address.clone()).take(ADDRESSES_MAX).collect()
@@ -184,7 +186,12 @@ pub(crate) async fn join(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, F
     let state = shared.confirm().await?;
     let repeated = state.peers.contains(&token.site);
     let own = bundle(shared, &state)?;
-    let theirs = redeem_at(shared, &token, &own).await?;
+    let theirs = shared.env.timeout(REDEEM_MAX, redeem_at(shared, &token, &own)).await;
+    let theirs = theirs.map_err(|_| {
+        let message = format!("{} did not answer in {} s", token.site, REDEEM_MAX.0 / 1_000);
+        Fault::new(FaultCode::Timeout, message)
+            .with_hint("run the same command again: a token may be repeated by the same site")
+    })??;
     shared.propose(Command::AddPeer(AddPeer { peer: record(&theirs)? })).await?;
     tracing::info!(peer = %theirs.site, "joined");
     Ok(encode(&SiteJoined { peer: theirs.site, repeated }))
