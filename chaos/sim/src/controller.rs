@@ -528,7 +528,8 @@ impl World {
         if self.controller(at).life != life {
             return;
         }
-        let every = self.knobs.ask_peer_every.0 + self.chance.below(30);
+        let jitter = if self.knobs.is_tight { 0 } else { self.chance.below(30) };
+        let every = self.knobs.ask_peer_every.0 + jitter;
         self.schedule_in(every, Event::AskPeers { at, life });
         let peers: Vec<SiteId> = self.state_at(at).peers.keys().cloned().collect();
         for peer in peers {

@@ -183,7 +183,8 @@ impl World {
 
     fn cut_sites(&mut self) {
         self.mark(Mark::CutsSite);
-        let one = self.some_site();
+        let any = self.some_site();
+        let one = if self.knobs.is_spilling { 0 } else { any };
         let step = 1 + self.chance_faults.index(self.sites.len() - 1);
         let other = (one + step) % self.sites.len();
         let term = self.knobs.terms.loan_term.0;

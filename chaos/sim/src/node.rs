@@ -111,7 +111,7 @@ impl World {
             return;
         }
         if periodic {
-            let jitter = self.chance.below(20);
+            let jitter = if self.knobs.is_tight { 0 } else { self.chance.below(20) };
             self.schedule_in(self.knobs.ask_every.0 + jitter, Event::Ask { at, life, periodic });
         }
         let now = self.clock(self.node(at).machine);

@@ -69,32 +69,34 @@ impl Knobs {
         let node_lease = rng.range(2_000, 5_000);
         let loan_term = rng.range(node_lease + 3_000, 15_000);
         let ask_every = rng.range(node_lease / 5, node_lease * 2 / 5);
-        let ask_peer = rng.range(loan_term / 8, loan_term / 3);
+        let ask_peer = rng.range(loan_term / 12, loan_term / 5);
         // From far too soon, so that who is well is suspected half of the time, to sane.
         let is_hasty = rng.chance(120);
         let asks = if is_hasty { 12..20 } else { 21..50 };
-        let is_tight = rng.chance(100);
+        let is_tight = rng.chance(80);
         let suspect_node = ask_every * rng.range(asks.start, asks.end) / 10;
         let suspect_peer = ask_peer * rng.range(asks.start, asks.end) / 10;
         let terms = Terms {
             node_lease: Millis(node_lease),
             loan_term: Millis(loan_term),
-            suspect_node_after: Millis(if is_tight { ask_every + 25 } else { suspect_node + 250 }),
-            suspect_peer_after: Millis(if is_tight { ask_peer + 35 } else { suspect_peer + 250 }),
+            suspect_node_after: Millis(if is_tight { ask_every + 8 } else { suspect_node + 250 }),
+            suspect_peer_after: Millis(if is_tight { ask_peer + 8 } else { suspect_peer + 250 }),
             grant_idle: Millis(rng.range(1_000, 6_000)),
             grant_term: Millis(rng.range(5_000, 30_000)),
             heard_percent_min: if rng.chance(500) { 50 } else { 0 },
             spill_after: Millis(if rng.chance(700) { 0 } else { rng.range(100, 4_000) }),
         };
-        let is_calm = rng.chance(250);
+        let is_calm = !is_tight && rng.chance(250);
         let noise = |rng: &mut Rng, most: u64| {
             if is_calm || is_tight || rng.chance(400) { 0 } else { rng.range(1, most) }
         };
-        let is_spilling = rng.chance(400);
-        let mut faults = draw_faults(rng, is_calm);
+        let is_spilling = is_tight || rng.chance(400);
+        let mut faults = draw_faults(rng, is_calm || is_tight);
         if is_spilling && !is_calm {
-            let cuts = FaultKind::ALL.iter().position(|kind| *kind == FaultKind::CutSites);
-            faults[cuts.unwrap_or(0)] = rng.range(6_000, 20_000);
+            faults[place_of(FaultKind::CutSites)] = rng.range(10_000, 20_000);
+        }
+        if is_tight {
+            faults[place_of(FaultKind::CutNode)] = rng.range(5_000, 10_000);
         }
         Self {
             sites: if rng.chance(600) { 2 } else { 3 },
@@ -112,11 +114,15 @@ impl Knobs {
             start_fails_permille: noise(rng, 60),
             is_hasty: is_hasty || is_tight,
             is_tight,
-            job_max: Millis(rng.range(2_000, 25_000)),
+            job_max: Millis(if is_tight { 40_000 } else { rng.range(2_000, 25_000) }),
             own_states: rng.chance(250),
             check_every: 1 << rng.below(5),
-            heal_at: Time(rng.range(30_000, 60_000)),
-            submits: rng.range(8, 30),
+            heal_at: Time(if is_spilling {
+                rng.range(45_000, 60_000)
+            } else {
+                rng.range(30_000, 60_000)
+            }),
+            submits: if is_spilling { rng.range(15, 40) } else { rng.range(8, 30) },
             busy_permille: if is_spilling { 850 } else { 0 },
             is_spilling,
             faults,
@@ -124,9 +130,12 @@ impl Knobs {
     }
 
     pub(crate) fn fault_every(&self, kind: FaultKind) -> u64 {
-        let at = FaultKind::ALL.iter().position(|it| *it == kind).unwrap_or(0);
-        self.faults.get(at).copied().unwrap_or(0)
+        self.faults.get(place_of(kind)).copied().unwrap_or(0)
     }
+}
+
+fn place_of(kind: FaultKind) -> usize {
+    FaultKind::ALL.iter().position(|it| *it == kind).unwrap_or(0)
 }
 
 /// The mean span between faults of each kind: few kinds, or a mix of many.

@@ -69,7 +69,7 @@ impl World {
             JobClass::Service => FOR_EVER,
             JobClass::Training | JobClass::Simulation | JobClass::Interactive => {
                 let most = self.knobs.job_max.0;
-                let is_long = self.chance.chance(500);
+                let is_long = self.knobs.is_spilling || self.chance.chance(500);
                 Millis(if is_long {
                     self.chance.range(100, most)
                 } else {

@@ -67,7 +67,11 @@ impl World {
         for _ in 0..self.knobs.submits {
             let any = self.chance_work.index(self.sites.len());
             let site = if self.chance_work.chance(self.knobs.busy_permille) { 0 } else { any };
-            let at = self.chance_work.range(500, until);
+            let at = if self.knobs.is_spilling {
+                self.chance_work.skewed(500, until)
+            } else {
+                self.chance_work.range(500, until)
+            };
             self.schedule_in(at, Event::Submit { site });
             if self.chance_work.chance(250) {
                 let later = at + self.chance_work.skewed(100, 15_000);
