@@ -154,11 +154,11 @@ async fn orphans_of_an_earlier_life_are_ended_before_the_first_report() {
     controller.wait("a second life", |report| (report.boot == Boot(2)).then_some(()));
     // The one that left its ancestry and its environment behind cannot be known.
     let left = alive_with(&mark);
-    assert!(left.len() <= 1, "{left:?}");
-    orphan.wait().unwrap();
-    for pid in left.into_iter().filter_map(rustix::process::Pid::from_raw) {
+    for pid in left.iter().copied().filter_map(rustix::process::Pid::from_raw) {
         rustix::process::kill_process(pid, Signal::KILL).unwrap();
     }
+    orphan.wait().unwrap();
+    assert!(left.len() <= 1, "{left:?}");
 }
 
 #[test]

@@ -67,6 +67,13 @@ fn begin_with(assignment: &Assignment) -> Ward {
     Ward { directory, child, socket, inbox: Inbox::default(), _guard: guard }
 }
 
+impl Drop for Ward {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 impl Ward {
     fn notice(&mut self) -> Notice {
         let mut bytes = [0; 4_096];
@@ -97,11 +104,16 @@ impl Ward {
     }
 
     fn check_ended(&mut self, exit: &ExitRecord) {
-        assert!(self.child.wait().unwrap().success());
+        self.wait_for_exit();
         assert_eq!(self.alive(), Vec::<i32>::new());
         let bytes = fs::read(self.directory.join("attempts/lease-7/exit")).unwrap();
         assert_eq!(ExitRecord::decode(&bytes).unwrap(), *exit);
         assert!(exit.ended_at >= exit.started_at && exit.ended_at > Timestamp(0));
+    }
+
+    fn wait_for_exit(&mut self) {
+        let status = eventually("the supervisor's exit", || self.child.try_wait().unwrap());
+        assert!(status.success());
     }
 
     /// Everything that carries the marks of the attempt.
@@ -352,7 +364,7 @@ fn an_agent_that_is_gone_takes_its_attempts_along() {
     let (other, _) = UnixStream::pair().unwrap();
     // The last copy of the agent's end is closed, as when it is killed.
     ward.socket = other;
-    assert!(ward.child.wait().unwrap().success());
+    ward.wait_for_exit();
     assert_eq!(alive_with(&mark), Vec::<i32>::new());
     let bytes = fs::read(ward.directory.join("attempts/lease-7/exit")).unwrap();
     assert_eq!(ExitRecord::decode(&bytes).unwrap().outcome.ending, Ending::Lost);
