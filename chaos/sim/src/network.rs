@@ -49,8 +49,9 @@ pub(crate) struct Network {
     pub(crate) cuts: Vec<Cut>,
     pub(crate) loss_permille: u64,
     pub(crate) copy_permille: u64,
-    /// How many messages take up to 400 ms instead of 40.
+    /// How many messages are late, by up to `slow_max`.
     pub(crate) slow_permille: u64,
+    pub(crate) slow_max: Millis,
     /// The usual delay is at most this.
     pub(crate) delay_max: Millis,
 }
@@ -59,8 +60,15 @@ impl Network {
     pub(crate) fn new(seed: u64) -> Self {
         let rng = Rng::of(seed, "network");
         let delay_max = Millis(40);
-        let cuts = Vec::new();
-        Self { rng, cuts, loss_permille: 0, copy_permille: 0, slow_permille: 0, delay_max }
+        Self {
+            rng,
+            cuts: Vec::new(),
+            loss_permille: 0,
+            copy_permille: 0,
+            slow_permille: 0,
+            slow_max: delay_max,
+            delay_max,
+        }
     }
 
     pub(crate) fn is_cut(&self, from: MachineId, to: MachineId) -> bool {
@@ -77,8 +85,9 @@ impl Network {
     }
 
     fn delay(&mut self) -> Millis {
-        let high = if self.rng.chance(self.slow_permille) { 400 } else { self.delay_max.0 };
-        Millis(self.rng.range(1, high))
+        let is_slow = self.rng.chance(self.slow_permille);
+        let high = if is_slow { self.slow_max } else { self.delay_max };
+        Millis(self.rng.range(1, high.0))
     }
 }
 

@@ -14,8 +14,8 @@ use federation_core::{Command, Reply};
 
 use crate::coverage::Mark;
 use crate::invariant::{
-    agreed_state, l3_cancel, s1_one_copy, s2_nothing_lost, s3_finished_kept, s4_one_owner,
-    s5_escrow, s7_residency, stops_are_wanted,
+    agreed_state, l3_cancel, only_grows, s1_one_copy, s2_nothing_lost, s3_finished_kept,
+    s4_one_owner, s5_escrow, s7_residency, stops_are_wanted,
 };
 use crate::supervisor::Process;
 use crate::world::{Event, NodeRef, World};
@@ -182,6 +182,7 @@ impl World {
         });
         self.admitted(site, &entry.command, &entry.reply);
         let mut found = s1_one_copy::on_commit(self, site, &after);
+        found.extend(only_grows::on_commit(&before, &after));
         found.extend(s2_nothing_lost::on_commit(self, site, &after));
         found.extend(s3_finished_kept::on_commit(self, site, &entry.command, &before, &after));
         if index % self.knobs.check_every == 0 {

@@ -40,6 +40,8 @@ pub(crate) struct Knobs {
     pub(crate) loss_permille: u64,
     pub(crate) copy_permille: u64,
     pub(crate) slow_permille: u64,
+    /// How late a late message is at most.
+    pub(crate) slow_max: Millis,
     pub(crate) slow_commits_permille: u64,
     /// How often a leader does something else between agreeing and answering.
     pub(crate) distracted_permille: u64,
@@ -103,14 +105,23 @@ impl Knobs {
             terms,
             ask_every: Millis(ask_every),
             ask_peer_every: Millis(ask_peer),
-            poll_every: Millis(if is_tight { 12 } else { rng.range(200, 800) }),
+            poll_every: Millis(if is_tight { 20 } else { rng.range(200, 800) }),
             prompt: rng.chance(700),
             patient: is_tight || rng.chance(700),
             loss_permille: noise(rng, 60),
             copy_permille: noise(rng, 100),
-            slow_permille: noise(rng, 200),
+            slow_permille: match rng.below(10) {
+                _ if is_tight => 150,
+                0..7 => noise(rng, 200),
+                _ => noise(rng, 600),
+            },
+            slow_max: Millis(match rng.below(2) {
+                0 => 400,
+                _ if is_tight => 300,
+                _ => rng.range(400, 5_000),
+            }),
             slow_commits_permille: noise(rng, 250),
-            distracted_permille: noise(rng, 30),
+            distracted_permille: if rng.chance(700) { noise(rng, 30) } else { noise(rng, 300) },
             start_fails_permille: noise(rng, 60),
             is_hasty: is_hasty || is_tight,
             is_tight,
@@ -182,6 +193,7 @@ pub(crate) fn populate(world: &mut World) {
     if world.knobs.is_tight {
         world.network.delay_max = Millis(2);
     }
+    world.network.slow_max = world.knobs.slow_max;
     world.calm_network();
     for site in 0..count {
         world.schedule_in(5, Event::Elect { site });
