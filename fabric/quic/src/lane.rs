@@ -127,6 +127,13 @@ impl LaneSender {
         queue.send(frame).await.map_err(|_| LaneError::Closed)
     }
 
+    /// Ends when nothing more can be sent: the other side reads no more, or is lost.
+    pub async fn closed(&self) {
+        if let Some(queue) = &self.queue {
+            queue.closed().await;
+        }
+    }
+
     /// Says that nothing follows; what is queued is still sent.
     pub fn finish(&mut self) {
         self.queue = None;

@@ -320,3 +320,53 @@ impl ClientCertVerifier for Verifier {
         SCHEMES.to_vec()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use fabric_core::identity::authority_uri;
+    use rcgen::{
+        BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    };
+
+    use super::*;
+    use crate::crypto::unix_time;
+    use crate::env::Env;
+
+    /// A chain of a leaf of `leaf_site` under an authority of `authority_site`.
+    fn chain(authority_site: &str, leaf_site: &str) -> [CertificateDer<'static>; 2] {
+        let [ca_key, key] = [(); 2].map(|()| KeyPair::generate().unwrap());
+        let site = SiteId::new(authority_site).unwrap();
+        let name = |uri: &str| vec![SanType::URI(uri.try_into().unwrap())];
+        let mut ca = CertificateParams::default();
+        ca.subject_alt_names = name(&authority_uri(&site));
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let mut leaf = CertificateParams::default();
+        leaf.subject_alt_names = name(&format!("spiffe://{leaf_site}/controller/1"));
+        leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        let signed = leaf.signed_by(&key, &Issuer::from_params(&ca, &ca_key)).unwrap();
+        [signed.der().clone(), ca.self_signed(&ca_key).unwrap().der().clone()]
+    }
+
+    fn verify_pinned(chain: &[CertificateDer<'static>]) -> Result<Identity, Refusal> {
+        let env = Env::system();
+        let pin = Expect::Pin(certificate::pin(&env.crypto, &chain[1]).unwrap());
+        let now = unix_time(env.clock.wall());
+        verify_chain(&env.crypto, &Trust::default(), chain, Usage::Server, Some(&pin), now)
+    }
+
+    #[test]
+    fn a_pinned_authority_speaks_for_its_own_site_alone() {
+        assert!(verify_pinned(&chain("berlin", "berlin")).is_ok());
+        let refusal = verify_pinned(&chain("berlin", "giga")).unwrap_err();
+        assert!(matches!(refusal, Refusal::OtherAuthority { .. }), "{refusal}");
+    }
+
+    #[test]
+    fn without_a_certificate_nobody_is_recognised() {
+        let env = Env::system();
+        let now = unix_time(env.clock.wall());
+        let verdict = verify_chain(&env.crypto, &Trust::default(), &[], Usage::Client, None, now);
+        assert_eq!(verdict, Err(Refusal::Missing));
+    }
+}

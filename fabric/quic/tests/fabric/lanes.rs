@@ -131,3 +131,11 @@ async fn a_sender_learns_that_nobody_reads_any_more() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_sender_with_nothing_to_send_learns_that_the_lane_is_lost() {
+    let (_server, client, mut events, connection) = member().await;
+    let (sender, _receiver) = connection.open_lane(Method::RaftAppend).await.unwrap().split();
+    events.connected.recv().await.unwrap().close("a test");
+    client.env().timeout(Millis(20_000), sender.closed()).await.unwrap();
+}

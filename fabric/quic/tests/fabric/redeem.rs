@@ -290,6 +290,13 @@ async fn an_authority_must_be_the_bundles_own_and_sign_it() {
     let request =
         redeem::join_request(crypto, &token, &exporter, &world.giga.authority, &claimed).unwrap();
     assert_eq!(code(world.send(&token, &connection, &request).await), FaultCode::InvalidArgument);
+    // Or an authority of another name, whose key it has.
+    let evil = Site::new("evil");
+    let mut renamed = bundle(&evil.authority);
+    renamed.site = site("giga");
+    let request =
+        redeem::join_request(crypto, &token, &exporter, &evil.authority, &renamed).unwrap();
+    assert_eq!(code(world.send(&token, &connection, &request).await), FaultCode::InvalidArgument);
     // Or another giga's authority, whose key it does not have.
     claimed.ca = Blob(Site::new("giga").authority.certificate().to_vec());
     let request =

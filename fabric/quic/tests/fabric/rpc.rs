@@ -20,7 +20,7 @@ use crate::support::{
 /// A controller that serves, and someone of its site who is connected to it.
 struct Pair {
     _server: Endpoint,
-    _client: Endpoint,
+    client: Endpoint,
     events: Events,
     connection: Connection,
 }
@@ -33,7 +33,7 @@ async fn pair(client: &fabric_core::identity::Identity) -> Pair {
         .connect(server.local_address(), expect_controller("berlin"))
         .await
         .expect("a connection");
-    Pair { _server: server, _client: client, events, connection }
+    Pair { _server: server, client, events, connection }
 }
 
 fn code(error: CallError) -> FaultCode {
@@ -84,6 +84,10 @@ async fn the_largest_request_passes_and_a_larger_one_is_not_sent() {
     let body = Bytes::from(vec![7; max]);
     let answer = pair.connection.call(Method::JobSubmit, body.clone(), None).await.unwrap();
     assert_eq!(answer, body);
+    let error = pair.connection.call(Method::JobSubmit, vec![7; max + 1], None).await.unwrap_err();
+    assert_eq!(code(error), FaultCode::InvalidArgument);
+    // Nor is it tried.
+    pair.connection.close("a test");
     let error = pair.connection.call(Method::JobSubmit, vec![7; max + 1], None).await.unwrap_err();
     assert_eq!(code(error), FaultCode::InvalidArgument);
 }
@@ -156,7 +160,9 @@ async fn a_call_that_is_given_up_is_dropped_at_the_other_side() {
     let call = tokio::spawn(async move { connection.call(Method::JobWait, "", None).await });
     assert_eq!(pair.events.began.recv().await, Some(Method::JobWait));
     call.abort();
-    assert_eq!(pair.events.dropped.recv().await, Some(Method::JobWait));
+    // Long before the deadline would do it.
+    let dropped = pair.client.env().timeout(Millis(20_000), pair.events.dropped.recv()).await;
+    assert_eq!(dropped, Ok(Some(Method::JobWait)));
 }
 
 #[tokio::test]
