@@ -185,7 +185,7 @@ impl World {
         found.extend(only_grows::on_commit(&before, &after));
         found.extend(s2_nothing_lost::on_commit(self, site, &after));
         found.extend(s3_finished_kept::on_commit(self, site, &entry.command, &before, &after));
-        if index % self.knobs.check_every == 0 {
+        if index.is_multiple_of(self.knobs.check_every) {
             found.extend(agreed_state::check(&after));
         }
         self.violate_all(found);
@@ -263,7 +263,11 @@ impl World {
         self.mark(Mark::Entries);
         let dropped = match reply {
             Reply::Placed { dropped, .. } => u64::from(*dropped),
-            _ => 0,
+            Reply::Done
+            | Reply::NoOp(_)
+            | Reply::Jobs { .. }
+            | Reply::Controller(_)
+            | Reply::Refused(_) => 0,
         };
         self.coverage.add(Mark::PlansDropped, dropped);
         if *reply != Reply::Done && dropped == 0 && !matches!(reply, Reply::Placed { .. }) {
