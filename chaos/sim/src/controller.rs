@@ -6,9 +6,8 @@
 //! and its confirmations come to nothing.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use federation_core::{Command, Leader, Reply, State, apply};
+use federation_core::{Command, Leader, Reply, State};
 use specs::codec::Message;
 use specs::fault::{Fault, FaultCode};
 use specs::id::{CallId, JobId, SiteId};
@@ -20,7 +19,6 @@ use specs::wire::peer::{PeerOrders, PeerReport};
 use crate::coverage::Mark;
 use crate::log::Ticket;
 use crate::network::{self, Frames, MachineId, Packet};
-use crate::node::MISSES_MAX;
 use crate::world::{CtlRef, Event, World};
 
 /// What is asked of a controller.
@@ -45,30 +43,30 @@ enum Stage {
 }
 
 #[derive(Debug, Clone)]
-struct Request {
+pub(crate) struct Request {
     from: MachineId,
     call: CallId,
     ask: Ask,
     stage: Stage,
     /// What was committed when the question came.
     read: usize,
-    tickets: Vec<Ticket>,
-    reply: Option<Reply>,
+    pub(crate) tickets: Vec<Ticket>,
+    pub(crate) reply: Option<Reply>,
 }
 
 /// The controller of another site that this leader asks.
 #[derive(Debug, Clone, Copy, Default)]
-struct Target {
-    ctl: usize,
-    misses: u32,
+pub(crate) struct Target {
+    pub(crate) ctl: usize,
+    pub(crate) misses: u32,
 }
 
 #[derive(Debug, Clone)]
-struct Reign {
-    term: u64,
-    leader: Leader,
+pub(crate) struct Reign {
+    pub(crate) term: u64,
+    pub(crate) leader: Leader,
     /// What the last look around proposed and is not applied yet.
-    proposed: Vec<Ticket>,
+    pub(crate) proposed: Vec<Ticket>,
 }
 
 #[derive(Debug, Clone)]
@@ -81,11 +79,11 @@ pub(crate) struct Controller {
     pub(crate) applied: usize,
     /// Its own copy of the state; none to read the log's.
     pub(crate) own: Option<State>,
-    reign: Option<Reign>,
-    requests: BTreeMap<u64, Request>,
+    pub(crate) reign: Option<Reign>,
+    pub(crate) requests: BTreeMap<u64, Request>,
     last_request: u64,
-    targets: BTreeMap<SiteId, Target>,
-    applies: bool,
+    pub(crate) targets: BTreeMap<SiteId, Target>,
+    pub(crate) applies: bool,
 }
 
 impl Controller {
@@ -108,7 +106,7 @@ impl Controller {
         self.reign.is_some()
     }
 
-    fn forget_all(&mut self) -> usize {
+    pub(crate) fn forget_all(&mut self) -> usize {
         self.life += 1;
         self.reign = None;
         self.applies = false;
@@ -127,12 +125,12 @@ impl World {
         &mut self.sites[at.site].controllers[at.ctl]
     }
 
-    fn controller_name(&self, at: CtlRef) -> String {
+    pub(crate) fn controller_name(&self, at: CtlRef) -> String {
         format!("{}/c{}", self.sites[at.site].name, at.ctl)
     }
 
     /// The state as this controller has applied it. Cheap: the tables are shared.
-    fn state_at(&self, at: CtlRef) -> State {
+    pub(crate) fn state_at(&self, at: CtlRef) -> State {
         let controller = self.controller(at);
         match &controller.own {
             Some(state) => state.clone(),
@@ -141,7 +139,7 @@ impl World {
     }
 
     /// True if it leads, whatever it believes.
-    fn is_true_leader(&self, at: CtlRef) -> bool {
+    pub(crate) fn is_true_leader(&self, at: CtlRef) -> bool {
         let log = &self.sites[at.site].log;
         let reign = self.controller(at).reign.as_ref();
         log.leader == Some(at.ctl) && reign.is_some_and(|reign| reign.term == log.term)
@@ -275,7 +273,7 @@ impl World {
     }
 
     /// Takes a question as far as it can go.
-    fn progress(&mut self, at: CtlRef, request: u64) {
+    pub(crate) fn progress(&mut self, at: CtlRef, request: u64) {
         let applied = self.controller(at).applied;
         let Some(it) = self.controller_mut(at).requests.get_mut(&request) else { return };
         match it.stage {
@@ -380,306 +378,5 @@ impl World {
     fn reply(&mut self, at: CtlRef, to: MachineId, call: CallId, bytes: Vec<u8>) {
         let from = self.machine_of(at);
         self.send(&Packet { from, to, call, bytes });
-    }
-
-    /// How long the members may take at most to agree.
-    fn round_trip(&mut self, slow: u64, usual: u64) -> u64 {
-        if self.knobs.is_tight {
-            1
-        } else if self.chance_log.chance(self.knobs.slow_commits_permille) {
-            slow
-        } else {
-            usual
-        }
-    }
-
-    /// Puts a command to the log. Only the true leader's gets in.
-    pub(crate) fn propose(&mut self, at: CtlRef, command: Command) -> Ticket {
-        let ticket = self.sites[at.site].log.ticket();
-        if !self.is_true_leader(at) {
-            self.mark(Mark::ProposalsToNobody);
-            return ticket;
-        }
-        let high = self.round_trip(400, 40);
-        let takes = self.chance_log.range(0, high);
-        let at_least = self.now.after(specs::unit::Millis(takes));
-        let log = &mut self.sites[at.site].log;
-        let (when, term) = (log.propose(command, ticket, at_least), log.term);
-        self.schedule(when, Event::Commit { site: at.site, term });
-        ticket
-    }
-
-    pub(crate) fn commit_due(&mut self, site: usize, term: u64) {
-        let log = &self.sites[site].log;
-        let Some(leader) = log.leader.filter(|_| log.term == term) else { return };
-        let machine = self.sites[site].controllers[leader].machine;
-        if self.is_suspended(machine) || !self.has_quorum(site) {
-            self.schedule_in(100, Event::Commit { site, term });
-            return;
-        }
-        let now = self.now;
-        while let Some(it) = self.sites[site].log.pop_due(now) {
-            self.sites[site].log.commit(it);
-            self.check_commit(site);
-        }
-        self.apply_soon(CtlRef { site, ctl: leader });
-    }
-
-    pub(crate) fn apply_soon(&mut self, at: CtlRef) {
-        let high = self.round_trip(100, 5);
-        let lag = self.chance_log.range(0, high);
-        let controller = self.controller_mut(at);
-        let life = controller.life;
-        if !core::mem::replace(&mut controller.applies, true) {
-            self.schedule_in(lag, Event::Apply { at, life });
-        }
-    }
-
-    pub(crate) fn apply_at(&mut self, at: CtlRef, life: u64) {
-        if self.controller(at).life != life {
-            return;
-        }
-        self.controller_mut(at).applies = false;
-        let leader = self.sites[at.site].log.leader;
-        if self.controller(at).leads() && leader.is_some_and(|leader| leader != at.ctl) {
-            // Whoever does not hear the present leader learns of nothing that it commits.
-            return;
-        }
-        let committed = self.sites[at.site].log.committed();
-        let first = self.controller(at).applied;
-        self.catch_up(at, committed);
-        let entries = self.sites[at.site].log.entries[first..committed].to_vec();
-        let mut effects = std::collections::BTreeSet::new();
-        for entry in entries {
-            effects.extend(entry.effects);
-            let controller = self.controller_mut(at);
-            if let Some(reign) = &mut controller.reign {
-                reign.proposed.retain(|ticket| *ticket != entry.ticket);
-            }
-            for it in controller.requests.values_mut() {
-                let before = it.tickets.len();
-                it.tickets.retain(|ticket| *ticket != entry.ticket);
-                if it.tickets.len() < before {
-                    it.reply = Some(entry.reply.clone());
-                }
-            }
-        }
-        let waiting: Vec<u64> = self.controller(at).requests.keys().copied().collect();
-        for request in waiting {
-            self.progress(at, request);
-        }
-        if self.knobs.prompt {
-            self.carry_out(at, effects.into_iter().collect());
-        }
-    }
-
-    /// Applies entries up to there, and compares with what the log says of them.
-    pub(crate) fn catch_up(&mut self, at: CtlRef, upto: usize) {
-        let site = &mut self.sites[at.site];
-        let controller = &mut site.controllers[at.ctl];
-        let mut diverged = None;
-        if let Some(own) = &mut controller.own {
-            for (nth, entry) in
-                site.log.entries.iter().enumerate().take(upto).skip(controller.applied)
-            {
-                let (reply, _) = apply(own, &entry.command);
-                if reply != entry.reply {
-                    diverged = Some(format!("entry {nth}: {reply:?}, not {:?}", entry.reply));
-                }
-            }
-            let distance = upto / 64 > controller.applied / 64;
-            if distance && own.encode() != site.log.state(upto).encode() {
-                diverged = Some(format!("after entry {upto}"));
-            }
-        }
-        controller.applied = controller.applied.max(upto);
-        if let Some(detail) = diverged {
-            let detail = format!("{}: {detail}", self.controller_name(at));
-            self.violate("replicas are equal", detail);
-        }
-    }
-
-    /// A leader's look around.
-    pub(crate) fn poll_leader(&mut self, at: CtlRef, life: u64, periodic: bool) {
-        if self.controller(at).life != life {
-            return;
-        }
-        if periodic {
-            let every = self.knobs.poll_every.0;
-            self.schedule_in(every, Event::Poll { at, life, periodic });
-        }
-        let machine = self.machine_of(at);
-        let (now, wall) = (self.clock(machine), self.wall(machine));
-        let is_patient = self.knobs.patient;
-        let state = self.state_at(at);
-        let Some(reign) = &mut self.controller_mut(at).reign else { return };
-        if is_patient && !reign.proposed.is_empty() {
-            return;
-        }
-        let (commands, alarms) = reign.leader.poll_commands(now, wall, &state);
-        self.coverage.add(Mark::ReleasesHeld, alarms.len() as u64);
-        let tickets: Vec<Ticket> = commands.into_iter().map(|it| self.propose(at, it)).collect();
-        if let Some(reign) = &mut self.controller_mut(at).reign {
-            reign.proposed = tickets;
-        }
-    }
-
-    pub(crate) fn ask_peers(&mut self, at: CtlRef, life: u64) {
-        if self.controller(at).life != life {
-            return;
-        }
-        let jitter = if self.knobs.is_tight { 0 } else { self.chance.below(30) };
-        let every = self.knobs.ask_peer_every.0 + jitter;
-        self.schedule_in(every, Event::AskPeers { at, life });
-        let peers: Vec<SiteId> = self.state_at(at).peers.keys().cloned().collect();
-        for peer in peers {
-            self.ask_peer(at, life, &peer);
-        }
-    }
-
-    pub(crate) fn ask_peer(&mut self, at: CtlRef, life: u64, peer: &SiteId) {
-        if self.controller(at).life != life {
-            return;
-        }
-        let Some(home) = self.site_index(peer) else { return };
-        let count = self.sites[home].controllers.len();
-        let now = self.clock(self.machine_of(at));
-        let state = self.state_at(at);
-        let controller = self.controller_mut(at);
-        let Some(reign) = &mut controller.reign else { return };
-        let Some(report) = reign.leader.ask_peer(now, &state, peer) else { return };
-        let target = controller.targets.entry(peer.clone()).or_default();
-        target.misses += 1;
-        if target.misses > MISSES_MAX {
-            *target = Target { ctl: (target.ctl + 1) % count, misses: 1 };
-        }
-        let ctl = target.ctl;
-        let from = controller.machine;
-        let to = self.machine_of(CtlRef { site: home, ctl });
-        let call = CallId(self.chance.wide());
-        let bytes = network::request(Method::PeerReport, call, &report);
-        self.note(|world| {
-            let guests: Vec<String> =
-                report.guests.iter().map(|it| format!("{} {}", it.job, it.phase)).collect();
-            let grants = report.grants.len();
-            let asker = world.controller_name(at);
-            let (question, revision) = (report.question, report.revision);
-            let guests = guests.join(", ");
-            format!("{asker} asks {peer} {question} at {revision}: {grants} grants; {guests}")
-        });
-        self.send(&Packet { from, to, call, bytes });
-    }
-
-    fn peer_answers(&mut self, at: CtlRef, orders: &PeerOrders) {
-        let machine = self.machine_of(at);
-        let (now, wall) = (self.clock(machine), self.wall(machine));
-        let state = self.state_at(at);
-        self.note(|world| {
-            let loans: Vec<String> = orders
-                .loans
-                .iter()
-                .map(|it| {
-                    let body = if it.body.is_some() { " with body" } else { "" };
-                    format!("{} epoch {} {}{body}", it.job, it.epoch, it.want)
-                })
-                .collect();
-            let asker = world.controller_name(at);
-            let hold = if orders.hold { " hold" } else { "" };
-            let (home, question) = (&orders.home, orders.question);
-            let (revision, loans) = (orders.revision, loans.join(", "));
-            format!("{asker} is answered {question} by {home} at {revision}{hold}: {loans}")
-        });
-        let controller = self.controller_mut(at);
-        controller.targets.entry(orders.home.clone()).or_default().misses = 0;
-        let Some(reign) = &mut controller.reign else { return };
-        let commands = reign.leader.handle_peer_orders(now, wall, &state, orders);
-        for command in commands {
-            self.propose(at, command);
-        }
-    }
-
-    fn peer_refuses(&mut self, at: CtlRef, from: MachineId) {
-        let home = self.sites.iter().find(|it| it.controllers.iter().any(|c| c.machine == from));
-        let Some((name, count)) = home.map(|it| (it.name.clone(), it.controllers.len())) else {
-            return;
-        };
-        let controller = self.controller_mut(at);
-        let target = controller.targets.entry(name.clone()).or_default();
-        *target = Target { ctl: (target.ctl + 1) % count, misses: 0 };
-        let life = controller.life;
-        let soon = 50 + self.chance.below(200);
-        self.schedule_in(soon, Event::AskPeer { at, life, peer: name });
-    }
-
-    /// The controller of a peer that this one would ask.
-    pub(crate) fn target_at(&self, at: CtlRef, peer: &SiteId) -> Option<MachineId> {
-        let site = self.site_index(peer)?;
-        let target = self.controller(at).targets.get(peer).copied().unwrap_or_default();
-        Some(self.machine_of(CtlRef { site, ctl: target.ctl }))
-    }
-
-    /// A member leads in this term, whatever it has applied by now.
-    pub(crate) fn become_leader(&mut self, at: CtlRef, term: u64) {
-        let now = self.clock(self.machine_of(at));
-        let controller = self.controller_mut(at);
-        controller.forget_all();
-        controller.reign = Some(Reign { term, leader: Leader::new(now, term), proposed: vec![] });
-        controller.targets.clear();
-        let life = controller.life;
-        self.note(|world| format!("{} leads in term {term}", world.controller_name(at)));
-        let lag = if self.chance_log.chance(100) { 1_600 } else { 40 };
-        let lag = self.chance_log.range(0, lag);
-        self.controller_mut(at).applies = true;
-        self.schedule_in(lag, Event::Apply { at, life });
-        self.schedule_in(1, Event::Poll { at, life, periodic: true });
-        self.schedule_in(2, Event::AskPeers { at, life });
-    }
-
-    /// It learns that it does not lead.
-    pub(crate) fn become_follower(&mut self, at: CtlRef, life: u64) {
-        if self.controller(at).life != life {
-            return;
-        }
-        if self.controller_mut(at).forget_all() > 0 {
-            self.mark(Mark::DeposedWithQuestions);
-        }
-        self.note(|world| format!("{} no longer leads", world.controller_name(at)));
-    }
-
-    /// A crash: memory is lost, the log is not.
-    pub(crate) fn crash_controller(&mut self, at: CtlRef) {
-        let controller = self.controller_mut(at);
-        controller.forget_all();
-        controller.is_up = false;
-        self.note(|world| format!("{} crashes", world.controller_name(at)));
-    }
-
-    /// It starts from a snapshot and applies what followed.
-    pub(crate) fn controller_returns(&mut self, at: CtlRef) {
-        if self.controller(at).is_up {
-            return;
-        }
-        let committed = self.sites[at.site].log.committed();
-        let snapshot = self.chance_log.index(committed + 1);
-        self.mark(Mark::SnapshotsRestored);
-        match State::decode(&self.sites[at.site].log.state(snapshot).encode()) {
-            Ok(state) => {
-                let controller = self.controller_mut(at);
-                controller.is_up = true;
-                controller.applied = snapshot;
-                if controller.own.is_some() {
-                    controller.own = Some(state);
-                }
-                self.note(|world| format!("{} is back", world.controller_name(at)));
-                self.catch_up(at, committed);
-            }
-            Err(error) => self.violate("a snapshot reads back", error.to_string()),
-        }
-    }
-
-    pub(crate) fn append_directly(&mut self, site: usize, command: Command) {
-        let ticket = self.sites[site].log.ticket();
-        self.sites[site].log.append(Arc::new(command), ticket);
-        self.check_commit(site);
     }
 }

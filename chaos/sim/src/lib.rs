@@ -22,10 +22,11 @@
 mod clock;
 mod controller;
 mod coverage;
-mod effects;
 mod faults;
 mod invariant;
+mod leading;
 mod log;
+mod member;
 mod network;
 mod node;
 mod oracle;
