@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use fabric_quic::service::{Request, Service};
 use fabric_quic::trust::TrustStore;
 use federation_controller::raft::{Applied, Committed, Group, RaftConfig, StartError, Storage};
 use federation_core::{Command, OpenToken, State, TokenKind};
+use federation_wal::{Disk, RealDisk};
 use specs::codec::Blob;
 use specs::fault::{Fault, FaultCode};
 use specs::id::{ControllerId, SiteId, TokenId};
@@ -128,8 +130,19 @@ impl Cluster {
     pub(crate) fn start(&mut self, id: u64) {
         let dir = self.root.path().join(format!("member-{id}"));
         std::fs::create_dir_all(&dir).unwrap();
+        self.await_lock(&dir.join("wal"));
         let storage = Storage::real(&dir).unwrap();
         self.start_on(id, storage);
+    }
+
+    /// A killed process gives its locks back at once; a member that shares this one's process
+    /// does so when its log's thread has ended.
+    fn await_lock(&self, wal: &Path) {
+        let limit = self.now().after(PATIENCE);
+        while wal.exists() && RealDisk::open(wal).unwrap().lock().is_err() {
+            assert!(self.now() < limit, "{} stays locked", wal.display());
+            std::thread::sleep(POLL);
+        }
     }
 
     pub(crate) fn start_on(&mut self, id: u64, storage: Storage) {
