@@ -11,12 +11,12 @@
 //!
 //! # Invariants
 //! * One seed, one run: equal seeds give equal hashes. No clock, no unordered map, chance from
-//!   [`rng::Rng`] only.
+//!   `rng::Rng` only.
 //! * Whatever crosses between machines crosses as bytes.
 //! * A machine knows its own clock and its own memory, nothing of the world.
 //! * A simulation counts only if it finds known bugs: `chaos/mutants` holds them.
 //!
-//! Deliberately absent: real sockets, disks, threads and Raft ([`log`] says what is taken for
+//! Deliberately absent: real sockets, disks, threads and Raft (`log` says what is taken for
 //! granted of it), tokens and certificates (the fabric's own tests have them).
 
 mod clock;
