@@ -56,4 +56,4 @@ pub use state::{
     Part, Peer, State, Token, TokenKind,
 };
 pub use table::Table;
-pub use view::{capacity, node_of_rank};
+pub use view::capacity;

@@ -239,7 +239,8 @@ specs::message! {
     /// A one-time token that was given out.
     pub struct Token {
         1 => kind: TokenKind,
-        /// What proofs are made with; derived from the secret. Erased when the token is used.
+        /// What proofs are made with; derived from the secret. Kept after use, so that whoever used
+        /// the token may repeat an interrupted ceremony; no one else may.
         2 => key: Blob,
         /// The only site or node that may use it; empty for any.
         3 => bound: String,

@@ -4,7 +4,7 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
-use specs::id::{Epoch, GpuClass, JobId, LeaseId, NodeId, Question, SiteId};
+use specs::id::{Epoch, GpuClass, JobId, LeaseId, Question, SiteId};
 use specs::job::OnPartition;
 use specs::unit::GpuCount;
 use specs::wire::agent::{
@@ -196,10 +196,4 @@ pub(crate) fn peer_orders(
     let returned = state.held_at(&report.host).filter(|(_, held)| held.returned);
     orders.returned = returned.map(|(grant, _)| grant).collect();
     Some(orders)
-}
-
-/// True if the node is one of the lease's, used to find where output lies.
-#[must_use]
-pub fn node_of_rank(lease: &Lease, rank: u32) -> Option<&NodeId> {
-    lease.parts.get(usize::try_from(rank).ok()?).map(|part| &part.node)
 }

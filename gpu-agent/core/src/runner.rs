@@ -317,11 +317,6 @@ impl Runner {
     pub fn running(&self) -> impl Iterator<Item = LeaseId> {
         self.attempts.iter().filter(|(_, it)| !it.has_ended()).map(|(lease, _)| *lease)
     }
-
-    #[must_use]
-    pub fn boot(&self) -> Boot {
-        self.boot
-    }
 }
 
 fn report(lease: LeaseId, attempt: &Attempt) -> AttemptReport {
