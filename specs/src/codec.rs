@@ -77,7 +77,9 @@ impl<'a> Reader<'a> {
         Self { rest: bytes, depth: 0 }
     }
 
-    fn is_empty(&self) -> bool {
+    /// True at the end of the bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
@@ -335,17 +337,7 @@ impl<K: Value + Ord, V: Value> Field for BTreeMap<K, V> {
         if wire != Wire::Bytes {
             return Err(DecodeError::WireType { tag, wire: wire.number() });
         }
-        let mut entry = reader.nested()?;
-        let (mut key, mut value) = (None, None);
-        while let Some((tag, wire)) = entry.field()? {
-            match tag {
-                1 => key = Some(get_checked(tag, wire, &mut entry)?),
-                2 => value = Some(get_checked(tag, wire, &mut entry)?),
-                _ => entry.skip(wire)?,
-            }
-        }
-        let key = key.or_else(K::absent).ok_or(DecodeError::Missing("key"))?;
-        let value = value.or_else(V::absent).ok_or(DecodeError::Missing("value"))?;
+        let (key, value) = get_pair(reader)?;
         slot.insert(key, value);
         Ok(())
     }
@@ -357,11 +349,35 @@ impl<K: Value + Ord, V: Value> Field for BTreeMap<K, V> {
 
 /// Writes one pair of a map.
 pub fn put_entry<K: Value, V: Value>(key: &K, value: &V, tag: u32, out: &mut Vec<u8>) {
+    put_key(tag, Wire::Bytes, out);
+    put_pair(key, value, out);
+}
+
+/// Writes one pair of a map as a delimited value.
+pub fn put_pair<K: Value, V: Value>(key: &K, value: &V, out: &mut Vec<u8>) {
     let mut entry = Vec::new();
     put_one(key, 1, &mut entry);
     put_one(value, 2, &mut entry);
-    put_key(tag, Wire::Bytes, out);
     put_delimited(&entry, out);
+}
+
+/// Reads a delimited pair of a map.
+///
+/// # Errors
+/// Bytes that are not such a pair.
+pub fn get_pair<K: Value, V: Value>(reader: &mut Reader<'_>) -> Result<(K, V), DecodeError> {
+    let mut entry = reader.nested()?;
+    let (mut key, mut value) = (None, None);
+    while let Some((tag, wire)) = entry.field()? {
+        match tag {
+            1 => key = Some(get_checked(tag, wire, &mut entry)?),
+            2 => value = Some(get_checked(tag, wire, &mut entry)?),
+            _ => entry.skip(wire)?,
+        }
+    }
+    let key = key.or_else(K::absent).ok_or(DecodeError::Missing("key"))?;
+    let value = value.or_else(V::absent).ok_or(DecodeError::Missing("value"))?;
+    Ok((key, value))
 }
 
 fn put_delimited(bytes: &[u8], out: &mut Vec<u8>) {

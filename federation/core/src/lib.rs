@@ -44,13 +44,15 @@ pub use client::{
     grant_views, job_state, job_view, loan_views, node_views, resolve_jobs, site_views,
 };
 pub use command::{
-    AcceptNode, AcceptPeer, AddController, AddPeer, AdmitJobs, CancelJob, Command, CommitPlan,
-    DrainNode, FoundSite, MakeGrant, OpenToken, PeerRecord, RecallGrant, RemoveController,
+    AcceptNode, AcceptPeer, AddController, AddPeer, AdmitJobs, Assignment, CancelJob, Command,
+    CommitPlan, DrainNode, FoundSite, LeasePlan, LoanPlan, MakeGrant, OpenToken, PartPlan,
+    PeerRecord, Place, RecallGrant, RecordParts, RegisterNode, RemoveController,
 };
 pub use effect::Effect;
 pub use invariant::{Violation, check};
 pub use leader::{Alarm, Leader};
 pub use placement::why::{could_ever_run, why};
+pub use state::chunk::{CHUNK_BYTES_MAX, Chunk, ChunkError, StateBuilder};
 pub use state::{
     Agreed, Attempt, Controller, Grant, Guest, GuestKey, Held, Job, JobPhase, Lease, Loan, Node,
     Part, Peer, State, Token, TokenKind,

@@ -1,6 +1,8 @@
 //! What a site agrees on: plain records in ordered tables. Nothing here knows a clock, and only
 //! [`crate::apply`] changes it.
 
+pub(crate) mod chunk;
+
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;

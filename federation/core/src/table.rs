@@ -48,6 +48,15 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
         self.0.insert_mut(key, value);
     }
 
+    /// Adds an entry behind all others; false, and nothing done, if its key does not stand there.
+    pub(crate) fn append(&mut self, key: K, value: V) -> bool {
+        let stands_last = self.0.last().is_none_or(|(last, _)| *last < key);
+        if stands_last {
+            self.0.insert_mut(key, value);
+        }
+        stands_last
+    }
+
     pub(crate) fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> bool
     where
         K: Borrow<Q>,
