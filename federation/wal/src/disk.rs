@@ -43,6 +43,11 @@ pub trait Disk: Send + Sync {
     /// Opens an existing file for reading and writing.
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
 
+    /// Opens an existing file for reading; nothing else may be asked of it.
+    fn open_for_reading(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        self.open(name)
+    }
+
     /// Renames a file, in the place of one that has that name. An open [`DiskFile`] stays valid.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
@@ -54,12 +59,27 @@ pub trait Disk: Send + Sync {
 }
 
 /// An open file of fixed length.
+#[expect(clippy::len_without_is_empty, reason = "a file is made with a length, which it keeps")]
 pub trait DiskFile: Send {
     /// Writes all of `bytes` at `offset` (bytes from the start).
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
+    /// Fills all of `bytes` with what stands at `offset` (bytes from the start).
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::UnexpectedEof`] if the file ends before that; or the disk failed.
+    fn read_at(&mut self, offset: u64, bytes: &mut [u8]) -> io::Result<()>;
+
+    /// The length of the file, bytes.
+    fn len(&mut self) -> io::Result<u64>;
+
     /// Reads the whole file.
-    fn read_all(&mut self) -> io::Result<Vec<u8>>;
+    fn read_all(&mut self) -> io::Result<Vec<u8>> {
+        let length = usize::try_from(self.len()?).map_err(io::Error::other)?;
+        let mut bytes = vec![0; length];
+        self.read_at(0, &mut bytes)?;
+        Ok(bytes)
+    }
 
     /// Makes all writes so far durable (`fdatasync`). After an error it must not be called again:
     /// the kernel may have dropped the pages it failed to write.
@@ -88,6 +108,15 @@ impl RealDisk {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
+        RealDisk::existing(path)
+    }
+
+    /// Opens `path`, and creates nothing.
+    ///
+    /// # Errors
+    /// Whatever the operating system says.
+    pub fn existing(path: impl Into<PathBuf>) -> io::Result<RealDisk> {
+        let path = path.into();
         let directory = File::open(&path)?;
         Ok(RealDisk { path, directory })
     }
@@ -137,6 +166,10 @@ impl Disk for RealDisk {
         Ok(Box::new(file))
     }
 
+    fn open_for_reading(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(File::open(self.path.join(name))?))
+    }
+
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         fs::rename(self.path.join(from), self.path.join(to))
     }
@@ -155,11 +188,12 @@ impl DiskFile for File {
         self.write_all_at(bytes, offset)
     }
 
-    fn read_all(&mut self) -> io::Result<Vec<u8>> {
-        let length = usize::try_from(self.metadata()?.len()).map_err(io::Error::other)?;
-        let mut bytes = vec![0; length];
-        self.read_exact_at(&mut bytes, 0)?;
-        Ok(bytes)
+    fn read_at(&mut self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.read_exact_at(bytes, offset)
+    }
+
+    fn len(&mut self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
     }
 
     fn sync_data(&mut self) -> io::Result<()> {

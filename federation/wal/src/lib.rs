@@ -45,6 +45,7 @@
 
 mod disk;
 pub mod format;
+mod inspect;
 mod queue;
 mod recover;
 pub mod sim_disk;
@@ -55,10 +56,11 @@ mod writer;
 
 pub use disk::{DirectoryLock, Disk, DiskFile, LOCK_FILE, RealDisk};
 pub use format::Seq;
+pub use inspect::{InspectError, Report, TornTail, inspect};
 pub use queue::{QUEUE_BYTES, QUEUE_RECORDS};
-pub use recover::{Evidence, RecoverError, Recovery, Scan};
+pub use recover::{Evidence, RecoverError, Recovery, Scan, SegmentSpan, Visit};
 pub use wal::{
-    BATCH_BYTES, Config, Done, Environment, IDLE_SEAL, MAX_RECORD_BYTES, MAX_SEGMENT_BYTES,
-    MIN_SEGMENT_BYTES, OnFatal, OpenError, Recovered, SEGMENT_BYTES, Salts, Spawn, Task, Wal,
-    WriteError,
+    BATCH_BYTES, Clock, Config, Done, Environment, IDLE_SEAL, MAX_RECORD_BYTES, MAX_SEGMENT_BYTES,
+    MIN_SEGMENT_BYTES, OnFatal, OpenError, Recovered, Refusal, SEGMENT_BYTES, Salts, Spawn, Task,
+    Wal, WriteError,
 };

@@ -6,13 +6,18 @@
 //! A segment is made only after all before it is durable: one that has a successor has no torn
 //! tail.
 
+use std::collections::VecDeque;
+
 use crate::format::{self, BATCH_HEADER_BYTES, BatchHeader, NoHeader, Seq};
 
 /// No log gets this far; so sums with a sequence number do not overflow.
 const MAX_FIRST_SEQ: Seq = 1 << 62;
 
+/// Zeros are looked for in pieces of this size.
+const ZERO_CHECK_BYTES: usize = 4096;
+
 /// Why a log does not open. Nothing has been changed on disk.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RecoverError {
     /// Acknowledged bytes are damaged.
     #[error(
@@ -111,34 +116,42 @@ impl Rules {
 }
 
 /// A recovery in progress; feed it the segments from oldest to newest.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Recovery {
     rules: Rules,
     segments: Vec<SegmentSpan>,
-    records: Vec<(Seq, Vec<u8>)>,
     newest: Option<Newest>,
 }
 
 /// What a finished recovery found.
 #[derive(Debug)]
 pub struct Scan {
-    /// All records, in order.
-    pub records: Vec<(Seq, Vec<u8>)>,
     /// Bytes that were never acknowledged follow the last record.
     pub truncated_tail: bool,
     pub(crate) segments: Vec<SegmentSpan>,
     pub(crate) newest: Option<Newest>,
 }
 
-/// Which records a segment holds.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SegmentSpan {
-    pub(crate) index: u64,
-    pub(crate) next_seq: Seq,
+/// Is given each record, in order.
+pub type Visit<'a> = dyn FnMut(Seq, &[u8]) + 'a;
+
+/// Which records a segment holds, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentSpan {
+    /// Number of the segment, as in its file name.
+    pub index: u64,
+    /// Number of its first record; that of the next one if it has none.
+    pub first_seq: Seq,
+    /// Number of the record after its last one.
+    pub next_seq: Seq,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Bytes up to the end of the last intact batch.
+    pub used: u64,
 }
 
 /// The segment in which the log goes on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Newest {
     pub(crate) index: u64,
     pub(crate) salt: u32,
@@ -161,14 +174,20 @@ impl Default for Recovery {
 
 impl Recovery {
     pub(crate) fn with_rules(rules: Rules) -> Recovery {
-        Recovery { rules, segments: Vec::new(), records: Vec::new(), newest: None }
+        Recovery { rules, segments: Vec::new(), newest: None }
     }
 
-    /// Takes the next segment: its number and all bytes of its file.
+    /// Takes the next segment, its number and all bytes of its file, and gives its records to
+    /// `visit`. They are durable only once the log is open.
     ///
     /// # Errors
     /// [`RecoverError`] as soon as it is certain that acknowledged records cannot be read.
-    pub fn push(&mut self, index: u64, segment: &[u8]) -> Result<(), RecoverError> {
+    pub fn push(
+        &mut self,
+        index: u64,
+        segment: &[u8],
+        visit: &mut Visit<'_>,
+    ) -> Result<(), RecoverError> {
         if let Some(before) = &self.newest
             && before.index + 1 != index
         {
@@ -187,8 +206,14 @@ impl Recovery {
                 evidence: Evidence::LaterSegment { segment: index, expected: before.next_seq },
             });
         }
-        let newest = self.read_batches(index, opening, segment)?;
-        self.segments.push(SegmentSpan { index, next_seq: newest.next_seq });
+        let newest = self.read_batches(index, opening, segment, visit)?;
+        self.segments.push(SegmentSpan {
+            index,
+            first_seq: opening.first_seq,
+            next_seq: newest.next_seq,
+            bytes: segment.len() as u64,
+            used: newest.end as u64,
+        });
         self.newest = Some(newest);
         Ok(())
     }
@@ -197,28 +222,35 @@ impl Recovery {
     #[must_use]
     pub fn finish(self) -> Scan {
         let truncated_tail = self.newest.as_ref().is_some_and(Newest::is_torn);
-        let Recovery { segments, records, newest, .. } = self;
-        Scan { records, truncated_tail, segments, newest }
+        let Recovery { segments, newest, .. } = self;
+        Scan { truncated_tail, segments, newest }
     }
 
     fn read_batches(
-        &mut self,
+        &self,
         index: u64,
         opening: BatchHeader,
         segment: &[u8],
+        visit: &mut Visit<'_>,
     ) -> Result<Newest, RecoverError> {
         let salt = opening.salt;
-        let used = segment.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let used = used(segment);
         let mut payloads = Vec::new();
-        let mut batches = Vec::new();
+        let mut batches = VecDeque::new();
         let mut end = BATCH_HEADER_BYTES;
         let mut next_seq = opening.first_seq;
         let mut attested = opening.durable_upto;
         while end < used {
             match format::decode_batch(segment, end, salt, next_seq, &mut payloads) {
                 Ok(header) => {
-                    batches.push((end, next_seq));
+                    for (seq, payload) in (next_seq..).zip(payloads.drain(..)) {
+                        visit(seq, &segment[payload]);
+                    }
                     attested = attested.max(header.durable_upto);
+                    batches.push_back((end, next_seq));
+                    while batches.front().is_some_and(|(_, first_seq)| *first_seq <= attested) {
+                        batches.pop_front();
+                    }
                     next_seq += u64::from(header.records);
                     end = payloads_end(end, &header);
                 }
@@ -238,11 +270,8 @@ impl Recovery {
                 evidence: Evidence::LaterBatch { offset: at as u64, expected: next_seq },
             });
         }
-        let copies = payloads.into_iter().map(|range| segment[range].to_vec());
-        self.records.extend((opening.first_seq..).zip(copies));
         // A seal at the end counts too: it vouches for what is before it, nothing for itself.
-        let unattested = batches.iter().find(|(_, first_seq)| *first_seq > attested);
-        let unattested_from = unattested.map_or(end, |(at, _)| *at);
+        let unattested_from = batches.front().map_or(end, |(at, _)| *at);
         Ok(Newest { index, salt, next_seq, attested, unattested_from, end, used })
     }
 }
@@ -251,6 +280,17 @@ impl Newest {
     pub(crate) fn is_torn(&self) -> bool {
         self.used > self.end
     }
+}
+
+/// Where the zeros to the end of the segment begin.
+fn used(segment: &[u8]) -> usize {
+    let is_zero = |piece: &[u8]| piece.iter().fold(0, |all, byte| all | byte) == 0;
+    let pieces = segment.chunks(ZERO_CHECK_BYTES);
+    let last = pieces.enumerate().rev().find(|(_, piece)| !is_zero(piece));
+    last.map_or(0, |(number, piece)| {
+        let used = piece.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        number * ZERO_CHECK_BYTES + used
+    })
 }
 
 fn payloads_end(offset: usize, header: &BatchHeader) -> usize {

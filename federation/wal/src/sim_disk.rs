@@ -283,8 +283,18 @@ impl DiskFile for SimHandle {
         })
     }
 
-    fn read_all(&mut self) -> io::Result<Vec<u8>> {
-        self.with(|state, id| Ok(state.files[&id].data.clone()))
+    fn read_at(&mut self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let offset = usize::try_from(offset).map_err(io::Error::other)?;
+        self.with(|state, id| {
+            let end = offset.saturating_add(bytes.len());
+            let there = state.files[&id].data.get(offset..end);
+            bytes.copy_from_slice(there.ok_or(io::ErrorKind::UnexpectedEof)?);
+            Ok(())
+        })
+    }
+
+    fn len(&mut self) -> io::Result<u64> {
+        self.with(|state, id| Ok(state.files[&id].data.len() as u64))
     }
 
     fn sync_data(&mut self) -> io::Result<()> {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::disk::Disk;
@@ -47,6 +48,12 @@ pub type Spawn = Box<dyn FnOnce(&str, Task) -> io::Result<()> + Send>;
 /// A product logs the text and aborts the process; the next start recovers.
 pub type OnFatal = Box<dyn Fn(&str) + Send>;
 
+/// Tells the time since some fixed moment. It never goes back.
+pub type Clock = Box<dyn Fn() -> Duration + Send + Sync>;
+
+/// Why the owner refuses a record that it wrote once.
+pub type Refusal = Box<dyn std::error::Error + Send + Sync>;
+
 /// Everything the log takes from outside.
 pub struct Environment {
     /// The directory, for this log alone.
@@ -55,6 +62,8 @@ pub struct Environment {
     pub salts: Salts,
     /// Threads.
     pub spawn: Spawn,
+    /// For [`Wal::stalled_for`].
+    pub clock: Clock,
     /// What to do when the disk has failed.
     pub on_fatal: OnFatal,
 }
@@ -85,13 +94,10 @@ impl Config {
 }
 
 /// What the log held when it was opened. All of it is durable.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
-    /// All records of all segments, in order, without gaps. The first may be older than what was
-    /// last released, as whole segments are removed.
-    pub records: Vec<(Seq, Vec<u8>)>,
-    /// The number that the next record will get. If `records` is empty and this is not 1, all
-    /// records were released.
+    /// The number that the next record will get. If there were no records and this is not 1, all
+    /// were released.
     pub next_seq: Seq,
     /// Bytes that were never acknowledged were cut off. After an unclean stop this may also be a
     /// rotten last batch, so a member of a group should not vote before it has caught up.
@@ -126,6 +132,14 @@ pub enum OpenError {
     /// Acknowledged records cannot be read.
     #[error(transparent)]
     Recover(#[from] RecoverError),
+    /// The owner makes no sense of a record. Nothing has been changed on disk.
+    #[error("record {seq} of the log makes no sense")]
+    Refused {
+        /// Its number.
+        seq: Seq,
+        /// Why.
+        source: Refusal,
+    },
     /// The thread did not start.
     #[error("cannot start the writer thread")]
     Spawn(#[source] io::Error),
@@ -165,25 +179,36 @@ pub enum WriteError {
 /// A log open for writing. Dropping it closes it.
 pub struct Wal {
     queue: Arc<Queue>,
+    pace: Arc<Pace>,
 }
 
 impl Wal {
     /// Opens the log in a directory, or begins one if there are no segments, and starts its writer.
     ///
+    /// `visit` is given all records of all segments, in order, without gaps, one segment in memory
+    /// at a time. The first may be older than what was last released, as whole segments go. They
+    /// are durable once this returns, and mean nothing if it fails.
+    ///
     /// # Errors
     /// [`OpenError`]; then no record was changed.
-    pub fn open(environment: Environment, config: Config) -> Result<(Wal, Recovered), OpenError> {
-        let Environment { disk, salts, spawn, on_fatal } = environment;
+    pub fn open(
+        environment: Environment,
+        config: Config,
+        mut visit: impl FnMut(Seq, &[u8]) -> Result<(), Refusal>,
+    ) -> Result<(Wal, Recovered), OpenError> {
+        let Environment { disk, salts, spawn, clock, on_fatal } = environment;
         let segment_bytes = config.segment_bytes;
         if !(MIN_SEGMENT_BYTES..=MAX_SEGMENT_BYTES).contains(&segment_bytes) {
             return Err(OpenError::SegmentSize { segment_bytes });
         }
-        let (writer, recovered) = Writer::open(disk, salts, &config, Rules::Sound)?;
+        let (writer, recovered) = Writer::open(disk, salts, &config, Rules::Sound, &mut visit)?;
         let queue = Arc::new(Queue::default());
+        let pace = Arc::new(Pace { clock, busy_since: AtomicU64::new(IDLE) });
         let gone = Gone(Arc::clone(&queue));
-        let runner = Runner { writer, config, on_fatal, waiting: Vec::new(), gone };
+        let watched = Arc::clone(&pace);
+        let runner = Runner { writer, config, pace: watched, on_fatal, waiting: Vec::new(), gone };
         spawn("wal-writer", Box::new(move || runner.run())).map_err(OpenError::Spawn)?;
-        Ok((Wal { queue }, recovered))
+        Ok((Wal { queue, pace }, recovered))
     }
 
     /// Queues a record. `done` is told its number once it is written, and durable if it or another
@@ -208,6 +233,13 @@ impl Wal {
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.queue.is_full()
+    }
+
+    /// For how long the disk has been at what it was last asked to do. `None` while it has nothing
+    /// to do. A watchdog of the owner decides what is too long.
+    #[must_use]
+    pub fn stalled_for(&self) -> Option<Duration> {
+        self.pace.busy_for()
     }
 
     /// Looks for room again; [`Wal::is_full`] tells whether it was found.
@@ -236,9 +268,36 @@ impl Drop for Wal {
     }
 }
 
+/// How long the disk takes.
+struct Pace {
+    clock: Clock,
+    /// When the disk was last asked for something, nanoseconds; [`IDLE`] if it is done.
+    busy_since: AtomicU64,
+}
+
+const IDLE: u64 = u64::MAX;
+
+impl Pace {
+    fn busy_for(&self) -> Option<Duration> {
+        // The clock comes second, so that it is not before the beginning.
+        let since = self.busy_since.load(Ordering::Acquire);
+        (since != IDLE).then(|| (self.clock)().saturating_sub(Duration::from_nanos(since)))
+    }
+
+    /// Does what asks something of the disk.
+    fn time<T>(&self, work: impl FnOnce() -> T) -> T {
+        let now = u64::try_from((self.clock)().as_nanos()).unwrap_or(IDLE - 1);
+        self.busy_since.store(now, Ordering::Release);
+        let result = work();
+        self.busy_since.store(IDLE, Ordering::Release);
+        result
+    }
+}
+
 struct Runner {
     writer: Writer,
     config: Config,
+    pace: Arc<Pace>,
     on_fatal: OnFatal,
     /// Who waits for the batch that failed.
     waiting: Vec<Done>,
@@ -257,8 +316,8 @@ impl Runner {
             let result = match work {
                 Work::Write(batch) => self.write(batch),
                 Work::Resume => self.resume(),
-                Work::Release(upto) => self.writer.release(upto),
-                Work::Idle | Work::Close => self.writer.seal(),
+                Work::Release(upto) => self.pace.time(|| self.writer.release(upto)),
+                Work::Idle | Work::Close => self.pace.time(|| self.writer.seal()),
             };
             match result {
                 // Those whom a full disk concerns have been told.
@@ -277,7 +336,7 @@ impl Runner {
             Err(Trouble::Full)
         } else {
             let payloads = batch.iter().filter(fits).map(|append| append.record.as_slice());
-            self.writer.write(payloads, sync)
+            self.pace.time(|| self.writer.write(payloads, sync))
         };
         match result {
             Ok(mut seq) => {
@@ -290,7 +349,7 @@ impl Runner {
                         done(Err(WriteError::TooLarge { bytes, limit }));
                     }
                 }
-                self.writer.prepare_spare_after_roll()
+                self.pace.time(|| self.writer.prepare_spare_after_roll())
             }
             Err(Trouble::Full) => {
                 self.queue().set_full(true);
@@ -306,7 +365,7 @@ impl Runner {
     }
 
     fn resume(&mut self) -> Result<(), Trouble> {
-        self.writer.prepare_spare()?;
+        self.pace.time(|| self.writer.prepare_spare())?;
         self.queue().set_full(false);
         Ok(())
     }

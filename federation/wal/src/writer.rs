@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::disk::{DirectoryLock, Disk, DiskFile};
 use crate::format::{BATCH_HEADER_BYTES, BatchEncoder, BatchHeader, RECORD_HEADER_BYTES, Seq};
 use crate::recover::{Newest, Recovery, Rules, Scan};
-use crate::wal::{Config, OpenError, Recovered, Salts};
+use crate::wal::{Config, OpenError, Recovered, Refusal, Salts};
 
 /// The next segment waits under this name until it has an opening; leftovers are removed.
 const SPARE_FILE: &str = "spare";
@@ -73,6 +73,7 @@ impl Writer {
         mut salts: Salts,
         config: &Config,
         rules: Rules,
+        visit: &mut TryVisit<'_>,
     ) -> Result<(Writer, Recovered), OpenError> {
         let lock = disk.lock().map_err(|source| {
             if source.kind() == io::ErrorKind::WouldBlock {
@@ -81,7 +82,7 @@ impl Writer {
                 OpenError::Disk { doing: "lock the directory", source }
             }
         })?;
-        let (scan, file) = recover(disk.as_ref(), rules)?;
+        let (scan, file) = recover(disk.as_ref(), rules, visit)?;
         // A process that was killed may have named a segment and not come to this.
         disk.sync_directory().map_err(fatal("sync the directory"))?;
         let (current, next_seq, attested) = match (&scan.newest, file) {
@@ -120,9 +121,7 @@ impl Writer {
             Ok(()) | Err(Trouble::Full) => {}
             Err(trouble @ Trouble::Fatal { .. }) => return Err(trouble.into()),
         }
-        let recovered =
-            Recovered { records: scan.records, next_seq, truncated_tail: scan.truncated_tail };
-        Ok((writer, recovered))
+        Ok((writer, Recovered { next_seq, truncated_tail: scan.truncated_tail }))
     }
 
     /// Writes one batch, and makes it durable if `sync`. Returns the number of its first record.
@@ -241,25 +240,45 @@ impl Segment {
 }
 
 type OpenFile = (Box<dyn DiskFile>, Vec<u8>);
+type TryVisit<'a> = dyn FnMut(Seq, &[u8]) -> Result<(), Refusal> + 'a;
 
 /// Reads all segments; returns the newest one's file and bytes too. Changes nothing but the spare.
-fn recover(disk: &dyn Disk, rules: Rules) -> Result<(Scan, Option<OpenFile>), OpenError> {
+fn recover(
+    disk: &dyn Disk,
+    rules: Rules,
+    visit: &mut TryVisit<'_>,
+) -> Result<(Scan, Option<OpenFile>), OpenError> {
     let failed = |doing| move |source| OpenError::Disk { doing, source };
     let names = disk.list().map_err(failed("list the directory"))?;
-    let mut indexes: Vec<u64> = names.iter().filter_map(|name| segment_index(name)).collect();
-    indexes.sort_unstable();
+    let mut refused = None;
+    let mut visit_until_refused = |seq, record: &[u8]| {
+        if refused.is_none() {
+            refused = visit(seq, record).err().map(|source| OpenError::Refused { seq, source });
+        }
+    };
     let mut recovery = Recovery::with_rules(rules);
     let mut newest = None;
-    for index in indexes {
+    // One buffer serves all segments.
+    let mut bytes = Vec::new();
+    for index in segment_indexes(&names) {
         let mut file = disk.open(&segment_name(index)).map_err(failed("open a segment"))?;
-        let bytes = file.read_all().map_err(failed("read a segment"))?;
-        recovery.push(index, &bytes)?;
-        newest = Some((file, bytes));
+        read_segment(file.as_mut(), &mut bytes).map_err(failed("read a segment"))?;
+        recovery.push(index, &bytes, &mut visit_until_refused)?;
+        newest = Some(file);
     }
-    if names.iter().any(|name| name == SPARE_FILE) {
-        disk.remove(SPARE_FILE).map_err(failed("remove the old spare segment"))?;
+    if let Some(refused) = refused {
+        return Err(refused);
     }
-    Ok((recovery.finish(), newest))
+    for leftover in names.iter().filter(|name| is_leftover(name)) {
+        disk.remove(leftover).map_err(failed("remove an old spare"))?;
+    }
+    Ok((recovery.finish(), newest.map(|file| (file, bytes))))
+}
+
+pub(crate) fn read_segment(file: &mut dyn DiskFile, bytes: &mut Vec<u8>) -> io::Result<()> {
+    let length = usize::try_from(file.len()?).map_err(io::Error::other)?;
+    bytes.resize(length, 0);
+    file.read_at(0, bytes)
 }
 
 /// Makes the newest segment durable as it was read, without its torn tail.
@@ -334,7 +353,19 @@ fn fatal(doing: &'static str) -> impl FnOnce(io::Error) -> Trouble {
     move |source| Trouble::Fatal { doing, source }
 }
 
-fn segment_name(index: u64) -> String {
+/// The numbers of the segments among `names`, oldest first.
+pub(crate) fn segment_indexes(names: &[String]) -> Vec<u64> {
+    let mut indexes: Vec<u64> = names.iter().filter_map(|name| segment_index(name)).collect();
+    indexes.sort_unstable();
+    indexes
+}
+
+/// Whether a file of that name is a segment to be, or was one.
+pub(crate) fn is_leftover(name: &str) -> bool {
+    name == SPARE_FILE
+}
+
+pub(crate) fn segment_name(index: u64) -> String {
     format!("{index:0SEGMENT_DIGITS$}{SEGMENT_SUFFIX}")
 }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use federation_wal::sim_disk::{Operation, SimDisk};
 use federation_wal::{
@@ -17,6 +18,13 @@ use federation_wal::{
 type Outcome = Result<u64, WriteError>;
 
 const SEGMENT: u64 = MIN_SEGMENT_BYTES as u64;
+
+/// What a log held.
+struct Log {
+    records: Vec<(u64, Vec<u8>)>,
+    next_seq: u64,
+    truncated_tail: bool,
+}
 
 struct Site {
     disk: SimDisk,
@@ -30,7 +38,7 @@ impl Site {
         Site { disk: SimDisk::new(1 << 30), fatal: Arc::default(), config }
     }
 
-    fn try_open(&self) -> Result<(Wal, Recovered), OpenError> {
+    fn try_open(&self) -> Result<(Wal, Log), OpenError> {
         let mut salt = 0_u32;
         let fatal = Arc::clone(&self.fatal);
         let environment = Environment {
@@ -42,12 +50,19 @@ impl Site {
             spawn: Box::new(|name, task| {
                 thread::Builder::new().name(name.to_owned()).spawn(task).map(drop)
             }),
+            clock: Box::new(|| Duration::ZERO),
             on_fatal: Box::new(move |message| fatal.lock().unwrap().push(message.to_owned())),
         };
-        Wal::open(environment, self.config.clone())
+        let mut records = Vec::new();
+        let (wal, recovered) = Wal::open(environment, self.config.clone(), |seq, record| {
+            records.push((seq, record.to_vec()));
+            Ok(())
+        })?;
+        let Recovered { next_seq, truncated_tail } = recovered;
+        Ok((wal, Log { records, next_seq, truncated_tail }))
     }
 
-    fn open(&self) -> (Wal, Recovered) {
+    fn open(&self) -> (Wal, Log) {
         self.try_open().unwrap()
     }
 

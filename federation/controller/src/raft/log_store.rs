@@ -19,8 +19,9 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::time::Duration;
 
-use federation_wal::{Seq, Wal, WriteError};
+use federation_wal::{Config, Environment, OpenError, Recovered, Seq, Wal, WriteError};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use specs::codec::Message;
 use tokio::sync::oneshot;
@@ -82,22 +83,27 @@ pub(crate) enum ReplayError {
     Beginning(#[source] MemoryError),
 }
 
+/// Why the log does not open.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenStoreError {
+    #[error(transparent)]
+    Log(OpenError),
+    #[error(transparent)]
+    Replay(ReplayError),
+}
+
 impl LogStore {
-    /// Rebuilds what the log holds from its records.
-    pub(crate) fn new(
-        wal: Wal,
-        records: Vec<(Seq, Vec<u8>)>,
-        record_bytes_max: usize,
-    ) -> Result<Self, ReplayError> {
+    /// Opens the log and rebuilds what it holds from its records. Blocks.
+    pub(crate) fn open(
+        environment: Environment,
+        config: Config,
+    ) -> Result<(Self, Recovered), OpenStoreError> {
+        let record_bytes_max = config.max_record_bytes();
         let mut memory = Memory::default();
-        for (seq, bytes) in records {
-            let record =
-                Record::decode(&bytes).map_err(|source| ReplayError::Record { seq, source })?;
-            memory
-                .apply(&record, Some(seq))
-                .map_err(|source| ReplayError::Order { seq, source })?;
-        }
-        memory.check_beginning().map_err(ReplayError::Beginning)?;
+        let visit = |seq, bytes: &[u8]| Ok(replay(&mut memory, seq, bytes)?);
+        let (wal, recovered) = Wal::open(environment, config, visit).map_err(open_error)?;
+        let beginning = memory.check_beginning().map_err(ReplayError::Beginning);
+        beginning.map_err(OpenStoreError::Replay)?;
         let shared = Shared {
             memory: Mutex::new(memory),
             wal: RwLock::new(Some(wal)),
@@ -105,7 +111,13 @@ impl LogStore {
             refused: Mutex::default(),
             record_bytes: RECORD_TARGET_BYTES.min(record_bytes_max / 2),
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok((Self { shared: Arc::new(shared) }, recovered))
+    }
+
+    /// For how long the disk has been at what it was last asked to do; none while it is idle.
+    pub(crate) fn stalled_for(&self) -> Option<Duration> {
+        let wal = self.shared.wal.try_read().ok()?;
+        wal.as_ref().and_then(Wal::stalled_for)
     }
 
     /// True if no vote and no entry was ever kept.
@@ -134,7 +146,7 @@ impl LogStore {
 
     /// Changes memory and queues the record of it.
     fn change(&self, record: Record, sync: bool, then: Then) -> io::Result<()> {
-        self.shared.memory().apply(&record, None).map_err(io::Error::other)?;
+        self.shared.memory().apply(record.clone(), None).map_err(io::Error::other)?;
         self.shared.write(record, sync, then);
         Ok(())
     }
@@ -156,6 +168,20 @@ impl LogStore {
             Err(_) => Err(io::Error::other("the log is closed")),
         }
     }
+}
+
+/// Why the log did not open, in the terms of whoever reads its records.
+fn open_error(error: OpenError) -> OpenStoreError {
+    let OpenError::Refused { seq, source } = error else { return OpenStoreError::Log(error) };
+    match source.downcast() {
+        Ok(replay) => OpenStoreError::Replay(*replay),
+        Err(source) => OpenStoreError::Log(OpenError::Refused { seq, source }),
+    }
+}
+
+fn replay(memory: &mut Memory, seq: Seq, bytes: &[u8]) -> Result<(), ReplayError> {
+    let record = Record::decode(bytes).map_err(|source| ReplayError::Record { seq, source })?;
+    memory.apply(record, Some(seq)).map_err(|source| ReplayError::Order { seq, source })
 }
 
 impl Shared {

@@ -34,20 +34,20 @@ pub(crate) enum MemoryError {
 
 impl Memory {
     /// Takes in what a record says. `seq` is its number if it is written already.
-    pub(crate) fn apply(&mut self, record: &Record, seq: Option<Seq>) -> Result<(), MemoryError> {
+    pub(crate) fn apply(&mut self, record: Record, seq: Option<Seq>) -> Result<(), MemoryError> {
+        if let Some(seq) = seq {
+            self.written(&record, seq);
+        }
         match record {
             Record::Append(append) => {
-                for entry in &append.entries {
-                    self.push(get_entry(entry.clone())?)?;
+                for entry in append.entries {
+                    self.push(get_entry(entry)?)?;
                 }
             }
-            Record::Vote(vote) => self.vote = Some((*vote).into()),
+            Record::Vote(vote) => self.vote = Some(vote.into()),
             Record::Truncate(truncate) => self.truncate(truncate.after.map(LogId::from)),
-            Record::Checkpoint(checkpoint) => self.checkpoint(checkpoint),
+            Record::Checkpoint(checkpoint) => self.checkpoint(&checkpoint),
             Record::Committed(committed) => self.committed = committed.upto.map(LogId::from),
-        }
-        if let Some(seq) = seq {
-            self.written(record, seq);
         }
         Ok(())
     }

@@ -39,6 +39,7 @@ mod wire;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use fabric_quic::env::Env;
@@ -164,6 +165,12 @@ pub enum FoundError {
 }
 
 impl Group {
+    /// For how long the log's disk has been at what it was last asked to do; none while it is idle.
+    #[must_use]
+    pub fn disk_stalled_for(&self) -> Option<Duration> {
+        self.inner.log.stalled_for()
+    }
+
     /// True if nothing was ever agreed on or voted for here: a controller before the site is
     /// founded, or one that waits to be taken in.
     #[must_use]

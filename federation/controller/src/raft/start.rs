@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use fabric_quic::env::Env;
 use fabric_quic::pool::Pool;
 use federation_core::State;
-use federation_wal::{Config as WalConfig, Disk, Environment, OpenError, RealDisk, Wal};
+use federation_wal::{Config as WalConfig, Disk, Environment, OpenError, RealDisk};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{ConfigError, RaftMetrics};
 use specs::fault::FaultCode;
@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::config::RaftConfig;
 use super::links::Links;
-use super::log_store::{LogStore, ReplayError};
+use super::log_store::{LogStore, OpenStoreError, ReplayError};
 use super::network::Network;
 use super::serve::{Raft, Server};
 use super::snapshot::{SnapshotError, Snapshots, Threads};
@@ -77,6 +77,7 @@ impl StartError {
                 OpenError::SegmentSize { .. }
                 | OpenError::Disk { .. }
                 | OpenError::Recover(_)
+                | OpenError::Refused { .. }
                 | OpenError::Spawn(_),
             )
             | Self::Replay(_)
@@ -97,7 +98,7 @@ impl StartError {
             Self::Log(OpenError::DiskFull) => "make room on the disk",
             Self::Log(OpenError::Spawn(_)) => "raise the limit of threads",
             Self::Log(OpenError::Disk { .. }) => "check the disk",
-            Self::Log(OpenError::Recover(_))
+            Self::Log(OpenError::Recover(_) | OpenError::Refused { .. })
             | Self::Replay(_)
             | Self::Snapshot { .. }
             | Self::Rebuild(_) => REPLACE,
@@ -108,6 +109,15 @@ impl StartError {
 impl From<ConfigError> for StartError {
     fn from(error: ConfigError) -> Self {
         Self::Config(error.to_string())
+    }
+}
+
+impl From<OpenStoreError> for StartError {
+    fn from(error: OpenStoreError) -> Self {
+        match error {
+            OpenStoreError::Log(error) => Self::Log(error),
+            OpenStoreError::Replay(error) => error.into(),
+        }
     }
 }
 
@@ -240,19 +250,20 @@ fn open_log(
     on_fatal: OnFatal,
 ) -> Result<LogStore, StartError> {
     let (salt_env, threads) = (env.clone(), storage.threads.clone());
+    let (clock, began) = (env.runtime.clone(), env.runtime.now());
     let environment = Environment {
         disk: storage.wal.clone(),
         salts: Box::new(move || u32::from_be_bytes(salt_env.random_bytes())),
         spawn: Box::new(move |name, task| threads(name, task)),
+        clock: Box::new(move || clock.now().saturating_duration_since(began)),
         on_fatal: Box::new(move |why| on_fatal(why)),
     };
     let wal_config = WalConfig { segment_bytes: config.segment_bytes, ..WalConfig::default() };
-    let record_bytes_max = wal_config.max_record_bytes();
-    let (wal, recovered) = Wal::open(environment, wal_config)?;
+    let (store, recovered) = LogStore::open(environment, wal_config)?;
     if recovered.truncated_tail {
         tracing::warn!("the log ended in a write that was never acknowledged; it was cut off");
     }
-    Ok(LogStore::new(wal, recovered.records, record_bytes_max)?)
+    Ok(store)
 }
 
 /// Publishes who leads, learns where members are, and tells `on_fatal` when the member stops by

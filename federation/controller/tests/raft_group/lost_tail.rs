@@ -79,8 +79,11 @@ impl DiskFile for GatedFile {
         drop(gate);
         self.file.write_at(offset, bytes)
     }
-    fn read_all(&mut self) -> io::Result<Vec<u8>> {
-        self.file.read_all()
+    fn read_at(&mut self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.file.read_at(offset, bytes)
+    }
+    fn len(&mut self) -> io::Result<u64> {
+        self.file.len()
     }
     fn sync_data(&mut self) -> io::Result<()> {
         self.file.sync_data()

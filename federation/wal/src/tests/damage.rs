@@ -4,12 +4,19 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::format::{BATCH_HEADER_BYTES, BatchEncoder, BatchHeader};
-use crate::recover::{Evidence, RecoverError, Recovery, Rules, Scan};
+use crate::format::{BATCH_HEADER_BYTES, BatchEncoder, BatchHeader, Seq};
+use crate::recover::{Evidence, RecoverError, Recovery, Rules};
 use crate::sim_disk::{SECTOR_BYTES, SplitMix64};
 
 const RECORDS: u64 = 100;
 const REST: usize = 8 << 10;
+
+/// What recovery makes of a log.
+#[derive(Debug)]
+struct Found {
+    records: Vec<(Seq, Vec<u8>)>,
+    truncated_tail: bool,
+}
 
 /// A log in which each batch was synced before the next one was written.
 #[derive(Clone)]
@@ -94,16 +101,18 @@ impl Log {
         self.current().extend(bytes);
     }
 
-    fn recover(&self) -> Result<Scan, RecoverError> {
+    fn recover(&self) -> Result<Found, RecoverError> {
         let mut recovery = Recovery::with_rules(self.rules);
+        let mut records = Vec::new();
         for (index, segment) in (1..).zip(&self.segments) {
-            recovery.push(index, segment)?;
+            recovery
+                .push(index, segment, &mut |seq, record| records.push((seq, record.to_vec())))?;
         }
-        Ok(recovery.finish())
+        Ok(Found { records, truncated_tail: recovery.finish().truncated_tail })
     }
 
     /// Whether what was recovered is a part of what was written, in order, from the first on.
-    fn wrote(&self, scan: &Scan) -> bool {
+    fn wrote(&self, scan: &Found) -> bool {
         let written = (1..).zip(&self.payloads).map(|(seq, payload)| (seq, payload.as_slice()));
         let recovered = scan.records.iter().map(|(seq, payload)| (*seq, payload.as_slice()));
         scan.records.len() <= self.payloads.len() && recovered.zip(written).all(|(a, b)| a == b)
@@ -280,8 +289,8 @@ fn torn_tails_find_a_header_that_vouches_for_its_own_batch() {
 fn a_missing_segment_is_named() {
     let log = Log::filled(5, Rules::Sound, RECORDS, 3);
     let mut recovery = Recovery::default();
-    recovery.push(1, &log.segments[0]).unwrap();
-    let error = recovery.push(3, &log.segments[2]).unwrap_err();
+    recovery.push(1, &log.segments[0], &mut |_, _| ()).unwrap();
+    let error = recovery.push(3, &log.segments[2], &mut |_, _| ()).unwrap_err();
     assert_eq!(error, RecoverError::MissingSegment { segment: 2 });
     assert!(error.to_string().starts_with("segment 2 is missing"), "{error}");
 }
@@ -290,8 +299,8 @@ fn a_missing_segment_is_named() {
 fn a_segment_in_the_place_of_another_is_refused() {
     let log = Log::filled(5, Rules::Sound, RECORDS, 3);
     let mut recovery = Recovery::default();
-    recovery.push(1, &log.segments[0]).unwrap();
-    let error = recovery.push(2, &log.segments[2]).unwrap_err();
+    recovery.push(1, &log.segments[0], &mut |_, _| ()).unwrap();
+    let error = recovery.push(2, &log.segments[2], &mut |_, _| ()).unwrap_err();
     let evidence = Evidence::LaterSegment { segment: 2, expected: 34 };
     let used = log.segments[0].len() - REST;
     assert_eq!(error, RecoverError::Corrupt { segment: 1, offset: used as u64, evidence });

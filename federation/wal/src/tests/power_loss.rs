@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::disk::Disk;
+use crate::format::Seq;
 use crate::recover::Rules;
 use crate::sim_disk::{Operation, SimDisk, SplitMix64};
 use crate::wal::{Config, MIN_SEGMENT_BYTES, OpenError, Recovered};
@@ -91,9 +92,14 @@ impl Run {
         let mut salts = SplitMix64(self.random.next());
         let salts = Box::new(move || u32::try_from(salts.next() >> 32).unwrap());
         let config = Config { segment_bytes: MIN_SEGMENT_BYTES, ..Config::default() };
-        match Writer::open(disk, salts, &config, self.rules) {
+        let mut records = Vec::new();
+        let mut visit = |seq, record: &[u8]| {
+            records.push((seq, record.to_vec()));
+            Ok(())
+        };
+        match Writer::open(disk, salts, &config, self.rules, &mut visit) {
             Ok((writer, recovered)) => {
-                self.check(&recovered)?;
+                self.check(&recovered, &records)?;
                 self.seen.torn_tails += u64::from(recovered.truncated_tail);
                 let segments = self.disk.list().unwrap();
                 self.seen.most_segments = self.seen.most_segments.max(segments.len());
@@ -107,10 +113,10 @@ impl Run {
         }
     }
 
-    fn check(&self, recovered: &Recovered) -> Result<(), String> {
+    fn check(&self, recovered: &Recovered, records: &[(Seq, Vec<u8>)]) -> Result<(), String> {
         let wrong = |what: &str| Err(format!("seed {}: {what}", self.seed));
         let last = recovered.next_seq - 1;
-        let first = recovered.records.first().map_or(recovered.next_seq, |(seq, _)| *seq);
+        let first = records.first().map_or(recovered.next_seq, |(seq, _)| *seq);
         if last < self.acknowledged {
             return wrong(&format!("{last} of {} acknowledged records", self.acknowledged));
         }
@@ -120,12 +126,12 @@ impl Run {
         if last > self.written.len() as u64 {
             return wrong("more records than were written");
         }
-        for ((seq, payload), expected) in recovered.records.iter().zip(first..) {
+        for ((seq, payload), expected) in records.iter().zip(first..) {
             if *seq != expected || *payload != self.written[usize::try_from(seq - 1).unwrap()] {
                 return wrong(&format!("record {seq} differs"));
             }
         }
-        if recovered.records.len() as u64 != last + 1 - first {
+        if records.len() as u64 != last + 1 - first {
             return wrong("a gap before the next number");
         }
         Ok(())

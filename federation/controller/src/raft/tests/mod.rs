@@ -8,10 +8,11 @@ mod suite;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use federation_core::State;
 use federation_wal::sim_disk::SimDisk;
-use federation_wal::{Config, Disk, Environment, Wal};
+use federation_wal::{Config, Disk, Environment};
 use openraft::EntryPayload;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
@@ -39,12 +40,11 @@ pub(super) fn open(disk: Arc<dyn Disk>) -> LogStore {
             salt
         }),
         spawn: Box::new(|name, task| threads()(name, task)),
+        clock: Box::new(|| Duration::ZERO),
         on_fatal: Box::new(|_| ()),
     };
     let config = Config { segment_bytes: SEGMENT_BYTES, ..Config::default() };
-    let limit = config.max_record_bytes();
-    let (wal, recovered) = Wal::open(environment, config).unwrap();
-    LogStore::new(wal, recovered.records, limit).unwrap()
+    LogStore::open(environment, config).unwrap().0
 }
 
 /// Closes the log as a stopping member does.
