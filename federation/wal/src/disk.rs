@@ -81,6 +81,15 @@ pub trait DiskFile: Send {
         Ok(bytes)
     }
 
+    /// Makes all bytes zeros and keeps their space reserved, at the cost of no write. Durable only
+    /// after [`DiskFile::sync_data`], as a write.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Unsupported`] if the disk cannot do it; or the disk failed.
+    fn zero(&mut self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Makes all writes so far durable (`fdatasync`). After an error it must not be called again:
     /// the kernel may have dropped the pages it failed to write.
     fn sync_data(&mut self) -> io::Result<()>;
@@ -194,6 +203,15 @@ impl DiskFile for File {
 
     fn len(&mut self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
+    }
+
+    fn zero(&mut self) -> io::Result<()> {
+        let length = self.metadata()?.len();
+        match rustix::fs::fallocate(&*self, FallocateFlags::ZERO_RANGE, 0, length) {
+            Ok(()) => Ok(()),
+            Err(Errno::OPNOTSUPP) => Err(io::ErrorKind::Unsupported.into()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn sync_data(&mut self) -> io::Result<()> {

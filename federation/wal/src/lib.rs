@@ -5,10 +5,13 @@
 //!  append ──┐                       ┌─ write ── fdatasync ── done, done, done
 //!  append ──┼── bounded queue ── writer thread
 //!  append ──┘                       └─ roll: fdatasync ── next segment ── sync the directory
+//!                                                             ▲
+//!                      preparing thread: zeros ── fdatasync ──┘ ◀── released segments
 //!
 //!  00000000000000000007.wal   opening | batch | batch | batch ...           (full, may be released)
 //!  00000000000000000008.wal   opening | batch | batch | seal | 0 0 0 0 ...  (the log goes on here)
 //!  spare                      0 0 0 0 ...                                   (space for segment 9)
+//!  released-5                 stale bytes, or zeros already                 (space for a later one)
 //!  LOCK                       held by the process that has the log open
 //! ```
 //!
@@ -23,7 +26,11 @@
 //!   [`Wal::append`]; `done` is called in that order.
 //! - A header vouches only for records that an `fdatasync` has covered.
 //! - A segment gets its name when all before it, and its own opening, are durable. So only the
-//!   newest segment may have a torn tail, and only a spare may be half made.
+//!   newest segment may have a torn tail, and only a spare or a released one may be half made.
+//! - A segment begins as zeros that are durable, also when it is a released one used again: it is
+//!   renamed, the directory is synced, its bytes become zeros in place, and those are synced. Thus
+//!   "only zeros follow" stays the mark of a clean end, which stale bytes would hide. It costs no
+//!   write, as the space becomes reserved again; where a disk cannot, the file is made anew.
 //! - Space is reserved before it is used. A full disk is met at a roll, where nothing is half
 //!   written; anything else that a disk refuses ends the log for good.
 //! - No sync is tried again after it failed: the kernel may have dropped what it could not write.
@@ -34,7 +41,6 @@
 //!
 //! - The meaning of records. Votes, truncations and purges are records of the owner like any other.
 //! - Reading while the log is open: the owner holds what it may need again.
-//! - Reuse of old segments: stale bytes would hide where a log ends. Reserved zeros show it.
 //! - Any repair of rot. Peers have the data; the owner rejoins them under a new identity.
 //! - Knowledge of files lost at either end. A removed oldest segment looks like a release, so the
 //!   owner compares the first number with its snapshot; a removed newest one only peers can notice.
@@ -46,6 +52,7 @@
 mod disk;
 pub mod format;
 mod inspect;
+mod prepare;
 mod queue;
 mod recover;
 pub mod sim_disk;
@@ -57,6 +64,7 @@ mod writer;
 pub use disk::{DirectoryLock, Disk, DiskFile, LOCK_FILE, RealDisk};
 pub use format::Seq;
 pub use inspect::{InspectError, Report, TornTail, inspect};
+pub use prepare::RECYCLED_SEGMENTS;
 pub use queue::{QUEUE_BYTES, QUEUE_RECORDS};
 pub use recover::{Evidence, RecoverError, Recovery, Scan, SegmentSpan, Visit};
 pub use wal::{

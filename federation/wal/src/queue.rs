@@ -27,6 +27,8 @@ pub(crate) enum Work {
     Write(Vec<Append>),
     Resume,
     Release(Seq),
+    /// The preparer has met trouble.
+    Check,
     /// Nothing came for as long as the writer said.
     Idle,
     Close,
@@ -51,6 +53,7 @@ struct State {
     requests: VecDeque<Request>,
     bytes: usize,
     release: Option<Seq>,
+    check: bool,
     full: bool,
     closing: bool,
     /// Why nothing is accepted any more.
@@ -95,6 +98,11 @@ impl Queue {
         }
     }
 
+    pub(crate) fn check(&self) {
+        self.state().check = true;
+        self.arrived.notify_one();
+    }
+
     pub(crate) fn is_full(&self) -> bool {
         self.state().full
     }
@@ -124,6 +132,9 @@ impl Queue {
     pub(crate) fn take(&self, batch_bytes: usize, idle: Option<Duration>) -> Work {
         let mut state = self.state();
         loop {
+            if std::mem::take(&mut state.check) {
+                return Work::Check;
+            }
             if let Some(upto) = state.release.take() {
                 return Work::Release(upto);
             }
@@ -141,7 +152,7 @@ impl Queue {
                     let waited = self.arrived.wait_timeout(state, idle);
                     let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
                     let nothing = state.requests.is_empty() && state.release.is_none();
-                    if timeout.timed_out() && nothing && !state.closing {
+                    if timeout.timed_out() && nothing && !state.check && !state.closing {
                         return Work::Idle;
                     }
                     state

@@ -101,17 +101,45 @@ pub(crate) enum Rules {
     /// A batch counts its own records as durable.
     #[cfg(test)]
     AttestOwnBatch,
+    /// A released segment is used again with the bytes that it has.
+    #[cfg(test)]
+    SkipZeroing,
+    /// A released segment may lose its bytes before it has lost its name.
+    #[cfg(test)]
+    ZeroBeforeNamesAreDurable,
 }
 
 impl Rules {
     fn look_for_evidence(self) -> bool {
-        match self {
-            Rules::Sound => true,
+        self.are_but(
             #[cfg(test)]
-            Rules::TruncateAtFirstInvalid => false,
+            Rules::TruncateAtFirstInvalid,
+        )
+    }
+
+    pub(crate) fn skip_zeroing(self) -> bool {
+        !self.are_but(
             #[cfg(test)]
-            Rules::AttestOwnBatch => true,
-        }
+            Rules::SkipZeroing,
+        )
+    }
+
+    pub(crate) fn zero_before_names_are_durable(self) -> bool {
+        !self.are_but(
+            #[cfg(test)]
+            Rules::ZeroBeforeNamesAreDurable,
+        )
+    }
+
+    /// Whether they are any but those.
+    #[cfg(test)]
+    fn are_but(self, those: Rules) -> bool {
+        self != those
+    }
+
+    #[cfg(not(test))]
+    fn are_but(self) -> bool {
+        true
     }
 }
 

@@ -21,6 +21,8 @@ pub enum Operation {
     Create,
     /// [`DiskFile::write_at`].
     Write,
+    /// [`DiskFile::zero`].
+    Zero,
     /// [`DiskFile::sync_data`].
     Sync,
     /// [`Disk::rename`].
@@ -295,6 +297,18 @@ impl DiskFile for SimHandle {
 
     fn len(&mut self) -> io::Result<u64> {
         self.with(|state, id| Ok(state.files[&id].data.len() as u64))
+    }
+
+    fn zero(&mut self) -> io::Result<()> {
+        self.with(|state, id| {
+            let outcome = state.step(Operation::Zero);
+            if outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Unsupported) {
+                return outcome;
+            }
+            let file = state.files.get_mut(&id).expect("an open file is kept");
+            file.write(0, &vec![0; file.data.len()])?;
+            outcome
+        })
     }
 
     fn sync_data(&mut self) -> io::Result<()> {

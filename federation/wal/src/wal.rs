@@ -38,11 +38,11 @@ pub type Done = Box<dyn FnOnce(Result<Seq, WriteError>) + Send>;
 /// could forge a batch inside a record.
 pub type Salts = Box<dyn FnMut() -> u32 + Send>;
 
-/// What runs on the writer thread.
+/// What runs on a thread of the log.
 pub type Task = Box<dyn FnOnce() + Send>;
 
 /// Starts a thread of the given name that runs the task to its end.
-pub type Spawn = Box<dyn FnOnce(&str, Task) -> io::Result<()> + Send>;
+pub type Spawn = Box<dyn Fn(&str, Task) -> io::Result<()> + Send>;
 
 /// Called once, on the writer thread, when the log has failed and every waiter has been told.
 /// A product logs the text and aborts the process; the next start recovers.
@@ -204,6 +204,9 @@ impl Wal {
         let (writer, recovered) = Writer::open(disk, salts, &config, Rules::Sound, &mut visit)?;
         let queue = Arc::new(Queue::default());
         let pace = Arc::new(Pace { clock, busy_since: AtomicU64::new(IDLE) });
+        let (preparer, told) = (Arc::clone(writer.preparer()), Arc::clone(&queue));
+        let prepare = move || preparer.run(|| told.check());
+        spawn("wal-preparer", Box::new(prepare)).map_err(OpenError::Spawn)?;
         let gone = Gone(Arc::clone(&queue));
         let watched = Arc::clone(&pace);
         let runner = Runner { writer, config, pace: watched, on_fatal, waiting: Vec::new(), gone };
@@ -316,6 +319,7 @@ impl Runner {
             let result = match work {
                 Work::Write(batch) => self.write(batch),
                 Work::Resume => self.resume(),
+                Work::Check => self.writer.preparer().check(),
                 Work::Release(upto) => self.pace.time(|| self.writer.release(upto)),
                 Work::Idle | Work::Close => self.pace.time(|| self.writer.seal()),
             };
@@ -349,7 +353,7 @@ impl Runner {
                         done(Err(WriteError::TooLarge { bytes, limit }));
                     }
                 }
-                self.pace.time(|| self.writer.prepare_spare_after_roll())
+                Ok(())
             }
             Err(Trouble::Full) => {
                 self.queue().set_full(true);
@@ -365,7 +369,7 @@ impl Runner {
     }
 
     fn resume(&mut self) -> Result<(), Trouble> {
-        self.pace.time(|| self.writer.prepare_spare())?;
+        self.pace.time(|| self.writer.preparer().finish())?;
         self.queue().set_full(false);
         Ok(())
     }

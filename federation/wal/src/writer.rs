@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use crate::disk::{DirectoryLock, Disk, DiskFile};
 use crate::format::{BATCH_HEADER_BYTES, BatchEncoder, BatchHeader, RECORD_HEADER_BYTES, Seq};
+use crate::prepare::{self, Preparer, SPARE_FILE, Spare};
 use crate::recover::{Newest, Recovery, Rules, Scan};
 use crate::wal::{Config, OpenError, Recovered, Refusal, Salts};
 
-/// The next segment waits under this name until it has an opening; leftovers are removed.
-const SPARE_FILE: &str = "spare";
+/// A released segment that is to be used again has this before its number.
+const RECYCLED_PREFIX: &str = "released-";
 const SEGMENT_SUFFIX: &str = ".wal";
 const SEGMENT_DIGITS: usize = 20;
 const FIRST_SEGMENT: u64 = 1;
@@ -25,14 +26,27 @@ pub(crate) enum Trouble {
     Fatal { doing: &'static str, source: io::Error },
 }
 
+impl Trouble {
+    pub(crate) fn panicked() -> Trouble {
+        let source = io::Error::other("the code of the disk has panicked");
+        Trouble::Fatal { doing: "prepare a segment", source }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // Before the directory is let go.
+        self.preparer.close();
+    }
+}
+
 pub(crate) struct Writer {
     disk: Arc<dyn Disk>,
     salts: Salts,
     rules: Rules,
     config: Config,
     current: Segment,
-    spare: Option<Box<dyn DiskFile>>,
-    rolled: bool,
+    preparer: Arc<Preparer>,
     /// Full segments with the last number in each, oldest first.
     closed: VecDeque<(u64, Seq)>,
     next_seq: Seq,
@@ -92,21 +106,22 @@ impl Writer {
                 newest.attested,
             ),
             (Some(_) | None, _) => {
-                let file = create_spare(disk.as_ref(), config.segment_bytes)?;
+                let file = prepare::create(disk.as_ref(), config.segment_bytes as u64)?;
+                let spare = Spare { name: SPARE_FILE.to_owned(), file };
                 let opening = Opening { index: FIRST_SEGMENT, salt: salts(), seq: FIRST_SEQ };
-                (start_segment(disk.as_ref(), file, opening, config)?, FIRST_SEQ, FIRST_SEQ - 1)
+                (start_segment(disk.as_ref(), spare, opening, config)?, FIRST_SEQ, FIRST_SEQ - 1)
             }
         };
         let full_segments = scan.segments.len().saturating_sub(1);
         let closed = scan.segments.iter().take(full_segments);
+        let preparer = Preparer::new(disk.clone(), config.segment_bytes as u64, rules);
         let mut writer = Writer {
             disk,
             salts,
             rules,
             config: config.clone(),
             current,
-            spare: None,
-            rolled: false,
+            preparer: Arc::new(preparer),
             closed: closed.map(|span| (span.index, span.next_seq - 1)).collect(),
             next_seq,
             durable_upto: next_seq - 1,
@@ -116,7 +131,7 @@ impl Writer {
             _lock: lock,
         };
         writer.seal()?;
-        match writer.prepare_spare() {
+        match writer.preparer.finish() {
             // A full disk stops a log when it needs the room, not before.
             Ok(()) | Err(Trouble::Full) => {}
             Err(trouble @ Trouble::Fatal { .. }) => return Err(trouble.into()),
@@ -144,12 +159,25 @@ impl Writer {
         Ok(first_seq)
     }
 
-    /// Removes whole segments that hold no number above `upto`.
+    /// Lets go of whole segments that hold no number above `upto`: some are used again.
     pub(crate) fn release(&mut self, upto: Seq) -> Result<(), Trouble> {
         while let Some((index, _)) = self.closed.front().filter(|(_, last)| *last <= upto) {
-            self.disk.remove(&segment_name(*index)).map_err(fatal("remove a segment"))?;
-            // One by one, so that a power loss cannot leave a gap between two segments.
-            self.disk.sync_directory().map_err(fatal("sync the directory"))?;
+            let name = segment_name(*index);
+            let recycled = format!("{RECYCLED_PREFIX}{index}");
+            let is_kept = self.preparer.takes_another();
+            if is_kept {
+                self.disk.rename(&name, &recycled).map_err(fatal("rename a segment"))?;
+            } else {
+                self.disk.remove(&name).map_err(fatal("remove a segment"))?;
+            }
+            // One by one, so that a power loss cannot leave a gap between two segments; and before
+            // its bytes go, so that it cannot come back as a segment without them.
+            if !(is_kept && self.rules.zero_before_names_are_durable()) {
+                self.disk.sync_directory().map_err(fatal("sync the directory"))?;
+            }
+            if is_kept {
+                self.preparer.recycle(recycled);
+            }
             self.closed.pop_front();
         }
         Ok(())
@@ -175,17 +203,10 @@ impl Writer {
         self.sync()
     }
 
-    /// Reserves the next segment's space, so that a full disk is met where nothing is half written.
-    pub(crate) fn prepare_spare(&mut self) -> Result<(), Trouble> {
-        if self.spare.is_none() {
-            self.spare = Some(create_spare(self.disk.as_ref(), self.config.segment_bytes)?);
-        }
-        Ok(())
-    }
-
-    /// As [`Writer::prepare_spare`], once after each roll: on a full disk, the next roll asks again.
-    pub(crate) fn prepare_spare_after_roll(&mut self) -> Result<(), Trouble> {
-        if std::mem::take(&mut self.rolled) { self.prepare_spare() } else { Ok(()) }
+    /// Who makes the next segment's file. Its space is reserved early, so that a full disk is met
+    /// where nothing is half written.
+    pub(crate) fn preparer(&self) -> &Arc<Preparer> {
+        &self.preparer
     }
 
     fn write_batch<'a>(
@@ -196,7 +217,9 @@ impl Writer {
         let attestation = match self.rules {
             Rules::Sound => self.durable_upto,
             #[cfg(test)]
-            Rules::TruncateAtFirstInvalid => self.durable_upto,
+            Rules::TruncateAtFirstInvalid
+            | Rules::SkipZeroing
+            | Rules::ZeroBeforeNamesAreDurable => self.durable_upto,
             #[cfg(test)]
             Rules::AttestOwnBatch => self.next_seq + records - 1,
         };
@@ -219,14 +242,16 @@ impl Writer {
 
     /// Goes on in the next segment. All before it is durable first.
     fn roll(&mut self) -> Result<(), Trouble> {
-        self.prepare_spare()?;
-        self.sync()?;
-        let Some(file) = self.spare.take() else { return Err(Trouble::Full) };
+        self.preparer.finish()?;
+        if self.durable_upto + 1 < self.next_seq {
+            self.sync()?;
+        }
+        let spare = self.preparer.take()?;
         let before = self.current.index;
         let opening = Opening { index: before + 1, salt: (self.salts)(), seq: self.next_seq };
-        self.current = start_segment(self.disk.as_ref(), file, opening, &self.config)?;
+        self.current = start_segment(self.disk.as_ref(), spare, opening, &self.config)?;
         self.closed.push_back((before, self.durable_upto));
-        self.rolled = true;
+        self.preparer.want();
         self.last_attestation = self.durable_upto;
         self.attested = self.durable_upto;
         Ok(())
@@ -293,9 +318,11 @@ fn repair_tail(
         // A copy goes in its place. Left there, torn batches could come back behind shorter ones
         // written over the first of them; and zeros in place could fail to reach the disk, and yet
         // be what the kernel shows the next time.
-        file = create_spare(disk, bytes.len())?;
+        file = prepare::create(disk, bytes.len() as u64)?;
         file.write_at(0, &bytes[..end]).map_err(fatal("copy the newest segment"))?;
-        name_spare(disk, &mut file, index)?;
+        let mut spare = Spare { name: SPARE_FILE.to_owned(), file };
+        name_spare(disk, &mut spare, index)?;
+        file = spare.file;
     } else {
         // What nothing vouches for is written again: after a failed sync the kernel shows bytes
         // that it no longer means to write, and a bare sync would succeed without them.
@@ -309,17 +336,6 @@ fn repair_tail(
     Ok(Segment { index, salt, file, capacity: bytes.len(), end })
 }
 
-fn create_spare(disk: &dyn Disk, bytes: usize) -> Result<Box<dyn DiskFile>, Trouble> {
-    disk.create(SPARE_FILE, bytes as u64).map_err(|source| {
-        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
-        if full.contains(&source.kind()) {
-            Trouble::Full
-        } else {
-            Trouble::Fatal { doing: "create a segment", source }
-        }
-    })
-}
-
 struct Opening {
     index: u64,
     salt: u32,
@@ -330,26 +346,36 @@ struct Opening {
 /// invalid opening is never a torn one.
 fn start_segment(
     disk: &dyn Disk,
-    mut file: Box<dyn DiskFile>,
+    mut spare: Spare,
     opening: Opening,
     config: &Config,
 ) -> Result<Segment, Trouble> {
     let Opening { index, salt, seq: first_seq } = opening;
     let durable_upto = first_seq - 1;
     let header = BatchHeader { records: 0, bytes: 0, salt, first_seq, durable_upto };
-    file.write_at(0, &header.encode()).map_err(fatal("write an opening"))?;
-    name_spare(disk, &mut file, index)?;
-    Ok(Segment { index, salt, file, capacity: config.segment_bytes, end: BATCH_HEADER_BYTES })
+    spare.file.write_at(0, &header.encode()).map_err(fatal("write an opening"))?;
+    name_spare(disk, &mut spare, index)?;
+    Ok(Segment {
+        index,
+        salt,
+        file: spare.file,
+        capacity: config.segment_bytes,
+        end: BATCH_HEADER_BYTES,
+    })
 }
 
 /// Makes the spare durable, and then a segment.
-fn name_spare(disk: &dyn Disk, file: &mut Box<dyn DiskFile>, index: u64) -> Result<(), Trouble> {
-    file.sync_data().map_err(fatal("sync the spare"))?;
-    disk.rename(SPARE_FILE, &segment_name(index)).map_err(fatal("name a segment"))?;
+fn name_spare(disk: &dyn Disk, spare: &mut Spare, index: u64) -> Result<(), Trouble> {
+    spare.file.sync_data().map_err(fatal("sync the spare"))?;
+    disk.rename(&spare.name, &segment_name(index)).map_err(fatal("name a segment"))?;
     disk.sync_directory().map_err(fatal("sync the directory"))
 }
 
-fn fatal(doing: &'static str) -> impl FnOnce(io::Error) -> Trouble {
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded].contains(&error.kind())
+}
+
+pub(crate) fn fatal(doing: &'static str) -> impl FnOnce(io::Error) -> Trouble {
     move |source| Trouble::Fatal { doing, source }
 }
 
@@ -362,7 +388,7 @@ pub(crate) fn segment_indexes(names: &[String]) -> Vec<u64> {
 
 /// Whether a file of that name is a segment to be, or was one.
 pub(crate) fn is_leftover(name: &str) -> bool {
-    name == SPARE_FILE
+    name == SPARE_FILE || name.starts_with(RECYCLED_PREFIX)
 }
 
 pub(crate) fn segment_name(index: u64) -> String {

@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use federation_wal::{
-    Config, Environment, MIN_SEGMENT_BYTES, OpenError, RealDisk, Recovered, Wal, WriteError,
+    Config, Disk, Environment, MIN_SEGMENT_BYTES, OpenError, RealDisk, Recovered, Wal, WriteError,
 };
 
 type Outcome = Receiver<Result<u64, WriteError>>;
@@ -78,6 +78,38 @@ fn released_segments_are_removed_and_numbers_go_on() {
     let first = records[0].0;
     assert!((80..=91).contains(&first), "{first}");
     assert_eq!(append(&wal, b"next").recv().unwrap().unwrap(), 101);
+}
+
+#[test]
+fn a_file_made_zeros_in_place_keeps_its_length() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = RealDisk::open(directory.path()).unwrap();
+    let mut file = disk.create("released", 1 << 16).unwrap();
+    file.write_at(100, &[7; 30_000]).unwrap();
+    file.sync_data().unwrap();
+    match file.zero() {
+        Ok(()) => assert_eq!(file.read_all().unwrap(), vec![0; 1 << 16]),
+        // The file system of this machine cannot.
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::Unsupported),
+    }
+    file.sync_data().unwrap();
+    assert_eq!(file.len().unwrap(), 1 << 16);
+}
+
+#[test]
+fn released_segments_are_used_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (wal, _, _) = open(directory.path()).unwrap();
+    for seq in 1..=200 {
+        append(&wal, &payload(seq)).recv().unwrap().unwrap();
+        wal.release(seq);
+    }
+    wal.close().unwrap();
+    let files = std::fs::read_dir(directory.path()).unwrap().count();
+    assert!(files <= 6, "{files}");
+    let (_wal, recovered, records) = open(directory.path()).unwrap();
+    assert_eq!(recovered, Recovered { next_seq: 201, truncated_tail: false });
+    assert!(records.iter().all(|(seq, record)| *record == payload(*seq)));
 }
 
 #[test]

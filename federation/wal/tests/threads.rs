@@ -207,6 +207,63 @@ fn released_segments_make_room_on_a_full_disk() {
 }
 
 #[test]
+fn released_segments_are_used_again_and_hold_nothing_of_before() {
+    let site = Site::new();
+    let (wal, _) = site.open();
+    let mut last = 0;
+    for round in 0..40_u8 {
+        last = append(&wal, vec![round; 1_000]).recv().unwrap().unwrap();
+        wal.release(last);
+    }
+    wal.close().unwrap();
+    let created = site.disk.count(Operation::Create);
+    let zeroed = site.disk.count(Operation::Zero);
+    // 40 records take 14 segments; the first ones are made before any is released.
+    assert!(created <= 5 && zeroed >= 8, "{created} created, {zeroed} used again");
+    let (_wal, log) = site.open();
+    assert_eq!(log.next_seq, last + 1);
+    assert!(!log.truncated_tail);
+}
+
+#[test]
+fn a_disk_that_cannot_make_zeros_in_place_gets_new_files() {
+    let site = Site::new();
+    let (wal, _) = site.open();
+    for others in 0..100 {
+        site.disk.fail(Operation::Zero, others, ErrorKind::Unsupported);
+    }
+    for round in 0..40_u8 {
+        let last = append(&wal, vec![round; 1_000]).recv().unwrap().unwrap();
+        wal.release(last);
+    }
+    wal.close().unwrap();
+    assert!(site.disk.count(Operation::Create) > 12);
+    assert_eq!(site.open().1.next_seq, 41);
+}
+
+#[test]
+fn a_next_segment_that_cannot_be_made_ends_the_log_before_it_is_needed() {
+    for operation in [Operation::Create, Operation::SyncDirectory] {
+        let site = Site::new();
+        let (wal, _) = site.open();
+        // Of a directory, the roll's own sync comes first.
+        let others = u64::from(operation == Operation::SyncDirectory);
+        site.disk.fail(operation, others, ErrorKind::Other);
+        for _ in 0..4 {
+            append(&wal, vec![1; 1_000]).recv().unwrap().unwrap();
+        }
+        while site.fatal().is_empty() {
+            thread::yield_now();
+        }
+        let late = append(&wal, b"late".to_vec()).recv().unwrap();
+        assert!(matches!(late, Err(WriteError::Failed { .. })));
+        assert_eq!(site.fatal().len(), 1);
+        drop(wal);
+        assert_eq!(site.open().1.next_seq, 5);
+    }
+}
+
+#[test]
 fn a_disk_without_room_for_the_first_segment_is_refused() {
     let site = Site::new();
     site.disk.set_free_bytes(SEGMENT - 1);

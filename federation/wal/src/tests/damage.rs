@@ -86,8 +86,11 @@ impl Log {
             self.payloads.push(payload);
         }
         let durable_upto = match self.rules {
-            Rules::Sound | Rules::TruncateAtFirstInvalid => durable,
             Rules::AttestOwnBatch => self.len(),
+            Rules::Sound
+            | Rules::TruncateAtFirstInvalid
+            | Rules::SkipZeroing
+            | Rules::ZeroBeforeNamesAreDurable => durable,
         };
         let payloads = self.payloads[usize::try_from(durable).unwrap()..].iter();
         let payloads = payloads.map(Vec::as_slice);

@@ -17,11 +17,13 @@ const DISK_BYTES: u64 = 1 << 30;
 /// The most steps of the disk between two crashes.
 const STEPS: usize = 80;
 /// What may fail at any time besides the power; most of all, syncs.
-const FAILING: [Operation; 6] = [
+const FAILING: [Operation; 8] = [
     Operation::Sync,
     Operation::Sync,
     Operation::Sync,
     Operation::Write,
+    Operation::Create,
+    Operation::Zero,
     Operation::Rename,
     Operation::SyncDirectory,
 ];
@@ -34,6 +36,7 @@ struct Seen {
     torn_tails: u64,
     failures: u64,
     most_segments: usize,
+    recycled: u64,
 }
 
 struct Run {
@@ -70,7 +73,10 @@ impl Run {
             if self.random.below(4) == 0 {
                 let operation = FAILING[self.random.below(FAILING.len())];
                 let others = self.random.below(10) as u64;
-                self.disk.fail(operation, others, io::ErrorKind::Other);
+                let is_unable = operation == Operation::Zero && self.random.flip();
+                let kind =
+                    if is_unable { io::ErrorKind::Unsupported } else { io::ErrorKind::Other };
+                self.disk.fail(operation, others, kind);
             }
             if let Some(writer) = self.open()? {
                 self.write_until_trouble(writer)?;
@@ -83,6 +89,7 @@ impl Run {
             }
         }
         self.open()?.ok_or("the disk is well, but the log does not open")?;
+        self.seen.recycled = self.disk.count(Operation::Zero);
         Ok(self.seen)
     }
 
@@ -139,8 +146,12 @@ impl Run {
 
     fn write_until_trouble(&mut self, mut writer: Writer) -> Result<(), String> {
         loop {
-            let result = match self.random.below(16) {
+            let result = match self.random.below(18) {
                 0 => writer.seal(),
+                2..5 => {
+                    writer.preparer().step();
+                    writer.preparer().check()
+                }
                 1 => {
                     let unreleased = usize::try_from(self.acknowledged - self.released).unwrap();
                     self.released += self.random.below(unreleased + 1) as u64;
@@ -190,12 +201,14 @@ fn power_losses_lose_no_acknowledged_record() {
         total.crashes += seen.crashes;
         total.torn_tails += seen.torn_tails;
         total.failures += seen.failures;
+        total.recycled += seen.recycled;
         total.most_segments = total.most_segments.max(seen.most_segments);
     }
     assert!(total.acknowledged > 100_000, "{total:?}");
     assert!(total.torn_tails > 1_000, "{total:?}");
     assert!(total.failures > 1_000, "{total:?}");
     assert!(total.most_segments > 5, "{total:?}");
+    assert!(total.recycled > 1_000, "{total:?}");
     eprint_seen(&total);
 }
 
@@ -203,6 +216,19 @@ fn power_losses_lose_no_acknowledged_record() {
 fn power_losses_find_a_header_that_vouches_for_its_own_batch() {
     let found =
         (0..SEEDS / 30).filter(|seed| Run::new(*seed, Rules::AttestOwnBatch).run().is_err());
+    assert!(found.count() > 5);
+}
+
+#[test]
+fn power_losses_find_a_released_segment_that_is_used_as_it_is() {
+    let found = (0..SEEDS / 30).filter(|seed| Run::new(*seed, Rules::SkipZeroing).run().is_err());
+    assert!(found.count() > 5);
+}
+
+#[test]
+fn power_losses_find_a_segment_that_loses_its_bytes_before_its_name() {
+    let rules = Rules::ZeroBeforeNamesAreDurable;
+    let found = (0..SEEDS / 10).filter(|seed| Run::new(*seed, rules).run().is_err());
     assert!(found.count() > 5);
 }
 
