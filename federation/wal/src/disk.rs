@@ -58,8 +58,8 @@ pub trait Disk: Send + Sync {
     fn sync_directory(&self) -> io::Result<()>;
 }
 
-/// An open file of fixed length.
-#[expect(clippy::len_without_is_empty, reason = "a file is made with a length, which it keeps")]
+/// An open file. Its length changes only by [`DiskFile::resize`].
+#[expect(clippy::len_without_is_empty, reason = "whether a file is empty is asked of no one")]
 pub trait DiskFile: Send {
     /// Writes all of `bytes` at `offset` (bytes from the start).
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
@@ -72,6 +72,16 @@ pub trait DiskFile: Send {
 
     /// The length of the file, bytes.
     fn len(&mut self) -> io::Result<u64>;
+
+    /// Makes the file so long: what is added is zeros with their space reserved, what is too much
+    /// is cut off.
+    ///
+    /// # Errors
+    /// As [`Disk::create`], and the file is then as it was; [`io::ErrorKind::Unsupported`] if the
+    /// disk holds nothing but segments.
+    fn resize(&mut self, _bytes: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Reads the whole file.
     fn read_all(&mut self) -> io::Result<Vec<u8>> {
@@ -163,7 +173,7 @@ impl Disk for RealDisk {
     fn create(&self, name: &str, bytes: u64) -> io::Result<Box<dyn DiskFile>> {
         let path = self.path.join(name);
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-        if let Err(error) = preallocate(&file, bytes) {
+        if let Err(error) = reserve(&file, 0, bytes) {
             fs::remove_file(&path)?;
             return Err(error);
         }
@@ -214,25 +224,35 @@ impl DiskFile for File {
         }
     }
 
+    fn resize(&mut self, bytes: u64) -> io::Result<()> {
+        let before = self.metadata()?.len();
+        if bytes <= before {
+            return self.set_len(bytes);
+        }
+        reserve(self, before, bytes - before).inspect_err(|_| {
+            // What was reserved before the error costs room, not truth.
+            let _ = self.set_len(before);
+        })
+    }
+
     fn sync_data(&mut self) -> io::Result<()> {
         File::sync_data(self)
     }
 }
 
-fn preallocate(file: &File, bytes: u64) -> io::Result<()> {
-    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
+fn reserve(file: &File, offset: u64, bytes: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), offset, bytes) {
         Ok(()) => Ok(()),
         // A sparse file would move "no space left" into the middle of a batch.
-        Err(Errno::OPNOTSUPP) => zero_fill(file, bytes),
+        Err(Errno::OPNOTSUPP) => zero_fill(file, offset, offset + bytes),
         Err(error) => Err(error.into()),
     }
 }
 
-fn zero_fill(file: &File, bytes: u64) -> io::Result<()> {
+fn zero_fill(file: &File, mut offset: u64, end: u64) -> io::Result<()> {
     let zeros = vec![0; ZERO_FILL_BYTES];
-    let mut offset = 0;
-    while offset < bytes {
-        let piece = usize::try_from(bytes - offset).unwrap_or(usize::MAX).min(ZERO_FILL_BYTES);
+    while offset < end {
+        let piece = usize::try_from(end - offset).unwrap_or(usize::MAX).min(ZERO_FILL_BYTES);
         file.write_all_at(&zeros[..piece], offset)?;
         offset += piece as u64;
     }

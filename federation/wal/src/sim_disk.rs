@@ -23,6 +23,8 @@ pub enum Operation {
     Write,
     /// [`DiskFile::zero`].
     Zero,
+    /// [`DiskFile::resize`].
+    Resize,
     /// [`DiskFile::sync_data`].
     Sync,
     /// [`Disk::rename`].
@@ -311,6 +313,23 @@ impl DiskFile for SimHandle {
         })
     }
 
+    fn resize(&mut self, bytes: u64) -> io::Result<()> {
+        let length = usize::try_from(bytes).map_err(io::Error::other)?;
+        self.with(|state, id| {
+            let outcome = state.step(Operation::Resize);
+            let before = state.files[&id].data.len() as u64;
+            if bytes > before && bytes - before > state.free_bytes {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            if outcome.is_err() && !state.power_is_off() {
+                return outcome;
+            }
+            state.free_bytes = (state.free_bytes + before).saturating_sub(bytes);
+            state.files.get_mut(&id).expect("an open file is kept").data.resize(length, 0);
+            outcome
+        })
+    }
+
     fn sync_data(&mut self) -> io::Result<()> {
         self.with(|state, id| {
             let outcome = state.step(Operation::Sync);
@@ -375,6 +394,7 @@ impl SimFile {
     fn sync(&mut self) {
         self.allocated = true;
         let length = self.data.len();
+        self.durable.resize(length, 0);
         self.dirty.retain(|sector, dirty| {
             if !dirty.dropped {
                 let range = sector_range(*sector, length);
@@ -387,13 +407,18 @@ impl SimFile {
     fn lose_power(&mut self, random: &mut SplitMix64) {
         if !self.allocated && random.flip() {
             self.durable.clear();
+        } else if self.durable.len() != self.data.len() && random.flip() {
+            // A change of the length that was not synced has survived.
+            self.durable.resize(self.data.len(), 0);
         }
         let length = self.durable.len();
         for (sector, dirty) in std::mem::take(&mut self.dirty) {
             let survivor = random.below(dirty.versions.len() + 1);
             if survivor > 0 && !dirty.dropped && length > 0 {
                 let bytes = &dirty.versions[survivor - 1];
-                self.durable[sector_range(sector, length)].copy_from_slice(bytes);
+                let place = &mut self.durable[sector_range(sector, length)];
+                let kept = place.len().min(bytes.len());
+                place[..kept].copy_from_slice(&bytes[..kept]);
             }
         }
         self.allocated = true;
@@ -402,7 +427,8 @@ impl SimFile {
 }
 
 fn sector_range(sector: usize, length: usize) -> std::ops::Range<usize> {
-    let start = sector * SECTOR_BYTES;
+    // A sector that was cut off is empty.
+    let start = (sector * SECTOR_BYTES).min(length);
     start..(start + SECTOR_BYTES).min(length)
 }
 
