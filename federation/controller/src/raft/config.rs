@@ -15,8 +15,13 @@ pub const ELECTION_MIN: Millis = Millis(250);
 /// The next commit after a leader's death comes within twice this and the time of two syncs. A
 /// longer span would ride out longer pauses of the leader's machine; a shorter one none.
 pub const ELECTION_MAX: Millis = Millis(500);
-/// Entries after which a snapshot is considered.
-pub const SNAPSHOT_ENTRIES: u64 = 10_000;
+/// Entries after which a snapshot is due: a restart applies them again, at some microseconds each,
+/// and until then they are in memory.
+pub const SNAPSHOT_ENTRIES: u64 = 1_000_000;
+/// Length of the log after which a snapshot is due, bytes; or half of the state, if that is more.
+/// With it the log's disk holds little more than with a shorter one, as segments go in whole; and
+/// snapshots add no more than twice as many bytes as the log itself writes.
+pub const SNAPSHOT_BYTES: u64 = 512 << 20;
 /// Entries that stay after a snapshot: whoever lags by less catches up without one. They are in
 /// memory, some hundred bytes each.
 pub const KEPT_ENTRIES: u64 = 50_000;
@@ -27,8 +32,16 @@ pub const COMMAND_MAX_BYTES: usize = 8 << 20;
 const APPEND_ENTRIES_MAX: u64 = 4_096;
 /// Purged entries are dropped in groups of this many: each group costs a sync.
 const PURGE_BATCH: u64 = 4_096;
-/// How long the transfer and installation of a snapshot may take; at 50 MB/s enough for 15 GB.
-pub(crate) const SNAPSHOT_SPAN: Millis = Millis(300_000);
+/// What openraft gives a transfer. It only hands the number on to the network, which has a limit
+/// for each piece instead: no span is right for a file of any size.
+const SNAPSHOT_SPAN: Millis = Millis(24 * 3_600_000);
+
+/// When a snapshot is due.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SnapshotRule {
+    pub(crate) entries: u64,
+    pub(crate) bytes: u64,
+}
 
 /// How one member takes part in its group.
 #[derive(Debug, Clone)]
@@ -40,6 +53,7 @@ pub struct RaftConfig {
     pub election_min: Millis,
     pub election_max: Millis,
     pub snapshot_entries: u64,
+    pub snapshot_bytes: u64,
     pub kept_entries: u64,
     /// Size of a segment of the log, bytes.
     pub segment_bytes: usize,
@@ -55,9 +69,14 @@ impl RaftConfig {
             election_min: ELECTION_MIN,
             election_max: ELECTION_MAX,
             snapshot_entries: SNAPSHOT_ENTRIES,
+            snapshot_bytes: SNAPSHOT_BYTES,
             kept_entries: KEPT_ENTRIES,
             segment_bytes: SEGMENT_BYTES,
         }
+    }
+
+    pub(crate) fn snapshot_rule(&self) -> SnapshotRule {
+        SnapshotRule { entries: self.snapshot_entries, bytes: self.snapshot_bytes }
     }
 
     pub(crate) fn openraft(&self) -> Result<Config, ConfigError> {
@@ -75,7 +94,8 @@ impl RaftConfig {
             max_payload_entries: APPEND_ENTRIES_MAX,
             // Entries are better than a snapshot as long as they are there.
             replication_lag_threshold: u64::MAX / 2,
-            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_entries),
+            // The state machine knows better when one is due.
+            snapshot_policy: SnapshotPolicy::Never,
             max_in_snapshot_log_to_keep: self.kept_entries,
             purge_batch_size: PURGE_BATCH.min(self.kept_entries.max(1)),
             ..Config::default()

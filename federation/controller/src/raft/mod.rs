@@ -33,6 +33,7 @@ mod start;
 mod state_machine;
 #[cfg(test)]
 mod tests;
+mod trigger;
 mod types;
 mod wire;
 
@@ -59,7 +60,7 @@ use tokio::sync::watch;
 
 pub use config::{
     COMMAND_MAX_BYTES, ELECTION_MAX, ELECTION_MIN, HEARTBEAT, KEPT_ENTRIES, RaftConfig,
-    SNAPSHOT_ENTRIES,
+    SNAPSHOT_BYTES, SNAPSHOT_ENTRIES,
 };
 use log_store::LogStore;
 pub use members::Member;

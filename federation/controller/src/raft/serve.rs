@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fabric_quic::env::Env;
 use fabric_quic::lane::{Lane, LaneReceiver};
 use futures::{Stream, StreamExt, stream};
 use openraft::async_runtime::watch::WatchReceiver;
@@ -11,36 +12,45 @@ use openraft::raft::AppendEntriesRequest;
 use openraft::storage::Snapshot;
 use specs::codec::{DecodeError, Message};
 use specs::fault::{Fault, FaultCode};
+use specs::unit::Millis;
 use specs::wire::method::Method;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
-use super::snapshot::{Image, SNAPSHOT_MAX_BYTES, Snapshots, decode};
+use super::snapshot::{FileId, Image, Incoming, Offer, SNAPSHOT_MAX_BYTES, Snapshots, is_full};
 use super::state_machine::StateMachine;
 use super::types::{Types, Vote};
 use super::wire::{
     AppendRequest, AppendResponse, SnapshotAck, SnapshotPiece, TransferResponse,
-    WireTransferRequest, WireVoteRequest, WireVoteResponse,
+    WireTransferRequest, WireVote, WireVoteRequest, WireVoteResponse,
 };
 
 pub(crate) type Raft = openraft::Raft<Types, StateMachine>;
 
+/// How long a question is kept waiting while a snapshot is being installed.
+const INSTALL_POLL: Millis = Millis(2_000);
+
 /// Answers for one member.
 pub(crate) struct Server {
+    env: Env,
     raft: Raft,
     snapshots: Arc<Snapshots>,
-    /// The snapshot that is coming in. One at a time: a new one takes its place.
-    incoming: Mutex<Option<Incoming>>,
+    /// One at a time; held while a piece is written.
+    transfer: Mutex<Transfer>,
 }
 
-struct Incoming {
-    transfer: u64,
-    total: u64,
-    file: Vec<u8>,
+/// The snapshot that comes in.
+enum Transfer {
+    None,
+    Receives(Incoming),
+    Installs { offer: Offer, outcome: watch::Receiver<Option<Installed>> },
 }
+
+/// The vote of this member afterwards, or why it is not installed.
+type Installed = Result<WireVote, Fault>;
 
 impl Server {
-    pub(crate) fn new(raft: Raft, snapshots: Arc<Snapshots>) -> Self {
-        Self { raft, snapshots, incoming: Mutex::default() }
+    pub(crate) fn new(env: Env, raft: Raft, snapshots: Arc<Snapshots>) -> Self {
+        Self { env, raft, snapshots, transfer: Mutex::new(Transfer::None) }
     }
 
     /// Answers a call of the Raft plane.
@@ -78,56 +88,138 @@ impl Server {
         }
     }
 
-    /// Takes a piece of a snapshot; installs it with the last one.
+    /// Takes a piece of a snapshot, and installs it once it is whole.
     async fn piece(&self, piece: SnapshotPiece) -> Result<SnapshotAck, Fault> {
-        let (vote, own) = (Vote::from(piece.vote), self.raft.metrics().borrow_watched().vote);
-        if own > vote {
-            return Ok(SnapshotAck { vote: (&own).into(), next: 0 });
-        }
-        let Some(file) = self.gather(&piece).await? else {
-            let next = piece.offset + piece.data.0.len() as u64;
-            return Ok(SnapshotAck { vote: (&own).into(), next });
+        let (vote, own, applied) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            (Vote::from(piece.vote), metrics.vote, metrics.last_applied)
         };
-        let work = move || decode(&file).map(|(meta, state)| (meta, state, file));
-        let verified = self.snapshots.off_thread(work).await.map_err(|e| stopped(&e))?;
-        let (meta, state, file) = verified.map_err(|error| {
-            Fault::new(FaultCode::InvalidArgument, format!("the snapshot is not sound: {error}"))
-        })?;
-        let state = Box::new(state);
-        let snapshot = Snapshot { meta, snapshot: Image::Received { file: file.into(), state } };
-        let installed = self.raft.install_full_snapshot(vote, snapshot).await;
-        let response = installed.map_err(|error| stopped(&error))?;
-        Ok(SnapshotAck { vote: (&response.vote).into(), next: piece.total })
+        let own_ack = |next, is_installed| SnapshotAck { vote: (&own).into(), next, is_installed };
+        if own > vote {
+            return Ok(own_ack(0, false));
+        }
+        let offer = offer_of(&piece)?;
+        if applied >= Some(offer.last) {
+            return Ok(own_ack(offer.total, true));
+        }
+        let mut outcome = {
+            let mut transfer = self.transfer.lock().await;
+            match self.go_on(&mut transfer, vote, &offer, piece).await? {
+                Next::Piece(next) => return Ok(own_ack(next, false)),
+                Next::Wait(outcome) => outcome,
+            }
+        };
+        let ended = outcome.wait_for(Option::is_some);
+        match self.env.timeout(INSTALL_POLL, ended).await {
+            Err(_) => Ok(own_ack(offer.total, false)),
+            Ok(Err(_)) => Err(stopped(&"the installation has ended")),
+            Ok(Ok(ended)) => match ended.clone() {
+                Some(Ok(vote)) => Ok(SnapshotAck { vote, next: offer.total, is_installed: true }),
+                Some(Err(fault)) => Err(fault),
+                None => Ok(own_ack(offer.total, false)),
+            },
+        }
     }
 
-    /// Adds a piece to those before it. Returns the file once it is whole.
-    async fn gather(&self, piece: &SnapshotPiece) -> Result<Option<Vec<u8>>, Fault> {
-        let data = &piece.data.0;
-        let end = piece.offset.saturating_add(data.len() as u64);
-        if piece.total > SNAPSHOT_MAX_BYTES || end > piece.total {
-            return Err(Fault::new(FaultCode::InvalidArgument, "the snapshot is too large"));
-        }
-        if crc32c::crc32c(data) != piece.crc {
-            return Err(Fault::new(FaultCode::InvalidArgument, "a piece has a wrong checksum"));
-        }
-        let mut incoming = self.incoming.lock().await;
-        if piece.offset == 0 {
-            let (transfer, total) = (piece.transfer, piece.total);
-            *incoming = Some(Incoming { transfer, total, file: Vec::new() });
-        }
-        let fits = |it: &&mut Incoming| {
-            (it.transfer, it.total, it.file.len() as u64)
-                == (piece.transfer, piece.total, piece.offset)
+    /// Adds a piece to those before it.
+    async fn go_on(
+        &self,
+        transfer: &mut Transfer,
+        vote: Vote,
+        offer: &Offer,
+        piece: SnapshotPiece,
+    ) -> Result<Next, Fault> {
+        let mut incoming = match std::mem::replace(transfer, Transfer::None) {
+            Transfer::Installs { offer: installs, outcome } => {
+                let (has_ended, is_this) = (outcome.borrow().is_some(), installs == *offer);
+                let failed = matches!(*outcome.borrow(), Some(Err(_)));
+                if is_this && !failed || !has_ended {
+                    *transfer = Transfer::Installs { offer: installs, outcome: outcome.clone() };
+                }
+                if is_this {
+                    return Ok(Next::Wait(outcome));
+                }
+                if !has_ended {
+                    let message = "another snapshot is being installed";
+                    return Err(Fault::new(FaultCode::Conflict, message));
+                }
+                self.receive(offer.clone()).await?
+            }
+            Transfer::Receives(incoming) if incoming.offer() == offer => incoming,
+            // A file that is not finished is closed before another one is begun.
+            Transfer::Receives(_) | Transfer::None => self.receive(offer.clone()).await?,
         };
-        let Some(transfer) = incoming.as_mut().filter(fits) else {
-            return Err(Fault::new(FaultCode::Conflict, "a piece does not follow the last one"));
-        };
-        transfer.file.extend_from_slice(data);
-        if end < piece.total {
-            return Ok(None);
+        if piece.offset == incoming.have() && !piece.data.0.is_empty() {
+            let work = move || incoming.push(&piece.data.0).map(|()| incoming);
+            let pushed = self.snapshots.off_thread(work).await.flatten();
+            incoming = pushed.map_err(|error| not_kept(&error))?;
         }
-        Ok(incoming.take().map(|whole| whole.file))
+        if !incoming.is_whole() {
+            let next = incoming.have();
+            *transfer = Transfer::Receives(incoming);
+            return Ok(Next::Piece(next));
+        }
+        let (done, outcome) = watch::channel(None);
+        *transfer = Transfer::Installs { offer: offer.clone(), outcome: outcome.clone() };
+        let (raft, snapshots) = (self.raft.clone(), self.snapshots.clone());
+        self.env.spawn(async move {
+            let installed = Box::pin(install(raft, snapshots, vote, incoming)).await;
+            done.send_replace(Some(installed));
+        });
+        Ok(Next::Wait(outcome))
     }
+
+    async fn receive(&self, offer: Offer) -> Result<Incoming, Fault> {
+        let snapshots = self.snapshots.clone();
+        let begun = self.snapshots.off_thread(move || snapshots.receive(offer)).await.flatten();
+        begun.map_err(|error| not_kept(&error))
+    }
+}
+
+/// What the receiver of a piece wants.
+enum Next {
+    Piece(u64),
+    Wait(watch::Receiver<Option<Installed>>),
+}
+
+async fn install(
+    raft: Raft,
+    snapshots: Arc<Snapshots>,
+    vote: Vote,
+    incoming: Incoming,
+) -> Installed {
+    let verifier = snapshots.clone();
+    let verified = snapshots.off_thread(move || verifier.verify(incoming)).await;
+    let verified = verified.map_err(|error| not_kept(&error))?.map_err(|error| {
+        tracing::warn!(%error, "a snapshot that came in is not sound");
+        Fault::new(FaultCode::InvalidArgument, format!("the snapshot is not sound: {error}"))
+    })?;
+    let meta = verified.meta().clone();
+    let snapshot = Snapshot { meta, snapshot: Image::Received(verified) };
+    let response = raft.install_full_snapshot(vote, snapshot).await;
+    Ok((&response.map_err(|error| stopped(&error))?.vote).into())
+}
+
+fn offer_of(piece: &SnapshotPiece) -> Result<Offer, Fault> {
+    let refuse = |why| Err(Fault::new(FaultCode::InvalidArgument, why));
+    let data = &piece.data.0;
+    let end = piece.offset.saturating_add(data.len() as u64);
+    if piece.total > SNAPSHOT_MAX_BYTES || end > piece.total {
+        return refuse("the snapshot is too large");
+    }
+    if crc32c::crc32c(data) != piece.crc {
+        return refuse("a piece has a wrong checksum");
+    }
+    let Ok(file) = FileId::try_from(piece.file.0.as_slice()) else {
+        return refuse("the snapshot does not say which it is");
+    };
+    Ok(Offer { last: piece.last.into(), file, total: piece.total })
+}
+
+fn not_kept(error: &std::io::Error) -> Fault {
+    let code = if is_full(error) { FaultCode::DiskFull } else { FaultCode::Internal };
+    Fault::new(code, format!("the snapshot cannot be kept: {error}"))
 }
 
 /// What a lane carries; it ends at the first frame that is none.

@@ -21,8 +21,9 @@ use super::links::Links;
 use super::log_store::{LogStore, OpenStoreError, ReplayError};
 use super::network::Network;
 use super::serve::{Raft, Server};
-use super::snapshot::{SnapshotError, Snapshots, Threads};
+use super::snapshot::{Content, Pace, SnapshotError, Snapshots, Threads};
 use super::state_machine::{Applied, OnFatal, Outputs, StateMachine};
+use super::trigger::watch_snapshots;
 use super::types::Types;
 use super::{Group, Inner, Leadership};
 
@@ -130,7 +131,8 @@ impl From<ReplayError> for StartError {
 
 impl From<(String, SnapshotError)> for StartError {
     fn from((name, error): (String, SnapshotError)) -> Self {
-        Self::Snapshot { name, why: error.to_string() }
+        let why = std::error::Error::source(&error).map(|why| format!(": {why}"));
+        Self::Snapshot { name, why: format!("{error}{}", why.unwrap_or_default()) }
     }
 }
 
@@ -188,7 +190,7 @@ impl Group {
         let id = config.id;
         let settings = Arc::new(config.openraft()?);
         let log = open_log(env, &config, &storage, on_fatal.clone())?;
-        let (snapshots, newest) = Snapshots::open(storage.snapshots, storage.threads)?;
+        let (snapshots, newest) = open_snapshots(env, &site, storage)?;
         let snapshots = Arc::new(snapshots);
         let (view_sender, view) = watch::channel(State::default());
         let (applied_sender, applied) = mpsc::unbounded_channel();
@@ -199,7 +201,7 @@ impl Group {
             is_live: is_live.clone(),
             on_fatal: on_fatal.clone(),
         };
-        let machine = StateMachine::new(snapshots.clone(), newest, outputs);
+        let machine = StateMachine::new(snapshots.clone(), newest, config.snapshot_rule(), outputs);
         let links = Links::new(env.clone(), site, pool);
         let network = Network { links: links.clone() };
         let building = Box::pin(Raft::build(id.0, settings, network, log.clone(), machine));
@@ -211,7 +213,7 @@ impl Group {
         let inner = Inner {
             id,
             env: env.clone(),
-            server: Server::new(raft.clone(), snapshots.clone()),
+            server: Server::new(env.clone(), raft.clone(), snapshots.clone()),
             raft,
             log,
             snapshots,
@@ -222,6 +224,7 @@ impl Group {
         };
         let inner = Arc::new(inner);
         env.spawn(watch_room(env.clone(), Arc::downgrade(&inner)));
+        env.spawn(watch_snapshots(env.clone(), Arc::downgrade(&inner), config.kept_entries));
         Ok((Self { inner }, applied))
     }
 }
@@ -241,6 +244,22 @@ async fn watch_room(env: Env, group: Weak<Inner>) {
         has_yielded = is_full;
         group.inner.log.look_for_room().await;
     }
+}
+
+/// Finds the newest snapshot, and checks whose it is.
+fn open_snapshots(
+    env: &Env,
+    site: &SiteId,
+    storage: Storage,
+) -> Result<(Snapshots, Option<Content>), StartError> {
+    let pace = Pace::by(env.clock.clone());
+    let (snapshots, newest) = Snapshots::open(storage.snapshots, storage.threads, pace)?;
+    let found = newest.as_ref().and_then(|(_, state)| state.own());
+    if let (Some(found), Some(latest)) = (found.filter(|it| *it != site), snapshots.latest()) {
+        let (found, own) = (found.to_string(), site.to_string());
+        return Err((latest.name, SnapshotError::Site { found, own }).into());
+    }
+    Ok((snapshots, newest))
 }
 
 fn open_log(

@@ -4,7 +4,8 @@
 //! * Readers see the state after a whole batch, and see it before any proposer of the batch is
 //!   answered.
 //! * A command that cannot be read stops the member. It is never skipped: the states would differ.
-//! * A snapshot is built from a state that nobody changes any more, on a thread of its own.
+//! * A snapshot is built from a state that nobody changes any more, on a thread of its own. To keep
+//!   one costs the same for any size; to drop one does not, so that is done on another thread too.
 
 use std::io;
 use std::sync::Arc;
@@ -18,16 +19,11 @@ use openraft::storage::{
 use specs::id::Revision;
 use tokio::sync::{mpsc, watch};
 
-use super::snapshot::{Content, Image, Snapshots, decode};
+use super::config::SnapshotRule;
+use super::snapshot::{Content, Image, Latest, Since, Snapshots, is_full};
 use super::types::{
     Answer, CommittedLeaderId, Entry, EntryPayload, LogId, SnapshotMeta, StoredMembership, Types,
 };
-
-/// Bytes of the last snapshot for each entry that must come before the next one: a large state is
-/// not written again for a few entries.
-const SNAPSHOT_BYTES_PER_ENTRY: u64 = 2_048;
-/// Entries after which a snapshot is due whatever its size.
-const SNAPSHOT_ENTRIES_MAX: u64 = 1_000_000;
 
 pub(crate) type RaftSnapshot = Snapshot<CommittedLeaderId, u64, openraft::BasicNode, Image>;
 
@@ -57,6 +53,10 @@ pub(crate) struct StateMachine {
     last: Option<LogId>,
     membership: StoredMembership,
     snapshots: Arc<Snapshots>,
+    rule: SnapshotRule,
+    since: Since,
+    /// The state when a snapshot was due, until openraft asks for it.
+    kept: Option<Builder>,
     outputs: Outputs,
 }
 
@@ -72,11 +72,13 @@ impl StateMachine {
     pub(crate) fn new(
         snapshots: Arc<Snapshots>,
         newest: Option<Content>,
+        rule: SnapshotRule,
         outputs: Outputs,
     ) -> Self {
         let (meta, state) = newest.unwrap_or_default();
         let (last, membership) = (meta.last_log_id, meta.last_membership);
-        let machine = Self { state, last, membership, snapshots, outputs };
+        let since = Since::default();
+        let machine = Self { state, last, membership, snapshots, rule, since, kept: None, outputs };
         machine.publish();
         machine
     }
@@ -95,6 +97,7 @@ impl StateMachine {
 
     fn apply_entry(&mut self, entry: Entry) -> io::Result<Answer> {
         let at = entry.log_id;
+        let mut bytes = 0;
         let answer = match entry.payload {
             EntryPayload::Blank => Answer::Nothing,
             EntryPayload::Membership(membership) => {
@@ -102,6 +105,7 @@ impl StateMachine {
                 Answer::Nothing
             }
             EntryPayload::Normal(payload) => {
+                bytes = payload.len();
                 let command = payload.command().map_err(|error| self.unreadable(&at, error))?;
                 let (reply, effects) = apply(&mut self.state, &command);
                 self.tell(effects);
@@ -109,7 +113,23 @@ impl StateMachine {
             }
         };
         self.last = Some(at);
+        self.since.add(bytes);
+        self.keep_if_due(at.index);
         Ok(answer)
+    }
+
+    fn keep_if_due(&mut self, index: u64) {
+        let trigger = &self.snapshots.trigger;
+        let state_bytes = || self.snapshots.latest().map_or(0, |latest| latest.plain_bytes);
+        if !self.since.is_due(index, self.rule, state_bytes, trigger.is_held()) {
+            return;
+        }
+        self.since = Since::default();
+        let outdated = self.kept.replace(self.builder());
+        self.snapshots.trigger.kept();
+        if outdated.is_some() {
+            self.snapshots.discard(outdated);
+        }
     }
 
     fn unreadable(&self, at: &LogId, error: super::types::PayloadError) -> io::Error {
@@ -123,14 +143,6 @@ impl StateMachine {
 
     fn meta(&self) -> SnapshotMeta {
         SnapshotMeta { last_log_id: self.last, last_membership: self.membership.clone() }
-    }
-
-    /// True if a snapshot now would cost more than it spares.
-    fn is_too_soon(&self) -> bool {
-        let Some(latest) = self.snapshots.latest() else { return false };
-        let index = |id: Option<LogId>| id.map_or(0, |id| id.index);
-        let entries = index(self.last).saturating_sub(index(latest.meta.last_log_id));
-        entries < (latest.bytes / SNAPSHOT_BYTES_PER_ENTRY).min(SNAPSHOT_ENTRIES_MAX)
     }
 
     fn builder(&self) -> Builder {
@@ -165,7 +177,11 @@ impl RaftStateMachine<Types> for StateMachine {
     }
 
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
-        (force || !self.is_too_soon()).then(|| self.builder())
+        let trigger = &self.snapshots.trigger;
+        let is_asked = trigger.take_asked() || force;
+        trigger.taken();
+        let kept = self.kept.take();
+        if is_asked { Some(self.builder()) } else { kept }
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
@@ -173,24 +189,16 @@ impl RaftStateMachine<Types> for StateMachine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, image: Image) -> io::Result<()> {
-        let (snapshots, task_meta) = (self.snapshots.clone(), meta.clone());
-        let work = move || {
-            let (file, state) = match image {
-                Image::Received { file, state } => (file, *state),
-                Image::Stored { snapshots, name } => {
-                    let file = snapshots.read(&name).map_err(io::Error::other)?;
-                    let (_, state) = decode(&file).map_err(io::Error::other)?;
-                    (file, state)
-                }
-            };
-            snapshots.store(&task_meta, &file)?;
-            Ok(state)
-        };
-        let installed: io::Result<State> = self.snapshots.off_thread(work).await?;
-        self.state = installed?;
+        let snapshots = self.snapshots.clone();
+        let installed = self.snapshots.off_thread(move || snapshots.take_in(image)).await?;
+        let state = installed.map_err(io::Error::other)?;
+        let old = std::mem::replace(&mut self.state, state);
         self.last = meta.last_log_id;
         self.membership = meta.last_membership.clone();
-        self.publish();
+        self.since = Since::default();
+        self.snapshots.trigger.taken();
+        let shown = self.outputs.view.send_replace(self.state.clone());
+        self.snapshots.discard((old, shown, self.kept.take()));
         // Whatever was skipped may have called for any of these.
         self.tell(vec![Effect::Plan, Effect::SyncTrust, Effect::SyncMembers]);
         Ok(())
@@ -198,10 +206,7 @@ impl RaftStateMachine<Types> for StateMachine {
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<RaftSnapshot>> {
         let latest = self.snapshots.latest();
-        Ok(latest.map(|latest| Snapshot {
-            meta: latest.meta,
-            snapshot: Image::Stored { snapshots: self.snapshots.clone(), name: latest.name },
-        }))
+        Ok(latest.map(|latest| stored(&self.snapshots, latest)))
     }
 }
 
@@ -212,8 +217,20 @@ impl RaftSnapshotBuilder<Types> for Builder {
         let (writer, meta) = (self.snapshots.clone(), self.meta.clone());
         let state = std::mem::take(&mut self.state);
         let work = move || writer.save(&meta, &state);
-        let stored = self.snapshots.off_thread(work).await??;
-        let snapshot = Image::Stored { snapshots: self.snapshots.clone(), name: stored.name };
-        Ok(Snapshot { meta: stored.meta, snapshot })
+        match self.snapshots.off_thread(work).await? {
+            Ok(latest) => Ok(stored(&self.snapshots, latest)),
+            Err(error) if is_full(&error) => {
+                tracing::warn!("no space left for a snapshot: the log grows until there is");
+                // openraft takes one that is not newer than its last for none.
+                let meta = self.snapshots.latest().map_or_else(SnapshotMeta::default, |it| it.meta);
+                Ok(Snapshot { meta, snapshot: Image::Nothing })
+            }
+            Err(error) => Err(error),
+        }
     }
+}
+
+fn stored(snapshots: &Arc<Snapshots>, latest: Latest) -> RaftSnapshot {
+    let meta = latest.meta.clone();
+    Snapshot { meta, snapshot: Image::Stored { snapshots: snapshots.clone(), latest } }
 }

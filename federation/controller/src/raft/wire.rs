@@ -99,24 +99,28 @@ specs::message! {
         2 => actual: Option<WireLogId>,
     }
 
-    /// A piece of a snapshot's file.
+    /// A piece of a snapshot's file. One without data asks where to go on.
     pub struct SnapshotPiece {
         1 => vote: WireVote,
-        /// Tells one attempt to send a file from another.
-        2 => transfer: u64,
         3 => offset: u64,
         /// Size of the file, bytes.
         4 => total: u64,
         5 => data: Blob,
         /// CRC32C of the data.
         6 => crc: u32,
+        /// The last entry that the snapshot holds.
+        7 => last: WireLogId,
+        /// Which file it is: equal ones are equal byte for byte.
+        8 => file: Blob,
     }
 
     pub struct SnapshotAck {
         /// The receiver's own.
         1 => vote: WireVote,
-        /// Where the next piece begins; the file's size once it is installed.
+        /// Where the next piece begins.
         2 => next: u64,
+        /// The receiver has all that the snapshot holds, and nothing more is to be sent.
+        3 => is_installed: bool,
     }
 
     /// What a snapshot's state is the state of.
@@ -124,6 +128,8 @@ specs::message! {
         1 => last: Option<WireLogId>,
         2 => membership_at: Option<WireLogId>,
         3 => membership: WireMembership,
+        /// Empty before the site was founded.
+        4 => site: String,
     }
 }
 
@@ -375,6 +381,7 @@ impl From<&SnapshotMeta> for WireSnapshotMeta {
             last: put_id(meta.last_log_id.as_ref()),
             membership_at: put_id(meta.last_membership.log_id().as_ref()),
             membership: meta.last_membership.membership().into(),
+            site: String::new(),
         }
     }
 }

@@ -85,6 +85,9 @@ impl DiskFile for GatedFile {
     fn len(&mut self) -> io::Result<u64> {
         self.file.len()
     }
+    fn resize(&mut self, bytes: u64) -> io::Result<()> {
+        self.file.resize(bytes)
+    }
     fn sync_data(&mut self) -> io::Result<()> {
         self.file.sync_data()
     }

@@ -1,17 +1,23 @@
 //! The bytes of what is kept and sent. They never change; a variant or a field may be added.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use federation_wal::sim_disk::SimDisk;
 use openraft::EntryPayload;
 use openraft::impls::BasicNode;
-use specs::codec::Message;
+use specs::codec::{Blob, Message};
 
-use super::{entry, id};
+use super::snapshots::{meta, state};
+use super::{entry, id, threads};
 use crate::raft::record::{
     AppendRecord, CheckpointRecord, CommittedRecord, Record, TruncateRecord,
 };
+use crate::raft::snapshot::{Pace, Snapshots};
 use crate::raft::types::{Entry, Membership, Vote};
-use crate::raft::wire::{AppendRequest, AppendResponse, get_entries, put_entries, put_id};
+use crate::raft::wire::{
+    AppendRequest, AppendResponse, SnapshotAck, SnapshotPiece, get_entries, put_entries, put_id,
+};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -79,3 +85,40 @@ fn appends_keep_their_bytes() {
 
 const GOLDEN_REQUEST: &str = "0a060803100218011204080210031a0b080310051a05120378797a220408021001";
 const GOLDEN_RESPONSE: &str = "0a060a0408031005";
+
+#[test]
+fn a_snapshot_keeps_its_bytes() {
+    let disk = SimDisk::new(1 << 20);
+    let opened = Snapshots::open(Arc::new(disk.clone()), threads(), Pace::default());
+    let latest = opened.ok().unwrap().0.save(&meta(5), &state(1)).unwrap();
+    assert_eq!(latest.name, "00000000000000000005-00000000000000000001.snapshot");
+    assert_eq!(hex(&disk.read(&latest.name)), GOLDEN_SNAPSHOT);
+}
+
+const GOLDEN_SNAPSHOT: &str = "\
+    737077736e61700a02000000190000000a0408011005120208011a0d0a020801120708011203613a31483217\
+    4863686e6b0000000001000000020000000200000069371e9ef0146f77080163686e6b0d0000000100000059\
+    00000059000000d95a31346fcff29d580a100000000000000000000000000000000012440801124000070e15\
+    1c232a31383f464d545b626970777e858c939aa1a8afb6bdc4cbd2d9e0e7eef5fc030a11181f262d343b4249\
+    50575e656c737a81888f969da4abb2b92d000000000000000100000069371e9e00004b000000000000000100\
+    0000d95a31340d000aa0aa410200000002000000000000005b00000000000000c000000000000000c9bc3c16\
+    6f00260b22012618fed6431aa5b156b39d3081d2b4687f668847cf823ae532b37461696c";
+
+#[test]
+fn pieces_of_a_snapshot_keep_their_bytes() {
+    let piece = SnapshotPiece {
+        vote: (&Vote::new_committed(3, 2)).into(),
+        offset: 7,
+        total: 10,
+        data: Blob(b"xyz".to_vec()),
+        crc: 9,
+        last: (&id(3, 4)).into(),
+        file: Blob(vec![1; 4]),
+    };
+    assert_eq!(hex(&piece.encode()), GOLDEN_PIECE);
+    let ack = SnapshotAck { vote: piece.vote, next: 10, is_installed: true };
+    assert_eq!(hex(&ack.encode()), GOLDEN_ACK);
+}
+
+const GOLDEN_PIECE: &str = "0a060803100218011807200a2a0378797a30093a0408031004420401010101";
+const GOLDEN_ACK: &str = "0a06080310021801100a1801";

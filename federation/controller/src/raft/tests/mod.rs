@@ -4,6 +4,7 @@
 mod golden;
 mod machine;
 mod restart;
+mod snapshots;
 mod suite;
 
 use std::sync::Arc;
@@ -18,8 +19,9 @@ use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
 use tokio::sync::{mpsc, watch};
 
+use super::config::SnapshotRule;
 use super::log_store::LogStore;
-use super::snapshot::{Snapshots, Threads};
+use super::snapshot::{Pace, Snapshots, Threads};
 use super::state_machine::{Applied, Outputs, StateMachine};
 use super::types::{CommittedLeaderId, Entry, LogId, Payload, Types};
 
@@ -69,6 +71,8 @@ pub(super) async fn append(store: &mut LogStore, entries: Vec<Entry>) {
     flushed.await.unwrap().unwrap();
 }
 
+const RULE: SnapshotRule = SnapshotRule { entries: 1_000, bytes: 1 << 30 };
+
 /// A state machine, and what it publishes.
 pub(super) struct Machine {
     pub(super) machine: StateMachine,
@@ -78,7 +82,7 @@ pub(super) struct Machine {
 }
 
 pub(super) fn machine(disk: Arc<dyn Disk>) -> Machine {
-    let (snapshots, newest) = Snapshots::open(disk, threads()).unwrap();
+    let (snapshots, newest) = Snapshots::open(disk, threads(), Pace::default()).unwrap();
     let (view_sender, view) = watch::channel(State::default());
     let (applied_sender, applied) = mpsc::unbounded_channel();
     let (fatal_sender, fatal) = mpsc::unbounded_channel();
@@ -88,6 +92,6 @@ pub(super) fn machine(disk: Arc<dyn Disk>) -> Machine {
         is_live: Arc::new(AtomicBool::new(true)),
         on_fatal: Arc::new(move |why| fatal_sender.send(why.to_owned()).unwrap()),
     };
-    let machine = StateMachine::new(Arc::new(snapshots), newest, outputs);
+    let machine = StateMachine::new(Arc::new(snapshots), newest, RULE, outputs);
     Machine { machine, view, applied, fatal }
 }
