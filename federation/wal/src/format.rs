@@ -162,11 +162,12 @@ pub(crate) fn decode_batch(
     Ok(header)
 }
 
-/// Where, from `offset` on, an intact batch header says that record `expected` was durable.
+/// Where, from `offset` on, an intact batch header with that salt, or any if there is none, says
+/// that record `expected` was durable.
 pub(crate) fn find_attestation(
     segment: &[u8],
     offset: usize,
-    salt: u32,
+    salt: Option<u32>,
     expected: Seq,
 ) -> Option<usize> {
     segment[offset..].windows(BATCH_HEADER_BYTES).zip(offset..).find_map(|(bytes, at)| {
@@ -174,7 +175,8 @@ pub(crate) fn find_attestation(
             return None;
         }
         let header = BatchHeader::decode(bytes).ok()?;
-        (header.salt == salt && header.durable_upto >= expected).then_some(at)
+        let is_own = salt.is_none_or(|salt| header.salt == salt);
+        (is_own && header.durable_upto >= expected).then_some(at)
     })
 }
 

@@ -52,6 +52,7 @@
 mod disk;
 pub mod format;
 mod inspect;
+pub mod oracle;
 mod prepare;
 mod queue;
 mod recover;
@@ -69,6 +70,6 @@ pub use queue::{QUEUE_BYTES, QUEUE_RECORDS};
 pub use recover::{Evidence, RecoverError, Recovery, Scan, SegmentSpan, Visit};
 pub use wal::{
     BATCH_BYTES, Clock, Config, Done, Environment, IDLE_SEAL, MAX_RECORD_BYTES, MAX_SEGMENT_BYTES,
-    MIN_SEGMENT_BYTES, OnFatal, OpenError, Recovered, Refusal, SEGMENT_BYTES, Salts, Spawn, Task,
-    Wal, WriteError,
+    MIN_SEGMENT_BYTES, NoRoom, OnFatal, OpenError, Recovered, Refusal, SEGMENT_BYTES, Salts, Spawn,
+    Task, Wal, Wish, WriteError,
 };

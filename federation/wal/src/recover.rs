@@ -101,6 +101,9 @@ pub(crate) enum Rules {
     /// A batch counts its own records as durable.
     #[cfg(test)]
     AttestOwnBatch,
+    /// Any header is evidence, also one of another segment.
+    #[cfg(test)]
+    AnySalt,
     /// A released segment is used again with the bytes that it has.
     #[cfg(test)]
     SkipZeroing,
@@ -114,6 +117,20 @@ impl Rules {
         self.are_but(
             #[cfg(test)]
             Rules::TruncateAtFirstInvalid,
+        )
+    }
+
+    pub(crate) fn attest_own_batch(self) -> bool {
+        !self.are_but(
+            #[cfg(test)]
+            Rules::AttestOwnBatch,
+        )
+    }
+
+    fn compare_salts(self) -> bool {
+        self.are_but(
+            #[cfg(test)]
+            Rules::AnySalt,
         )
     }
 
@@ -290,7 +307,10 @@ impl Recovery {
         }
         if end < used
             && self.rules.look_for_evidence()
-            && let Some(at) = format::find_attestation(segment, end, salt, next_seq)
+            && let Some(at) = {
+                let salt = self.rules.compare_salts().then_some(salt);
+                format::find_attestation(segment, end, salt, next_seq)
+            }
         {
             return Err(RecoverError::Corrupt {
                 segment: index,

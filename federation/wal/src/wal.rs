@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::disk::Disk;
 use crate::format::Seq;
-use crate::queue::{Append, Queue, Work};
+use crate::queue::{Append, NotQueued, Queue, Work};
 use crate::recover::{RecoverError, Rules};
 use crate::writer::{Trouble, Writer, batch_room, record_bytes};
 
@@ -29,10 +29,25 @@ pub const MAX_RECORD_BYTES: usize = 16 << 20;
 /// How long the log is idle before a seal vouches for its last batch.
 pub const IDLE_SEAL: Duration = Duration::from_secs(1);
 
-/// Told once what became of a record: its number, or why it was not written. Runs on the writer
-/// thread, in the order of the records, and so must be short; it must not call [`Wal::append`],
-/// which may wait for that very thread.
-pub type Done = Box<dyn FnOnce(Result<Seq, WriteError>) + Send>;
+/// Told once what became of a record, its number or why it was not written, and given it back. Runs
+/// on the writer thread, in the order of the records, and so must be short; it must not call
+/// [`Wal::append`], which may wait for that very thread.
+pub type Done = Box<dyn FnOnce(Result<Seq, WriteError>, Vec<u8>) + Send>;
+
+/// When a record is to be written, and whether it is to be durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// At once, and durable before its owner is told.
+    Sync,
+    /// At once. It is durable with the next one that is, or with the next seal.
+    Write,
+    /// With the next record of another wish, or when the log has been idle for
+    /// [`Config::idle_seal`]: so it costs no write of its own while others come.
+    Ride,
+}
+
+/// A record that was not queued for lack of room, and whom to tell of it.
+pub type NoRoom = (Vec<u8>, Done);
 
 /// A source of random 32-bit numbers. They must not be predictable: whoever knew a segment's salt
 /// could forge a batch inside a record.
@@ -215,15 +230,37 @@ impl Wal {
     }
 
     /// Queues a record. `done` is told its number once it is written, and durable if it or another
-    /// record of its batch asked for `sync`.
+    /// record of its batch has [`Wish::Sync`].
     ///
-    /// Waits while the queue holds [`crate::QUEUE_RECORDS`] or [`crate::QUEUE_BYTES`]: refusing one
-    /// record in a row would leave a hole in it. A caller that must not wait keeps fewer in flight.
-    /// After the log has ended `done` is told so at once, on the caller's thread.
-    pub fn append(&self, record: Vec<u8>, sync: bool, done: Done) {
-        if let Err((append, error)) = self.queue.push(Append { record, sync, done }) {
-            (append.done)(Err(error));
+    /// Waits while the queue holds [`crate::QUEUE_RECORDS`] or [`crate::QUEUE_BYTES`]; who must not
+    /// wait calls [`Wal::try_append`]. After the log has ended `done` is told so at once, on the
+    /// caller's thread.
+    pub fn append(&self, record: Vec<u8>, wish: Wish, done: Done) {
+        if let Err((append, error)) = self.queue.push(Append { record, wish, done }) {
+            (append.done)(Err(error), append.record);
         }
+    }
+
+    /// As [`Wal::append`], but never waits.
+    ///
+    /// # Errors
+    /// Gives the record back if there is no room; [`Wal::when_room`] tells when to try again. The
+    /// caller queues no other record before it that must come after it.
+    pub fn try_append(&self, record: Vec<u8>, wish: Wish, done: Done) -> Result<(), NoRoom> {
+        match self.queue.try_push(Append { record, wish, done }) {
+            Ok(()) => Ok(()),
+            Err(NotQueued::NoRoom(append)) => Err((append.record, append.done)),
+            Err(NotQueued::Ended(append, error)) => {
+                (append.done)(Err(error), append.record);
+                Ok(())
+            }
+        }
+    }
+
+    /// Calls `hook` once: when the queue has room again, or the log has ended. It runs at once on
+    /// this thread or later on the writer's, and must be short.
+    pub fn when_room(&self, hook: Box<dyn FnOnce() + Send>) {
+        self.queue.when_room(hook);
     }
 
     /// Says that records up to and including `upto` are no longer needed. Whole segments of such
@@ -303,7 +340,7 @@ struct Runner {
     pace: Arc<Pace>,
     on_fatal: OnFatal,
     /// Who waits for the batch that failed.
-    waiting: Vec<Done>,
+    waiting: Vec<Append>,
     /// The last field, so dropped last: who waits for the end finds the directory free.
     gone: Gone,
 }
@@ -313,8 +350,8 @@ impl Runner {
         self.queue().writer_is_here();
         let batch_bytes = self.config.batch_bytes.min(batch_room(self.config.segment_bytes));
         loop {
-            let idle = self.writer.needs_seal().then_some(self.config.idle_seal);
-            let work = self.queue().take(batch_bytes, idle);
+            let needs_seal = self.writer.needs_seal();
+            let work = self.queue().take(batch_bytes, self.config.idle_seal, needs_seal);
             let is_last = matches!(work, Work::Close);
             let result = match work {
                 Work::Write(batch) => self.write(batch),
@@ -335,7 +372,7 @@ impl Runner {
     fn write(&mut self, batch: Vec<Append>) -> Result<(), Trouble> {
         let limit = self.config.max_record_bytes();
         let fits = |append: &&Append| append.record.len() <= limit;
-        let sync = batch.iter().filter(fits).any(|append| append.sync);
+        let sync = batch.iter().filter(fits).any(|append| append.wish == Wish::Sync);
         let result = if self.queue().is_full() {
             Err(Trouble::Full)
         } else {
@@ -347,22 +384,26 @@ impl Runner {
                 for Append { record, done, .. } in batch {
                     let bytes = record.len();
                     if bytes <= limit {
-                        done(Ok(seq));
+                        done(Ok(seq), record);
                         seq += 1;
                     } else {
-                        done(Err(WriteError::TooLarge { bytes, limit }));
+                        done(Err(WriteError::TooLarge { bytes, limit }), record);
                     }
                 }
                 Ok(())
             }
             Err(Trouble::Full) => {
-                self.queue().set_full(true);
-                tracing::warn!("no space left for the next segment of the log: it is read-only");
-                batch.into_iter().for_each(|append| (append.done)(Err(WriteError::DiskFull)));
+                if !self.queue().is_full() {
+                    self.queue().set_full(true);
+                    tracing::error!("no space left for the next segment of the log: read-only");
+                }
+                for Append { record, done, .. } in batch {
+                    done(Err(WriteError::DiskFull), record);
+                }
                 Ok(())
             }
             Err(trouble @ Trouble::Fatal { .. }) => {
-                self.waiting = batch.into_iter().map(|append| append.done).collect();
+                self.waiting = batch;
                 Err(trouble)
             }
         }
@@ -370,7 +411,10 @@ impl Runner {
 
     fn resume(&mut self) -> Result<(), Trouble> {
         self.pace.time(|| self.writer.preparer().finish())?;
-        self.queue().set_full(false);
+        if self.queue().is_full() {
+            self.queue().set_full(false);
+            tracing::info!("there is room for the log again: it takes records");
+        }
         Ok(())
     }
 
@@ -383,8 +427,8 @@ impl Runner {
         let message = format!("cannot {doing} of the log: {source}");
         let error = WriteError::Failed { doing, source: Arc::new(source) };
         let queued = self.queue().fail(error.clone());
-        for done in self.waiting.drain(..).chain(queued) {
-            done(Err(error.clone()));
+        for Append { record, done, .. } in self.waiting.drain(..).chain(queued) {
+            done(Err(error.clone()), record);
         }
         (self.on_fatal)(&message);
     }

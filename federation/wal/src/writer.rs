@@ -214,15 +214,8 @@ impl Writer {
         payloads: impl Iterator<Item = &'a [u8]> + Clone,
     ) -> Result<(), Trouble> {
         let records = payloads.clone().count() as u64;
-        let attestation = match self.rules {
-            Rules::Sound => self.durable_upto,
-            #[cfg(test)]
-            Rules::TruncateAtFirstInvalid
-            | Rules::SkipZeroing
-            | Rules::ZeroBeforeNamesAreDurable => self.durable_upto,
-            #[cfg(test)]
-            Rules::AttestOwnBatch => self.next_seq + records - 1,
-        };
+        let is_own = self.rules.attest_own_batch();
+        let attestation = if is_own { self.next_seq + records - 1 } else { self.durable_upto };
         let bytes = self.encoder.encode(self.current.salt, self.next_seq, attestation, payloads);
         // The space is reserved: even "no space left" would mean that a part may be written.
         let offset = self.current.end as u64;

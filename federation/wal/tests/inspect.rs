@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use federation_wal::sim_disk::SimDisk;
 use federation_wal::{
-    Config, Disk, Environment, MIN_SEGMENT_BYTES, OpenError, RecoverError, TornTail, Wal, inspect,
+    Config, Disk, Environment, MIN_SEGMENT_BYTES, OpenError, RecoverError, TornTail, Wal, Wish,
+    inspect,
 };
 
 static SALT: AtomicU32 = AtomicU32::new(1);
@@ -31,7 +32,7 @@ fn try_open(disk: &SimDisk) -> Result<Wal, OpenError> {
 
 fn append(wal: &Wal, record: Vec<u8>) {
     let (tell, told) = mpsc::channel();
-    wal.append(record, true, Box::new(move |result| tell.send(result).unwrap()));
+    wal.append(record, Wish::Sync, Box::new(move |result, _| tell.send(result).unwrap()));
     told.recv().unwrap().unwrap();
 }
 
@@ -117,7 +118,7 @@ fn a_disk_that_takes_long_is_seen_to() {
     assert_eq!(wal.stalled_for(), None);
     *gate.0.lock().unwrap() = false;
     let (tell, told) = mpsc::channel();
-    wal.append(vec![1], true, Box::new(move |result| tell.send(result).unwrap()));
+    wal.append(vec![1], Wish::Sync, Box::new(move |result, _| tell.send(result).unwrap()));
     while wal.stalled_for().is_none() {
         thread::yield_now();
     }

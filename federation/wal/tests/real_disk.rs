@@ -8,7 +8,8 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use federation_wal::{
-    Config, Disk, Environment, MIN_SEGMENT_BYTES, OpenError, RealDisk, Recovered, Wal, WriteError,
+    Config, Disk, Environment, MIN_SEGMENT_BYTES, OpenError, RealDisk, Recovered, Wal, Wish,
+    WriteError,
 };
 
 type Outcome = Receiver<Result<u64, WriteError>>;
@@ -40,7 +41,7 @@ fn open(path: &Path) -> Result<(Wal, Recovered, Records), OpenError> {
 
 fn append(wal: &Wal, record: &[u8]) -> Outcome {
     let (tell, told) = mpsc::channel();
-    wal.append(record.to_vec(), true, Box::new(move |result| tell.send(result).unwrap()));
+    wal.append(record.to_vec(), Wish::Sync, Box::new(move |result, _| tell.send(result).unwrap()));
     told
 }
 

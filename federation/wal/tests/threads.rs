@@ -12,7 +12,7 @@ use std::time::Duration;
 use federation_wal::sim_disk::{Operation, SimDisk};
 use federation_wal::{
     Config, Environment, MIN_SEGMENT_BYTES, OpenError, QUEUE_RECORDS, RecoverError, Recovered, Wal,
-    WriteError,
+    Wish, WriteError,
 };
 
 type Outcome = Result<u64, WriteError>;
@@ -73,7 +73,7 @@ impl Site {
 
 fn append(wal: &Wal, record: Vec<u8>) -> Receiver<Outcome> {
     let (tell, told) = mpsc::channel();
-    wal.append(record, true, Box::new(move |result| tell.send(result).unwrap()));
+    wal.append(record, Wish::Sync, Box::new(move |result, _| tell.send(result).unwrap()));
     told
 }
 
@@ -81,11 +81,11 @@ fn append(wal: &Wal, record: Vec<u8>) -> Receiver<Outcome> {
 fn hold_writer(wal: &Wal) -> Sender<()> {
     let (release, released) = mpsc::channel::<()>();
     let (tell, told) = mpsc::channel();
-    let done = move |_| {
+    let done = move |_, _| {
         tell.send(()).unwrap();
         let _ = released.recv();
     };
-    wal.append(b"hold".to_vec(), true, Box::new(done));
+    wal.append(b"hold".to_vec(), Wish::Sync, Box::new(done));
     told.recv().unwrap();
     release
 }
@@ -99,8 +99,8 @@ fn what_gathers_during_a_write_shares_the_next_one() {
     let order = Arc::new(Mutex::new(Vec::new()));
     for _ in 0..50 {
         let order = Arc::clone(&order);
-        let done = move |result: Outcome| order.lock().unwrap().push(result.unwrap());
-        wal.append(vec![7; 20], false, Box::new(done));
+        let done = move |result: Outcome, _| order.lock().unwrap().push(result.unwrap());
+        wal.append(vec![7; 20], Wish::Write, Box::new(done));
     }
     let last = append(&wal, b"the one that asks for a sync".to_vec());
     drop(hold);
@@ -117,7 +117,11 @@ fn a_batch_without_a_wish_to_sync_is_not_synced() {
     let hold = hold_writer(&wal);
     let before = site.disk.count(Operation::Sync);
     let (tell, told) = mpsc::channel();
-    wal.append(b"lazy".to_vec(), false, Box::new(move |result| tell.send(result).unwrap()));
+    wal.append(
+        b"lazy".to_vec(),
+        Wish::Write,
+        Box::new(move |result, _| tell.send(result).unwrap()),
+    );
     drop(hold);
     told.recv().unwrap().unwrap();
     assert_eq!(site.disk.count(Operation::Sync), before);
@@ -293,7 +297,7 @@ fn a_full_queue_makes_callers_wait() {
     let (wal, _) = site.open();
     let hold = hold_writer(&wal);
     for _ in 0..QUEUE_RECORDS {
-        wal.append(Vec::new(), false, Box::new(|result| assert!(result.is_ok())));
+        wal.append(Vec::new(), Wish::Write, Box::new(|result, _| assert!(result.is_ok())));
     }
     let queued = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -309,6 +313,83 @@ fn a_full_queue_makes_callers_wait() {
         drop(hold);
     });
     wal.close().unwrap();
+}
+
+#[test]
+fn who_must_not_wait_gets_the_record_back_and_is_called_when_there_is_room() {
+    let site = Site::new();
+    let (wal, _) = site.open();
+    let hold = hold_writer(&wal);
+    let mut queued = 0;
+    let refused = loop {
+        let done = Box::new(|result: Outcome, _| assert!(result.is_ok()));
+        match wal.try_append(vec![9; 7], Wish::Write, done) {
+            Ok(()) => queued += 1,
+            Err((record, _)) => break record,
+        }
+    };
+    assert_eq!((refused, queued), (vec![9; 7], QUEUE_RECORDS));
+    let (tell, told) = mpsc::channel();
+    wal.when_room(Box::new(move || tell.send(()).unwrap()));
+    assert!(told.try_recv().is_err());
+    drop(hold);
+    told.recv().unwrap();
+    let (tell, told) = mpsc::channel();
+    let done = move |result: Outcome, record| tell.send((result.unwrap(), record)).unwrap();
+    assert!(wal.try_append(vec![9; 7], Wish::Sync, Box::new(done)).is_ok());
+    assert_eq!(told.recv().unwrap(), (QUEUE_RECORDS as u64 + 2, vec![9; 7]));
+}
+
+#[test]
+fn who_waits_for_room_is_called_when_the_log_ends() {
+    for ends_well in [true, false] {
+        let site = Site::new();
+        let (wal, _) = site.open();
+        let hold = hold_writer(&wal);
+        while wal.try_append(vec![1; 7], Wish::Write, Box::new(|_, _| ())).is_ok() {}
+        let (tell, told) = mpsc::channel();
+        wal.when_room(Box::new(move || tell.send(()).unwrap()));
+        if !ends_well {
+            site.disk.fail(Operation::Write, 0, ErrorKind::Other);
+        }
+        thread::scope(|scope| {
+            scope.spawn(|| drop(hold));
+            assert_eq!(wal.close().is_ok(), ends_well);
+        });
+        told.recv().unwrap();
+    }
+}
+
+#[test]
+fn what_only_rides_along_costs_no_write_of_its_own() {
+    let site = Site::new();
+    let (wal, _) = site.open();
+    let (tell, told) = mpsc::channel();
+    let before = site.disk.count(Operation::Write);
+    for _ in 0..10 {
+        let tell = tell.clone();
+        let done = move |result: Outcome, _| tell.send(result.unwrap()).unwrap();
+        wal.append(b"ride".to_vec(), Wish::Ride, Box::new(done));
+    }
+    assert_eq!(append(&wal, b"sync".to_vec()).recv().unwrap().unwrap(), 11);
+    assert_eq!(told.try_iter().collect::<Vec<_>>(), (1..=10).collect::<Vec<_>>());
+    assert_eq!(site.disk.count(Operation::Write), before + 1);
+}
+
+#[test]
+fn what_only_rides_along_is_written_when_nothing_else_comes() {
+    let mut site = Site::new();
+    site.config.idle_seal = Duration::from_millis(1);
+    let (wal, _) = site.open();
+    let (tell, told) = mpsc::channel();
+    let done = move |result: Outcome, _| tell.send(result.unwrap()).unwrap();
+    wal.append(b"ride".to_vec(), Wish::Ride, Box::new(done));
+    assert_eq!(told.recv().unwrap(), 1);
+    let (tell, told) = mpsc::channel();
+    wal.append(b"ride".to_vec(), Wish::Ride, Box::new(move |_, record| tell.send(record).unwrap()));
+    wal.close().unwrap();
+    assert_eq!(told.recv().unwrap(), b"ride");
+    assert_eq!(site.open().1.next_seq, 3);
 }
 
 #[test]
@@ -330,7 +411,7 @@ fn a_clean_stop_vouches_for_the_last_record() {
 fn a_writer_whose_callback_panics_ends_the_log() {
     let site = Site::new();
     let (wal, _) = site.open();
-    wal.append(Vec::new(), true, Box::new(|_| panic!("a callback of the test")));
+    wal.append(Vec::new(), Wish::Sync, Box::new(|_, _| panic!("a callback of the test")));
     assert!(matches!(wal.close(), Err(WriteError::Panicked)));
     assert_eq!(site.open().1.next_seq, 2);
 }
@@ -346,8 +427,8 @@ fn the_last_owner_may_be_a_callback() {
     let hold = hold_writer(&wal);
     wal.append(
         Vec::new(),
-        true,
-        Box::new(move |_| {
+        Wish::Sync,
+        Box::new(move |_, _| {
             let queued = append(&last_owner, Vec::new());
             drop(last_owner);
             tell.send(queued).unwrap();

@@ -21,15 +21,15 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-use federation_wal::{Config, Environment, OpenError, Recovered, Seq, Wal, WriteError};
+use federation_wal::{Config, Done, Environment, OpenError, Recovered, Seq, Wal, Wish, WriteError};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use specs::codec::Message;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::memory::{Memory, MemoryError};
-use super::record::{AppendRecord, CheckpointRecord, CommittedRecord, Record, TruncateRecord};
+use super::record::{CheckpointRecord, CommittedRecord, Record, TruncateRecord, encode_append};
 use super::types::{Entry, LogId, Types, Vote};
-use super::wire::{put_entries, put_id};
+use super::wire::put_id;
 
 /// Entries that a record gathers, bytes; a larger one stands alone.
 const RECORD_TARGET_BYTES: usize = 1 << 20;
@@ -37,6 +37,9 @@ const RECORD_TARGET_BYTES: usize = 1 << 20;
 const READ_TARGET_BYTES: usize = 1 << 20;
 /// What an entry costs besides its command, bytes; generous.
 const ENTRY_OVERHEAD_BYTES: usize = 64;
+
+/// What a full disk may refuse before entries wait to be taken, bytes.
+const REFUSED_BYTES: usize = 64 << 20;
 
 /// Told what became of a record; runs on the thread of the log.
 type Then = Box<dyn FnOnce(Result<Seq, WriteError>) + Send>;
@@ -54,14 +57,27 @@ struct Shared {
     /// Held to keep the order of memory and records the same.
     turn: tokio::sync::Mutex<()>,
     /// What a full disk refused, in order.
-    refused: Mutex<Vec<Refused>>,
+    refused: Mutex<Vec<Pending>>,
+    /// Nothing is refused any more.
+    accepted: Notify,
     record_bytes: usize,
 }
 
-struct Refused {
-    record: Record,
-    sync: bool,
+/// A record on its way.
+struct Pending {
+    record: Vec<u8>,
+    kind: Kind,
+    wish: Wish,
     then: Then,
+}
+
+/// What is to be known of a record once it is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// It holds entries up to the one of this index.
+    Entries(u64),
+    Checkpoint,
+    Other,
 }
 
 /// Why the records of a log make no sense.
@@ -109,6 +125,7 @@ impl LogStore {
             wal: RwLock::new(Some(wal)),
             turn: tokio::sync::Mutex::new(()),
             refused: Mutex::default(),
+            accepted: Notify::new(),
             record_bytes: RECORD_TARGET_BYTES.min(record_bytes_max / 2),
         };
         Ok((Self { shared: Arc::new(shared) }, recovered))
@@ -144,15 +161,32 @@ impl LogStore {
         }
     }
 
-    /// Changes memory and queues the record of it.
-    fn change(&self, record: Record, sync: bool, then: Then) -> io::Result<()> {
-        self.shared.memory().apply(record.clone(), None).map_err(io::Error::other)?;
-        self.shared.write(record, sync, then);
+    /// Changes memory and queues the record of it. The caller has the turn.
+    async fn change(&self, record: Record, wish: Wish, then: Then) -> io::Result<()> {
+        let kind = match record {
+            Record::Checkpoint(_) => Kind::Checkpoint,
+            Record::Append(_) | Record::Vote(_) | Record::Truncate(_) | Record::Committed(_) => {
+                Kind::Other
+            }
+        };
+        let bytes = record.encode();
+        self.shared.memory().apply(record, None).map_err(io::Error::other)?;
+        self.shared.write(Pending { record: bytes, kind, wish, then }).await;
         Ok(())
     }
 
-    /// As [`LogStore::change`], and waits until it is durable. The turn ends before the wait: on a
-    /// full disk others must go on.
+    /// As [`LogStore::change`], of entries.
+    async fn change_entries(&self, entries: Vec<Entry>, wish: Wish, then: Then) -> io::Result<()> {
+        let Some(last) = entries.last().map(|entry| entry.log_id.index) else { return Ok(()) };
+        let record = encode_append(&entries);
+        self.shared.memory().append(entries).map_err(io::Error::other)?;
+        self.shared.write(Pending { record, kind: Kind::Entries(last), wish, then }).await;
+        Ok(())
+    }
+
+    /// As [`LogStore::change`], and waits until it is durable, on a full disk until there is room:
+    /// a vote that is not on disk must not be given. The turn ends before the wait, so that others
+    /// go on.
     async fn change_durably(&self, record: Record) -> io::Result<()> {
         let (done, outcome) = oneshot::channel();
         let then = Box::new(move |result| {
@@ -161,7 +195,7 @@ impl LogStore {
         });
         {
             let _turn = self.shared.turn.lock().await;
-            self.change(record, true, then)?;
+            self.change(record, Wish::Sync, then).await?;
         }
         match outcome.await {
             Ok(result) => result.map(drop).map_err(io::Error::other),
@@ -189,22 +223,47 @@ impl Shared {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn refused(&self) -> MutexGuard<'_, Vec<Refused>> {
+    fn refused(&self) -> MutexGuard<'_, Vec<Pending>> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a record. Blocks while the queue of the log is full, which bounds its memory.
-    fn write(self: &Arc<Self>, record: Record, sync: bool, then: Then) {
-        let bytes = record.encode();
+    /// Queues a record, and waits while the queue of the log is full, which bounds its memory.
+    async fn write(self: &Arc<Self>, pending: Pending) {
+        let Pending { mut record, kind, wish, then } = pending;
         let shared = Arc::downgrade(self);
-        let done: Then = Box::new(move |result| finish(&shared, record, sync, then, result));
-        let wal = self.wal.read().unwrap_or_else(PoisonError::into_inner);
-        match wal.as_ref() {
-            Some(wal) => wal.append(bytes, sync, done),
-            None => {
-                drop(wal);
-                done(Err(WriteError::Closed));
+        let mut done: Done = Box::new(move |result, record| {
+            finish(&shared, Pending { record, kind, wish, then }, result);
+        });
+        loop {
+            let room = {
+                let wal = self.wal.read().unwrap_or_else(PoisonError::into_inner);
+                let Some(wal) = wal.as_ref() else { break };
+                match wal.try_append(record, wish, done) {
+                    Ok(()) => return,
+                    Err(back) => (record, done) = back,
+                }
+                let (tell, room) = oneshot::channel();
+                wal.when_room(Box::new(move || {
+                    // Who waited has gone away.
+                    let _ = tell.send(());
+                }));
+                room
+            };
+            // Whatever the outcome, the next attempt says more.
+            let _ = room.await;
+        }
+        done(Err(WriteError::Closed), record);
+    }
+
+    /// Waits while a full disk has refused more than memory should hold twice.
+    async fn accepts(&self) {
+        loop {
+            let accepted = self.accepted.notified();
+            let refused: usize = self.refused().iter().map(|pending| pending.record.len()).sum();
+            if refused <= REFUSED_BYTES {
+                return;
             }
+            accepted.await;
         }
     }
 
@@ -213,11 +272,19 @@ impl Shared {
         let _turn = self.turn.lock().await;
         // Refusals come in the order of the queue: when this one is there, all are.
         let (done, came) = oneshot::channel();
-        let record = Record::Committed(CommittedRecord { upto: put_id(self.memory().committed()) });
-        let then = Box::new(move |result| {
+        let upto = put_id(self.memory().committed());
+        let record = Record::Committed(CommittedRecord { upto }).encode();
+        let done: Done = Box::new(move |result, _| {
             let _ = done.send(result);
         });
-        self.write_marker(&record, then);
+        // A log that is full empties its queue at once: there is room, or will be.
+        if let Some(wal) = self.wal.read().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            if wal.try_append(record, Wish::Write, done).is_err() {
+                return;
+            }
+        } else {
+            return;
+        }
         if came.await.is_err() {
             return;
         }
@@ -225,20 +292,10 @@ impl Shared {
             wal.resume();
         }
         let refused = std::mem::take(&mut *self.refused());
-        for Refused { record, sync, then } in refused {
-            self.write(record, sync, then);
+        for pending in refused {
+            self.write(pending).await;
         }
-    }
-
-    fn write_marker(&self, record: &Record, then: Then) {
-        let wal = self.wal.read().unwrap_or_else(PoisonError::into_inner);
-        match wal.as_ref() {
-            Some(wal) => wal.append(record.encode(), false, then),
-            None => {
-                drop(wal);
-                then(Err(WriteError::Closed));
-            }
-        }
+        self.accepted.notify_waiters();
     }
 
     /// Lets go of segments that hold nothing but what is purged or repeated by the checkpoint.
@@ -254,24 +311,20 @@ impl Shared {
 }
 
 /// Runs on the thread of the log.
-fn finish(
-    shared: &Weak<Shared>,
-    record: Record,
-    sync: bool,
-    then: Then,
-    result: Result<Seq, WriteError>,
-) {
-    let Some(shared) = shared.upgrade() else { return then(result) };
+fn finish(shared: &Weak<Shared>, pending: Pending, result: Result<Seq, WriteError>) {
+    let Some(shared) = shared.upgrade() else { return (pending.then)(result) };
     match result {
-        Err(WriteError::DiskFull) => shared.refused().push(Refused { record, sync, then }),
+        Err(WriteError::DiskFull) => shared.refused().push(pending),
         Ok(seq) => {
-            shared.memory().written(&record, seq);
-            then(Ok(seq));
-            if let Record::Checkpoint(_) = record {
+            if let Kind::Entries(last) = pending.kind {
+                shared.memory().written(last, seq);
+            }
+            (pending.then)(Ok(seq));
+            if pending.kind == Kind::Checkpoint {
                 shared.release(seq);
             }
         }
-        Err(error) => then(Err(error)),
+        Err(error) => (pending.then)(Err(error)),
     }
 }
 
@@ -332,7 +385,7 @@ impl RaftLogStorage<Types> for LogStore {
         let _turn = self.shared.turn.lock().await;
         let record = CommittedRecord { upto: put_id(committed.as_ref()) };
         // It only spares work after a restart, so it rides on the next batch.
-        self.change(Record::Committed(record), false, Box::new(|_| ()))
+        self.change(Record::Committed(record), Wish::Ride, Box::new(|_| ())).await
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
@@ -345,19 +398,19 @@ impl RaftLogStorage<Types> for LogStore {
         I::IntoIter: openraft::OptionalSend,
     {
         let mut chunks = chunks(entries, self.shared.record_bytes);
-        let _turn = self.shared.turn.lock().await;
-        let last = chunks.pop();
-        for chunk in chunks {
-            self.change(append_record(&chunk), false, Box::new(|_| ()))?;
-        }
-        let Some(last) = last else {
+        let Some(last) = chunks.pop() else {
             callback.io_completed(Ok(()));
             return Ok(());
         };
+        self.shared.accepts().await;
+        let _turn = self.shared.turn.lock().await;
+        for chunk in chunks {
+            self.change_entries(chunk, Wish::Write, Box::new(|_| ())).await?;
+        }
         let then = Box::new(move |result: Result<Seq, WriteError>| {
             callback.io_completed(result.map(drop).map_err(io::Error::other));
         });
-        self.change(append_record(&last), true, then)
+        self.change_entries(last, Wish::Sync, then).await
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
@@ -376,7 +429,7 @@ impl RaftLogStorage<Types> for LogStore {
             }
         };
         // Nothing waits for it: if it is lost the entries are there again, and so is the snapshot.
-        self.change(Record::Checkpoint(checkpoint), true, Box::new(|_| ()))
+        self.change(Record::Checkpoint(checkpoint), Wish::Sync, Box::new(|_| ())).await
     }
 }
 
@@ -409,8 +462,4 @@ fn chunks(entries: impl IntoIterator<Item = Entry>, target: usize) -> Vec<Vec<En
         }
     }
     chunks
-}
-
-fn append_record(entries: &[Entry]) -> Record {
-    Record::Append(AppendRecord { entries: put_entries(entries) })
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use federation_wal::Seq;
 use specs::codec::DecodeError;
 
-use super::record::{AppendRecord, CheckpointRecord, Record};
+use super::record::{CheckpointRecord, Record};
 use super::types::{Entry, LogId, Vote};
 use super::wire::get_entry;
 
@@ -35,13 +35,14 @@ pub(crate) enum MemoryError {
 impl Memory {
     /// Takes in what a record says. `seq` is its number if it is written already.
     pub(crate) fn apply(&mut self, record: Record, seq: Option<Seq>) -> Result<(), MemoryError> {
-        if let Some(seq) = seq {
-            self.written(&record, seq);
-        }
         match record {
             Record::Append(append) => {
+                let last = append.entries.last().map(|entry| entry.index);
                 for entry in append.entries {
                     self.push(get_entry(entry)?)?;
+                }
+                if let (Some(last), Some(seq)) = (last, seq) {
+                    self.written(last, seq);
                 }
             }
             Record::Vote(vote) => self.vote = Some(vote.into()),
@@ -52,13 +53,14 @@ impl Memory {
         Ok(())
     }
 
-    /// Takes note of where a record was written.
-    pub(crate) fn written(&mut self, record: &Record, seq: Seq) {
-        if let Record::Append(AppendRecord { entries }) = record
-            && let Some(last) = entries.last()
-        {
-            self.held_by.push_back((seq, last.index));
-        }
+    /// Takes in entries that a record is to say.
+    pub(crate) fn append(&mut self, entries: Vec<Entry>) -> Result<(), MemoryError> {
+        entries.into_iter().try_for_each(|entry| self.push(entry))
+    }
+
+    /// Takes note of where entries up to `last` were written.
+    pub(crate) fn written(&mut self, last: u64, seq: Seq) {
+        self.held_by.push_back((seq, last));
     }
 
     /// The last record that is not needed once the checkpoint of that number is durable.

@@ -68,6 +68,10 @@ impl Payload {
         self.0.len()
     }
 
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     #[cfg(test)]
     pub(crate) fn raw(bytes: impl Into<Bytes>) -> Self {
         Self(bytes.into())
