@@ -57,5 +57,5 @@ pub use state::{
     Agreed, Attempt, Controller, Grant, Guest, GuestKey, Held, Job, JobPhase, Lease, Loan, Node,
     Part, Peer, State, Token, TokenKind,
 };
-pub use table::Table;
+pub use table::{Index, Table};
 pub use view::capacity;

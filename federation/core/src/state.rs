@@ -20,7 +20,7 @@ use specs::wire::agent::{AttemptPhase, Ending, Outcome};
 use specs::wire::client::JobState;
 use specs::wire::peer::{GuestPhase, LoanSlot, Slot};
 
-use crate::table::Table;
+use crate::table::{Index, Table};
 
 /// Most attempts that a job's record keeps; the oldest go first.
 pub(crate) const ATTEMPTS_KEPT: usize = 16;
@@ -265,7 +265,7 @@ specs::message! {
         /// None until the site is founded.
         2 => site: Option<Arc<SiteSpec>>,
         3 => jobs: Table<JobId, Job>,
-        4 => requests: Table<RequestId, RequestRecord>,
+        4 => requests: Index<RequestId, RequestRecord>,
         5 => nodes: Table<NodeId, Node>,
         6 => leases: Table<LeaseId, Lease>,
         7 => last_lease: LeaseId,
@@ -317,15 +317,15 @@ impl DrawKey {
 pub struct State {
     pub(crate) agreed: Agreed,
     /// Jobs that wait for a place.
-    pub(crate) queue: Table<QueueKey, ()>,
+    pub(crate) queue: Index<QueueKey, ()>,
     /// Leases with a part on a node that has not ended.
-    pub(crate) node_leases: Table<(NodeId, LeaseId), ()>,
+    pub(crate) node_leases: Index<(NodeId, LeaseId), ()>,
     /// Lapsed leases with a part of which the node may still tell.
-    pub(crate) node_lapsed: Table<(NodeId, LeaseId), ()>,
+    pub(crate) node_lapsed: Index<(NodeId, LeaseId), ()>,
     /// Jobs on loan.
-    pub(crate) peer_loans: Table<(SiteId, JobId), ()>,
+    pub(crate) peer_loans: Index<(SiteId, JobId), ()>,
     /// What loans draw on grants.
-    pub(crate) drawn: Table<DrawKey, GpuCount>,
+    pub(crate) drawn: Index<DrawKey, GpuCount>,
 }
 
 impl core::ops::Deref for State {
@@ -341,7 +341,7 @@ impl Default for State {
             revision: Revision(0),
             site: None,
             jobs: Table::default(),
-            requests: Table::default(),
+            requests: Index::default(),
             nodes: Table::default(),
             leases: Table::default(),
             last_lease: LeaseId(0),
@@ -361,11 +361,12 @@ impl Default for State {
 impl State {
     /// Derives the indexes.
     fn index(agreed: Agreed) -> Self {
-        let (mut queue, mut peer_loans) = (Table::default(), Table::default());
-        let mut drawn: Table<DrawKey, GpuCount> = Table::default();
+        let mut queue = Vec::new();
+        let mut peer_loans = Index::default();
+        let mut drawn: Index<DrawKey, GpuCount> = Index::default();
         for job in agreed.jobs.values() {
             match &job.phase {
-                JobPhase::Queued(_) => queue.insert(job.queue_key(), ()),
+                JobPhase::Queued(_) => queue.push((job.queue_key(), ())),
                 JobPhase::Loaned(loan) => {
                     peer_loans.insert((loan.peer.clone(), job.id), ());
                     for slot in &loan.slots {
@@ -377,18 +378,21 @@ impl State {
                 JobPhase::Leased(_) | JobPhase::Ended(_) => {}
             }
         }
-        let mut node_leases = Table::default();
+        // Entries that come in order fill the leaves.
+        queue.sort_unstable();
+        let mut node_leases = Index::default();
         for lease in agreed.leases.values() {
             for part in lease.parts.iter().filter(|part| part.outcome.is_none()) {
                 node_leases.insert((part.node.clone(), lease.id), ());
             }
         }
-        let mut node_lapsed = Table::default();
+        let mut node_lapsed = Index::default();
         for lease in agreed.lapsed.values() {
             for part in lease.parts.iter().filter(|part| part.is_lost()) {
                 node_lapsed.insert((part.node.clone(), lease.id), ());
             }
         }
+        let queue = queue.into_iter().collect();
         Self { agreed, queue, node_leases, node_lapsed, peer_loans, drawn }
     }
 

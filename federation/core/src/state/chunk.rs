@@ -17,7 +17,6 @@ use alloc::vec::Vec;
 use specs::codec::{DecodeError, Message, Reader, Value, get_pair, put_pair};
 
 use super::{Agreed, State};
-use crate::table::Table;
 
 /// Most bytes of a chunk, unless it holds a single record that is longer.
 pub const CHUNK_BYTES_MAX: usize = 1 << 20;
@@ -64,7 +63,7 @@ macro_rules! tables {
     ($( $number:literal => $table:ident ),* $(,)?) => {
         /// Agreed state without its tables.
         fn rest(agreed: &Agreed) -> Agreed {
-            Agreed { $( $table: Table::default(), )* ..agreed.clone() }
+            Agreed { $( $table: Default::default(), )* ..agreed.clone() }
         }
 
         fn is_rest(agreed: &Agreed) -> bool {
@@ -72,7 +71,7 @@ macro_rules! tables {
         }
 
         fn table_chunks(agreed: &Agreed) -> impl Iterator<Item = Chunk> + '_ {
-            iter::empty()$( .chain(chunks_of($number, &agreed.$table)) )*
+            iter::empty()$( .chain(chunks_of($number, agreed.$table.iter())) )*
         }
 
         fn push_records(
@@ -81,7 +80,9 @@ macro_rules! tables {
             bytes: &[u8],
         ) -> Result<u32, ChunkError> {
             match number {
-                $( $number => append_all(number, &mut agreed.$table, bytes), )*
+                $( $number => {
+                    append_all(number, bytes, |key, value| agreed.$table.append(key, value))
+                } )*
                 _ => Err(ChunkError::Table(number)),
             }
         }
@@ -102,12 +103,10 @@ tables! {
     16 => lapsed,
 }
 
-fn chunks_of<K, V>(number: u16, table: &Table<K, V>) -> impl Iterator<Item = Chunk> + '_
-where
-    K: Value + Ord + Clone,
-    V: Value + Clone,
-{
-    let mut pairs = table.iter();
+fn chunks_of<'a, K: Value + 'a, V: Value + 'a>(
+    number: u16,
+    mut pairs: impl Iterator<Item = (&'a K, &'a V)>,
+) -> impl Iterator<Item = Chunk> {
     // What was encoded and did not fit into the last chunk.
     let mut left: Vec<u8> = Vec::new();
     iter::from_fn(move || {
@@ -126,17 +125,17 @@ where
     })
 }
 
-fn append_all<K, V>(number: u16, table: &mut Table<K, V>, bytes: &[u8]) -> Result<u32, ChunkError>
-where
-    K: Value + Ord + Clone,
-    V: Value + Clone,
-{
+fn append_all<K: Value, V: Value>(
+    number: u16,
+    bytes: &[u8],
+    mut append: impl FnMut(K, V) -> bool,
+) -> Result<u32, ChunkError> {
     let mut reader = Reader::new(bytes);
     let mut records = 0;
     while !reader.is_empty() {
         let (key, value) =
             get_pair(&mut reader).map_err(|source| ChunkError::Record { table: number, source })?;
-        if !table.append(key, value) {
+        if !append(key, value) {
             return Err(ChunkError::Order(number));
         }
         records += 1;
