@@ -42,10 +42,27 @@
 //! - The meaning of records. Votes, truncations and purges are records of the owner like any other.
 //! - Reading while the log is open: the owner holds what it may need again.
 //! - Any repair of rot. Peers have the data; the owner rejoins them under a new identity.
-//! - Knowledge of files lost at either end. A removed oldest segment looks like a release, so the
-//!   owner compares the first number with its snapshot; a removed newest one only peers can notice.
-//!   Likewise a rotten last batch, between an unclean stop and its seal, looks like a torn one:
-//!   [`Recovered::truncated_tail`] says so.
+//!
+//! # What it cannot notice, and who does
+//!
+//! - *A rotten last batch* that no later header vouches for: it looks like a torn one, and is cut
+//!   off. [`Recovered::truncated_tail`] says so: the member should not vote before it
+//!   has caught up. A seal closes the gap after [`IDLE_SEAL`] and on a clean stop. The sector that
+//!   a batch shares with the one before it is such a case until a third batch is written.
+//! - *A suffix of the newest segment that has become zeros*, seals included: it looks like a clean
+//!   end. Only the peers know better: they hold more of the log than this member, which cannot win
+//!   an election against a majority that has the rest; what they cannot see is a member that voted
+//!   in the lost part, so a disk that does this is to be replaced.
+//! - *A newest segment whose file is gone* is the same case.
+//! - *An oldest segment whose file is gone* looks like a release. The owner compares the first
+//!   record with its snapshot.
+//! - *A whole directory put back from an earlier time* is intact. The peers hold more, as above.
+//! - *Two damages that agree*: a sum of 32 bits misses one in four thousand million at random.
+//!
+//! Everything else about acknowledged bytes is refused: any flipped bit, sectors that are lost,
+//! zeroed or written in the wrong place, and missing segments between others. [`oracle`] is the
+//! judge of that, for the tests and for the fuzz targets in `fuzz/`:
+//! `cargo +nightly fuzz run damage` and `cargo +nightly fuzz run decode`, in this directory.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may stop at the first surprise"))]
 

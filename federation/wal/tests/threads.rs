@@ -268,6 +268,26 @@ fn a_next_segment_that_cannot_be_made_ends_the_log_before_it_is_needed() {
 }
 
 #[test]
+fn a_roll_that_fails_once_ends_the_log_although_the_disk_would_do_it_now() {
+    for operation in [Operation::Rename, Operation::SyncDirectory] {
+        let site = Site::new();
+        let (wal, _) = site.open();
+        site.disk.fail(operation, 0, ErrorKind::Other);
+        for _ in 0..3 {
+            append(&wal, vec![1; 1_000]).recv().unwrap().unwrap();
+        }
+        let told = append(&wal, vec![1; 1_000]).recv().unwrap();
+        assert!(matches!(told, Err(WriteError::Failed { .. })));
+        let tried = site.disk.count(operation);
+        let late = append(&wal, b"late".to_vec()).recv().unwrap();
+        assert!(matches!(late, Err(WriteError::Failed { .. })));
+        assert!(wal.close().is_err());
+        assert_eq!((site.disk.count(operation), site.fatal().len()), (tried, 1));
+        assert_eq!(site.open().1.next_seq, 4);
+    }
+}
+
+#[test]
 fn a_disk_without_room_for_the_first_segment_is_refused() {
     let site = Site::new();
     site.disk.set_free_bytes(SEGMENT - 1);

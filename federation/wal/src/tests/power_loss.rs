@@ -37,6 +37,7 @@ struct Seen {
     failures: u64,
     most_segments: usize,
     recycled: u64,
+    full: u64,
 }
 
 struct Run {
@@ -48,6 +49,7 @@ struct Run {
     written: Vec<Vec<u8>>,
     acknowledged: u64,
     released: u64,
+    has_room: bool,
     seen: Seen,
 }
 
@@ -61,6 +63,7 @@ impl Run {
             written: Vec::new(),
             acknowledged: 0,
             released: 0,
+            has_room: true,
             seen: Seen::default(),
         }
     }
@@ -78,6 +81,9 @@ impl Run {
                     if is_unable { io::ErrorKind::Unsupported } else { io::ErrorKind::Other };
                 self.disk.fail(operation, others, kind);
             }
+            if self.random.flip() {
+                self.make_room();
+            }
             if let Some(writer) = self.open()? {
                 self.write_until_trouble(writer)?;
             }
@@ -88,6 +94,7 @@ impl Run {
                 self.disk.power_loss(self.random.next());
             }
         }
+        self.make_room();
         self.open()?.ok_or("the disk is well, but the log does not open")?;
         self.seen.recycled = self.disk.count(Operation::Zero);
         Ok(self.seen)
@@ -116,6 +123,8 @@ impl Run {
                 Ok(Some(writer))
             }
             Err(OpenError::Disk { .. }) => Ok(None),
+            // A torn tail is replaced by a copy.
+            Err(OpenError::DiskFull) if !self.has_room => Ok(None),
             Err(error) => Err(format!("seed {}: power losses are no rot: {error}", self.seed)),
         }
     }
@@ -146,11 +155,16 @@ impl Run {
 
     fn write_until_trouble(&mut self, mut writer: Writer) -> Result<(), String> {
         loop {
-            let result = match self.random.below(18) {
+            let result = match self.random.below(19) {
                 0 => writer.seal(),
                 2..5 => {
                     writer.preparer().step();
                     writer.preparer().check()
+                }
+                5 => {
+                    self.has_room = false;
+                    self.disk.set_free_bytes(0);
+                    Ok(())
                 }
                 1 => {
                     let unreleased = usize::try_from(self.acknowledged - self.released).unwrap();
@@ -161,7 +175,13 @@ impl Run {
             };
             match result {
                 Ok(()) => {}
-                Err(Trouble::Full) => return Err("a full disk, with room".to_owned()),
+                Err(Trouble::Full) => {
+                    if self.has_room {
+                        return Err("a full disk, with room".to_owned());
+                    }
+                    self.seen.full += 1;
+                    self.make_room();
+                }
                 Err(Trouble::Fatal { source, .. }) => {
                     let cut = source.to_string() == "the power is off";
                     self.seen.failures += u64::from(!cut);
@@ -169,6 +189,11 @@ impl Run {
                 }
             }
         }
+    }
+
+    fn make_room(&mut self) {
+        self.has_room = true;
+        self.disk.set_free_bytes(DISK_BYTES);
     }
 
     fn write(&mut self, writer: &mut Writer) -> Result<Result<(), Trouble>, String> {
@@ -187,7 +212,12 @@ impl Run {
                 }
                 Ok(Ok(()))
             }
-            Err(trouble) => Ok(Err(trouble)),
+            Err(trouble) => {
+                if matches!(trouble, Trouble::Full) {
+                    self.written.truncate(before);
+                }
+                Ok(Err(trouble))
+            }
         }
     }
 }
@@ -202,13 +232,14 @@ fn power_losses_lose_no_acknowledged_record() {
         total.torn_tails += seen.torn_tails;
         total.failures += seen.failures;
         total.recycled += seen.recycled;
+        total.full += seen.full;
         total.most_segments = total.most_segments.max(seen.most_segments);
     }
     assert!(total.acknowledged > 100_000, "{total:?}");
     assert!(total.torn_tails > 1_000, "{total:?}");
     assert!(total.failures > 1_000, "{total:?}");
     assert!(total.most_segments > 5, "{total:?}");
-    assert!(total.recycled > 1_000, "{total:?}");
+    assert!(total.recycled > 1_000 && total.full > 500, "{total:?}");
     eprint_seen(&total);
 }
 
