@@ -206,6 +206,10 @@ pub(crate) struct ServeArgs {
     /// The directory that `init` or `controller add` wrote
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: PathBuf,
+    /// Vote although the end of the log was cut off, when other controllers are lost for good;
+    /// what only they and this one had acknowledged is lost
+    #[arg(long)]
+    pub(crate) accept_cut_log: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use fabric_quic::pki::KeyRequest;
+use federation_controller::raft::CutLog;
 use federation_controller::{ADMIN, ControllerError, InitOptions, Ready};
 use serde_json::{Value, json};
 use specs::codec::Blob;
@@ -82,7 +83,9 @@ pub(crate) async fn serve(app: &App, args: ServeArgs) -> Outcome<()> {
         let (address, metrics) = (up.address, up.metrics);
         tracing::info!(site = %up.site, id = %up.id, %address, %metrics, "ready");
     };
-    let served = federation_controller::serve(app.env().clone(), &args.dir, ready, shutdown);
+    let cut_log = if args.accept_cut_log { CutLog::Accept } else { CutLog::Abstain };
+    let served =
+        federation_controller::serve(app.env().clone(), &args.dir, cut_log, ready, shutdown);
     Box::pin(served).await.map_err(refused)
 }
 

@@ -21,7 +21,7 @@ use crate::config::{Home, write_durably};
 use crate::error::ControllerError;
 use crate::leader;
 use crate::metrics;
-use crate::raft::{Group, RaftConfig};
+use crate::raft::{CutLog, Group, RaftConfig};
 use crate::service::Front;
 use crate::shared::Shared;
 
@@ -46,6 +46,7 @@ pub struct Ready {
 pub async fn serve(
     env: Env,
     dir: &Path,
+    cut_log: CutLog,
     ready: impl FnOnce(&Ready),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ControllerError> {
@@ -73,7 +74,7 @@ pub async fn serve(
 
     let pool = Pool::new(endpoint.clone());
     let on_fatal = Arc::new(|why: &str| stop_at_once(why));
-    let raft = RaftConfig::new(home.id, home.dir.clone());
+    let raft = RaftConfig { cut_log, ..RaftConfig::new(home.id, home.dir.clone()) };
     let (group, applied) =
         Group::start(&env, raft, home.site.clone(), pool.clone(), on_fatal).await.map_err(
             |error| ControllerError::new(error.code(), error.to_string()).hint(error.hint()),

@@ -74,6 +74,7 @@ mod prepare;
 mod queue;
 mod recover;
 pub mod sim_disk;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod wal;
@@ -85,6 +86,7 @@ pub use inspect::{InspectError, Report, TornTail, inspect};
 pub use prepare::RECYCLED_SEGMENTS;
 pub use queue::{QUEUE_BYTES, QUEUE_RECORDS};
 pub use recover::{Evidence, RecoverError, Recovery, Scan, SegmentSpan, Visit};
+pub use tail::has_torn_tail;
 pub use wal::{
     BATCH_BYTES, Clock, Config, Done, Environment, IDLE_SEAL, MAX_RECORD_BYTES, MAX_SEGMENT_BYTES,
     MIN_SEGMENT_BYTES, NoRoom, OnFatal, OpenError, Recovered, Refusal, SEGMENT_BYTES, Salts, Spawn,

@@ -388,7 +388,7 @@ pub(crate) fn segment_name(index: u64) -> String {
     format!("{index:0SEGMENT_DIGITS$}{SEGMENT_SUFFIX}")
 }
 
-fn segment_index(name: &str) -> Option<u64> {
+pub(crate) fn segment_index(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(SEGMENT_SUFFIX)?;
     let plain = digits.len() == SEGMENT_DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit());
     plain.then(|| digits.parse().ok())?

@@ -43,6 +43,17 @@ pub(crate) struct SnapshotRule {
     pub(crate) bytes: u64,
 }
 
+/// What to do about a log whose end was cut off when it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CutLog {
+    /// The member does not vote until it has made up for it.
+    #[default]
+    Abstain,
+    /// It votes at once. An operator says so when the others it would have to hear are lost for
+    /// good; acknowledged commands may be lost then.
+    Accept,
+}
+
 /// How one member takes part in its group.
 #[derive(Debug, Clone)]
 pub struct RaftConfig {
@@ -57,6 +68,7 @@ pub struct RaftConfig {
     pub kept_entries: u64,
     /// Size of a segment of the log, bytes.
     pub segment_bytes: usize,
+    pub cut_log: CutLog,
 }
 
 impl RaftConfig {
@@ -72,6 +84,7 @@ impl RaftConfig {
             snapshot_bytes: SNAPSHOT_BYTES,
             kept_entries: KEPT_ENTRIES,
             segment_bytes: SEGMENT_BYTES,
+            cut_log: CutLog::default(),
         }
     }
 
@@ -85,6 +98,9 @@ impl RaftConfig {
             // A leader that lost the unsynced end of its log must not go on in its old term: it
             // would write other entries under ids that followers hold already.
             enable_leader_restore: Some(false),
+            // A member whose log was cut off at its start has less than its leader knows it to have
+            // had. It does not vote until it has it again; the leader only has to send it again.
+            allow_log_reversion: Some(true),
             // A member that was cut off must not depose a healthy leader when it is back.
             enable_pre_vote: Some(true),
             heartbeat_interval: self.heartbeat.0,

@@ -8,12 +8,14 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use fabric_quic::connection::Connection;
+use bytes::Bytes;
+use fabric_quic::connection::{CallOptions, Connection};
 use fabric_quic::env::Env;
-use fabric_quic::pool::Pool;
+use fabric_quic::pool::{CONTROL, Pool};
 use fabric_quic::verify::Expect;
 use specs::id::{ControllerId, SiteId};
 use specs::unit::{Instant, Millis};
+use specs::wire::method::Method;
 use tokio::sync::oneshot;
 
 /// Failures without an answer in between for this long close the connections. A member that is
@@ -80,6 +82,20 @@ impl Links {
         if now >= link.silent_since.get_or_insert(now).after(SILENCE_SPAN) {
             link.close("the member does not answer");
         }
+    }
+
+    /// Asks a member something, over the connection for what is small and urgent.
+    pub(crate) async fn ask(
+        &self,
+        id: u64,
+        method: Method,
+        body: Vec<u8>,
+        span: Millis,
+    ) -> Result<Bytes, String> {
+        let connection = self.connection(id, CONTROL).await?;
+        let options = CallOptions { deadline: Some(span), ..CallOptions::default() };
+        let called = connection.call_with(method, body, options).await;
+        called.map_err(|error| error.to_string())
     }
 
     /// The connection of a class to a member. A dial goes on when the one who waits gives up: a

@@ -142,6 +142,35 @@ impl LogStore {
         self.shared.memory().is_empty()
     }
 
+    pub(crate) fn vote(&self) -> Option<Vote> {
+        self.shared.memory().vote()
+    }
+
+    /// The last entry, purged or not, durable or not yet.
+    pub(crate) fn last(&self) -> Option<LogId> {
+        self.shared.memory().last().copied()
+    }
+
+    /// Waits until all that is in the log by now is durable.
+    pub(crate) async fn barrier(&self) -> io::Result<()> {
+        let upto = put_id(self.shared.memory().committed());
+        let (done, outcome) = oneshot::channel();
+        let then = Box::new(move |result: Result<Seq, WriteError>| {
+            // No one waits when the member is stopping.
+            let _ = done.send(result);
+        });
+        {
+            let _turn = self.shared.turn.lock().await;
+            let record = Record::Committed(CommittedRecord { upto }).encode();
+            let pending = Pending { record, kind: Kind::Other, wish: Wish::Sync, then };
+            self.shared.write(pending).await;
+        }
+        match outcome.await {
+            Ok(result) => result.map(drop).map_err(io::Error::other),
+            Err(_) => Err(io::Error::other("the log is closed")),
+        }
+    }
+
     /// True while the disk has no room; nothing is written then, and no writer is told.
     pub(crate) fn is_full(&self) -> bool {
         let wal = self.shared.wal.read().unwrap_or_else(PoisonError::into_inner);
@@ -378,6 +407,9 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        self.change_durably(Record::Vote(vote.into())).await?;
+        // Rot in the last durable write looks like a torn one and is cut off. A vote must not be
+        // lost like that, so it is never in the last write alone.
         self.change_durably(Record::Vote(vote.into())).await
     }
 

@@ -15,14 +15,17 @@
 //! * What [`Group::confirm`] returns is at least as new as all that was answered anywhere before
 //!   the call.
 //! * A leader that restarts is a follower first.
+//! * A member whose log was cut off at its start votes for no one that could lack what was in it.
 //! * The id of a controller is never used again, and a member that lost its disk never comes back
 //!   under its old id.
 //!
 //! Deliberately absent: reads by clock (leader leases), witnesses, and any meaning of a command.
 
+mod abstain;
 mod config;
 mod links;
 mod log_store;
+mod marker;
 mod members;
 mod memory;
 mod network;
@@ -58,8 +61,9 @@ use specs::unit::Millis;
 use specs::wire::method::Method;
 use tokio::sync::watch;
 
+use abstain::Abstention;
 pub use config::{
-    COMMAND_MAX_BYTES, ELECTION_MAX, ELECTION_MIN, HEARTBEAT, KEPT_ENTRIES, RaftConfig,
+    COMMAND_MAX_BYTES, CutLog, ELECTION_MAX, ELECTION_MIN, HEARTBEAT, KEPT_ENTRIES, RaftConfig,
     SNAPSHOT_BYTES, SNAPSHOT_ENTRIES,
 };
 use log_store::LogStore;
@@ -97,6 +101,7 @@ struct Inner {
     view: watch::Receiver<State>,
     leadership: watch::Receiver<Leadership>,
     is_stopping: Arc<AtomicBool>,
+    abstention: Arc<Abstention>,
     changing: tokio::sync::Mutex<()>,
 }
 
@@ -137,6 +142,8 @@ pub struct RaftMetricsView {
     pub is_leader: bool,
     /// The log's disk has no room.
     pub is_full: bool,
+    /// The log was cut off at the start, and the member does not vote yet.
+    pub is_abstaining: bool,
 }
 
 /// Why a command was not answered, or a state not confirmed.
@@ -319,6 +326,7 @@ impl Group {
             snapshot_bytes: self.inner.snapshots.latest().map_or(0, |latest| latest.bytes),
             is_leader: raft.state.is_leader(),
             is_full: self.inner.log.is_full(),
+            is_abstaining: !self.inner.abstention.is_over(),
         }
     }
 

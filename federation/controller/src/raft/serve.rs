@@ -16,12 +16,14 @@ use specs::unit::Millis;
 use specs::wire::method::Method;
 use tokio::sync::{Mutex, watch};
 
+use super::abstain::{Abstention, tail_of};
+use super::log_store::LogStore;
 use super::snapshot::{FileId, Image, Incoming, Offer, SNAPSHOT_MAX_BYTES, Snapshots, is_full};
 use super::state_machine::StateMachine;
 use super::types::{Types, Vote};
 use super::wire::{
-    AppendRequest, AppendResponse, SnapshotAck, SnapshotPiece, TransferResponse,
-    WireTransferRequest, WireVote, WireVoteRequest, WireVoteResponse,
+    AppendRequest, AppendResponse, SnapshotAck, SnapshotPiece, TailRequest, TransferResponse,
+    WireTransferRequest, WireVote, WireVoteRequest, WireVoteResponse, get_id, put_id,
 };
 
 pub(crate) type Raft = openraft::Raft<Types, StateMachine>;
@@ -34,6 +36,8 @@ pub(crate) struct Server {
     env: Env,
     raft: Raft,
     snapshots: Arc<Snapshots>,
+    log: LogStore,
+    abstention: Arc<Abstention>,
     /// One at a time; held while a piece is written.
     transfer: Mutex<Transfer>,
 }
@@ -49,8 +53,14 @@ enum Transfer {
 type Installed = Result<WireVote, Fault>;
 
 impl Server {
-    pub(crate) fn new(env: Env, raft: Raft, snapshots: Arc<Snapshots>) -> Self {
-        Self { env, raft, snapshots, transfer: Mutex::new(Transfer::None) }
+    pub(crate) fn new(
+        env: Env,
+        raft: Raft,
+        snapshots: Arc<Snapshots>,
+        log: LogStore,
+        abstention: Arc<Abstention>,
+    ) -> Self {
+        Self { env, raft, snapshots, log, abstention, transfer: Mutex::new(Transfer::None) }
     }
 
     /// Answers a call of the Raft plane.
@@ -58,23 +68,43 @@ impl Server {
         let raft = &self.raft;
         let answer = if method == Method::RaftVote {
             let request = parse::<WireVoteRequest>(body)?;
+            if !self.abstention.allows(get_id(request.last)) {
+                return Ok(self.no_vote().encode().into());
+            }
             let response = raft.vote(request.into()).await.map_err(|e| stopped(&e))?;
             WireVoteResponse::from(&response).encode()
         } else if method == Method::RaftPreVote {
             let request = parse::<WireVoteRequest>(body)?;
+            if !self.abstention.allows(get_id(request.last)) {
+                return Ok(self.no_vote().encode().into());
+            }
             let response = raft.pre_vote(request.into()).await.map_err(|e| stopped(&e))?;
             WireVoteResponse::from(&response).encode()
         } else if method == Method::RaftTransfer {
             let request = parse::<WireTransferRequest>(body)?;
+            if !self.abstention.is_over() {
+                let why = "this member does not stand: its log was cut off";
+                return Err(Fault::new(FaultCode::Conflict, why));
+            }
             let response = raft.handle_transfer_leader(request.into()).await;
             TransferResponse::from(&response.map_err(|e| stopped(&e))?).encode()
         } else if method == Method::RaftSnapshot {
             self.piece(parse(body)?).await?.encode()
+        } else if method == Method::RaftTail {
+            let TailRequest {} = parse(body)?;
+            tail_of(&raft.metrics().borrow_watched(), self.log.last()).encode()
         } else {
             let message = format!("{method} is not a call of Raft's");
             return Err(Fault::new(FaultCode::Unimplemented, message));
         };
         Ok(answer.into())
+    }
+
+    /// What a member that abstains answers a candidate.
+    fn no_vote(&self) -> WireVoteResponse {
+        let vote = self.raft.metrics().borrow_watched().vote;
+        let last = put_id(self.log.last().as_ref());
+        WireVoteResponse { vote: (&vote).into(), is_granted: false, last }
     }
 
     /// Takes entries from a leader, and answers them in order, until the lane ends.

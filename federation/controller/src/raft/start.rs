@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use fabric_quic::env::Env;
 use fabric_quic::pool::Pool;
 use federation_core::State;
-use federation_wal::{Config as WalConfig, Disk, Environment, OpenError, RealDisk};
+use federation_wal::{Config as WalConfig, Disk, Environment, OpenError, RealDisk, has_torn_tail};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{ConfigError, RaftMetrics};
 use specs::fault::FaultCode;
@@ -16,9 +16,11 @@ use specs::id::{ControllerId, SiteId};
 use specs::unit::Millis;
 use tokio::sync::{mpsc, watch};
 
-use super::config::RaftConfig;
+use super::abstain::{Abstention, Recount};
+use super::config::{CutLog, RaftConfig};
 use super::links::Links;
 use super::log_store::{LogStore, OpenStoreError, ReplayError};
+use super::marker;
 use super::network::Network;
 use super::serve::{Raft, Server};
 use super::snapshot::{Content, Pace, SnapshotError, Snapshots, Threads};
@@ -189,7 +191,10 @@ impl Group {
     ) -> Result<(Self, mpsc::UnboundedReceiver<Applied>), StartError> {
         let id = config.id;
         let settings = Arc::new(config.openraft()?);
+        let is_cut = check_markers(&config, storage.wal.as_ref())?;
         let log = open_log(env, &config, &storage, on_fatal.clone())?;
+        let abstention = Arc::new(Abstention::new(is_cut));
+        let disk = storage.wal.clone();
         let (snapshots, newest) = open_snapshots(env, &site, storage)?;
         let snapshots = Arc::new(snapshots);
         let (view_sender, view) = watch::channel(State::default());
@@ -207,19 +212,39 @@ impl Group {
         let building = Box::pin(Raft::build(id.0, settings, network, log.clone(), machine));
         let raft = building.await.map_err(|error| StartError::Rebuild(error.to_string()))?;
         is_live.store(true, Ordering::Relaxed);
+        raft.runtime_config().elect(!is_cut);
         raft.run();
+        if is_cut {
+            let recount = Recount {
+                id: id.0,
+                links: links.clone(),
+                raft: raft.clone(),
+                log: log.clone(),
+                snapshots: snapshots.clone(),
+                disk,
+                abstention: abstention.clone(),
+            };
+            env.spawn(recount.run());
+        }
         let is_stopping = Arc::new(AtomicBool::new(false));
         let leadership = watch_leadership(links, &raft, is_stopping.clone(), on_fatal);
         let inner = Inner {
             id,
             env: env.clone(),
-            server: Server::new(env.clone(), raft.clone(), snapshots.clone()),
+            server: Server::new(
+                env.clone(),
+                raft.clone(),
+                snapshots.clone(),
+                log.clone(),
+                abstention.clone(),
+            ),
             raft,
             log,
             snapshots,
             view,
             leadership,
             is_stopping,
+            abstention,
             changing: tokio::sync::Mutex::default(),
         };
         let inner = Arc::new(inner);
@@ -262,6 +287,37 @@ fn open_snapshots(
     Ok((snapshots, newest))
 }
 
+/// Looks at what must be known before the log is opened, which cuts off its torn end for good.
+/// Returns whether the member has to make up for such a cut, of this start or of one before.
+fn check_markers(config: &RaftConfig, disk: &dyn Disk) -> Result<bool, StartError> {
+    let failed = |doing| move |source| StartError::Log(OpenError::Disk { doing, source });
+    let is_torn = has_torn_tail(disk)?;
+    if config.cut_log == CutLog::Accept {
+        marker::clear(disk, marker::CUT).map_err(failed("remove a marker"))?;
+        if is_torn {
+            tracing::warn!("the log was cut off; as told, this controller votes all the same");
+        }
+        return Ok(false);
+    }
+    let was_cut = marker::read(disk, marker::CUT).map_err(failed("read a marker"))?.is_some();
+    if is_torn || was_cut {
+        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+        marker::set(disk, marker::CUT, "").map_err(|error| {
+            if full.contains(&error.kind()) {
+                OpenError::DiskFull.into()
+            } else {
+                failed("set a marker")(error)
+            }
+        })?;
+        tracing::warn!(
+            "the log ended in a write that is not whole; as a rule nobody relies on it, but it may \
+             be rot in what was acknowledged, so this controller does not vote until it has caught \
+             up with a leader or has heard all other voters"
+        );
+    }
+    Ok(is_torn || was_cut)
+}
+
 fn open_log(
     env: &Env,
     config: &RaftConfig,
@@ -278,10 +334,7 @@ fn open_log(
         on_fatal: Box::new(move |why| on_fatal(why)),
     };
     let wal_config = WalConfig { segment_bytes: config.segment_bytes, ..WalConfig::default() };
-    let (store, recovered) = LogStore::open(environment, wal_config)?;
-    if recovered.truncated_tail {
-        tracing::warn!("the log ended in a write that was never acknowledged; it was cut off");
-    }
+    let (store, _) = LogStore::open(environment, wal_config)?;
     Ok(store)
 }
 

@@ -123,6 +123,19 @@ specs::message! {
         3 => is_installed: bool,
     }
 
+    /// Asks a member how far its log goes.
+    pub struct TailRequest {}
+
+    pub struct TailResponse {
+        1 => vote: WireVote,
+        /// The last entry of its log.
+        2 => last: Option<WireLogId>,
+        /// It leads, in the term of its vote.
+        3 => leads: bool,
+        /// The one in effect at it.
+        4 => membership: WireMembership,
+    }
+
     /// What a snapshot's state is the state of.
     pub struct WireSnapshotMeta {
         1 => last: Option<WireLogId>,

@@ -233,6 +233,8 @@ async fn answer(shared: &Arc<Shared>, asked: Asked) -> Result<Bytes, Fault> {
         | Method::RaftPreVote
         | Method::RaftSnapshot
         | Method::RaftTransfer
+        | Method::RaftTail
+        | Method::RaftVerify
         | Method::Forward => {
             let message = format!("{method} is not for a controller to answer");
             Err(Fault::new(FaultCode::Unimplemented, message))

@@ -114,6 +114,11 @@ impl Cluster {
         cluster
     }
 
+    /// Members that start from here on are configured otherwise.
+    pub(crate) fn retweak(&mut self, tweak: fn(&mut RaftConfig)) {
+        self.tweak = tweak;
+    }
+
     pub(crate) fn address(&self, id: u64) -> String {
         self.addresses[&id].to_string()
     }

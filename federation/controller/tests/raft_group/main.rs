@@ -4,6 +4,8 @@
 mod agree;
 mod catch_up;
 mod cluster;
+mod cut;
 mod disk;
+mod gate;
 mod lost_tail;
 mod membership;

@@ -16,7 +16,8 @@ use crate::raft::record::{
 use crate::raft::snapshot::{Pace, Snapshots};
 use crate::raft::types::{Entry, Membership, Vote};
 use crate::raft::wire::{
-    AppendRequest, AppendResponse, SnapshotAck, SnapshotPiece, get_entries, put_entries, put_id,
+    AppendRequest, AppendResponse, SnapshotAck, SnapshotPiece, TailRequest, TailResponse,
+    get_entries, put_entries, put_id,
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -82,6 +83,24 @@ fn appends_keep_their_bytes() {
     let response = AppendResponse::from(Ok(Some(id(3, 5))));
     assert_eq!(hex(&response.encode()), GOLDEN_RESPONSE);
 }
+
+#[test]
+fn what_a_member_says_of_its_tail_keeps_its_bytes() {
+    let [_, _, membership] = <[Entry; 3]>::try_from(entries()).unwrap();
+    let EntryPayload::Membership(membership) = membership.payload else { panic!() };
+    let response = TailResponse {
+        vote: (&Vote::new_committed(3, 2)).into(),
+        last: put_id(Some(&id(3, 6))),
+        leads: true,
+        membership: (&membership).into(),
+    };
+    assert_eq!(TailResponse::decode(&response.encode()).unwrap(), response);
+    assert_eq!(hex(&response.encode()), GOLDEN_TAIL);
+    assert_eq!(hex(&TailRequest {}.encode()), "");
+}
+
+const GOLDEN_TAIL: &str =
+    "0a06080310021801120408031006180122160a020801120708011203613a31120708021203623a32";
 
 const GOLDEN_REQUEST: &str = "0a060803100218011204080210031a0b080310051a05120378797a220408021001";
 const GOLDEN_RESPONSE: &str = "0a060a0408031005";
