@@ -29,6 +29,8 @@ mod marker;
 mod members;
 mod memory;
 mod network;
+#[doc(hidden)]
+pub mod probe;
 mod record;
 mod serve;
 mod snapshot;

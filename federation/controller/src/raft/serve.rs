@@ -130,7 +130,7 @@ impl Server {
             return Ok(own_ack(0, false));
         }
         let offer = offer_of(&piece)?;
-        if applied >= Some(offer.last) {
+        if applied.is_some_and(|at| at >= offer.last && at.index >= offer.last.index) {
             return Ok(own_ack(offer.total, true));
         }
         let mut outcome = {
