@@ -9,3 +9,4 @@ mod disk;
 mod gate;
 mod lost_tail;
 mod membership;
+mod transfer;

@@ -108,3 +108,41 @@ impl Trigger {
         now.0 < self.rests_until.load(Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULE: SnapshotRule = SnapshotRule { entries: 10_000, bytes: 1 << 20 };
+
+    fn is_due(entries: u64, bytes: u64, state_bytes: u64, is_held: bool) -> bool {
+        Since { entries, bytes }.is_due(10 * STEP, RULE, || state_bytes, is_held)
+    }
+
+    #[test]
+    fn a_snapshot_is_due_after_many_entries_or_a_long_log() {
+        assert!(!is_due(9_999, 0, 0, false) && is_due(10_000, 0, 0, false));
+        assert!(!is_due(1, (1 << 20) - 1, 0, false) && is_due(1, 1 << 20, 0, false));
+        let since = Since { entries: 1 << 40, bytes: 1 << 40 };
+        assert!(!since.is_due(10 * STEP + 1, RULE, || 0, false), "only at common entries");
+    }
+
+    #[test]
+    fn a_large_state_waits_for_a_log_half_as_long() {
+        assert!(!is_due(1, 1 << 29, 1 << 31, false) && is_due(1, 1 << 30, 1 << 31, false));
+    }
+
+    #[test]
+    fn a_snapshot_is_put_off_but_not_for_ever() {
+        assert!(!is_due(39_999, 4 << 19, 0, true));
+        assert!(is_due(40_000, 0, 0, true) && is_due(1, 4 << 20, 0, true));
+    }
+
+    #[test]
+    fn the_disk_rests_after_a_snapshot() {
+        let trigger = Trigger::default();
+        assert!(!trigger.is_resting(Instant(0)));
+        trigger.rest_after(Instant(1_000), Instant(1_500));
+        assert!(trigger.is_resting(Instant(5_499)) && !trigger.is_resting(Instant(5_500)));
+    }
+}
