@@ -166,6 +166,9 @@ pub struct Recovery {
     rules: Rules,
     segments: Vec<SegmentSpan>,
     newest: Option<Newest>,
+    /// The salts of the segments just before that hold no record: their openings would fit the
+    /// next one.
+    empty: Vec<u32>,
 }
 
 /// What a finished recovery found.
@@ -219,7 +222,7 @@ impl Default for Recovery {
 
 impl Recovery {
     pub(crate) fn with_rules(rules: Rules) -> Recovery {
-        Recovery { rules, segments: Vec::new(), newest: None }
+        Recovery { rules, segments: Vec::new(), newest: None, empty: Vec::new() }
     }
 
     /// Takes the next segment, its number and all bytes of its file, and gives its records to
@@ -251,7 +254,16 @@ impl Recovery {
                 evidence: Evidence::LaterSegment { segment: index, expected: before.next_seq },
             });
         }
+        if self.empty.contains(&opening.salt) {
+            let evidence = Evidence::Opening;
+            return Err(RecoverError::Corrupt { segment: index, offset: 0, evidence });
+        }
         let newest = self.read_batches(index, opening, segment, visit)?;
+        if newest.next_seq > opening.first_seq {
+            self.empty.clear();
+        } else {
+            self.empty.push(opening.salt);
+        }
         self.segments.push(SegmentSpan {
             index,
             first_seq: opening.first_seq,

@@ -241,7 +241,12 @@ impl Writer {
         }
         let spare = self.preparer.take()?;
         let before = self.current.index;
-        let opening = Opening { index: before + 1, salt: (self.salts)(), seq: self.next_seq };
+        let mut salt = (self.salts)();
+        if salt == self.current.salt {
+            // Recovery takes it for the opening of the segment before, if that one is empty.
+            salt = !salt;
+        }
+        let opening = Opening { index: before + 1, salt, seq: self.next_seq };
         self.current = start_segment(self.disk.as_ref(), spare, opening, &self.config)?;
         self.closed.push_back((before, self.durable_upto));
         self.preparer.want();

@@ -4,6 +4,7 @@
 mod golden;
 mod machine;
 mod restart;
+mod room;
 mod snapshots;
 mod suite;
 
