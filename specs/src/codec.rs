@@ -385,6 +385,12 @@ fn put_delimited(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(bytes);
 }
 
+/// Writes the bytes of a message as the field `tag` of another.
+pub fn put_encoded(bytes: &[u8], tag: u32, out: &mut Vec<u8>) {
+    put_key(tag, Wire::Bytes, out);
+    put_delimited(bytes, out);
+}
+
 /// Writes a message as a delimited value.
 pub fn put_message<M: Message>(message: &M, out: &mut Vec<u8>) {
     put_delimited(&message.encode(), out);

@@ -161,6 +161,21 @@ impl LaneReceiver {
         }
     }
 
+    /// Waits for a frame and takes with it what else has arrived whole, up to `max` frames. Returns
+    /// how many there are: none as [`LaneReceiver::recv`].
+    pub async fn recv_many(&mut self, frames: &mut Vec<Bytes>, max: usize) -> usize {
+        let Some(first) = self.recv().await else { return 0 };
+        frames.push(first);
+        let mut count = 1;
+        while count < max
+            && let Some(next) = self.whole_frame()
+        {
+            frames.push(next);
+            count += 1;
+        }
+        count
+    }
+
     /// A frame that has arrived whole. Bytes that cannot be one end the lane.
     fn whole_frame(&mut self) -> Option<Bytes> {
         let head = FrameHead::parse(*self.arrived.first_chunk::<HEAD_LEN>()?)

@@ -34,7 +34,7 @@ pub(crate) const HANDSHAKES_MAX: usize = 256;
 /// With fewer turns left than this, one who dials must first show that it is where it says it is.
 pub(crate) const RETRY_BELOW: usize = 128;
 /// Frames of a lane that wait to be sent.
-pub(crate) const LANE_QUEUE: usize = 64;
+pub(crate) const LANE_QUEUE: usize = 256;
 
 /// A stream that receives out of order may not have more gaps than quinn counts: at most
 /// 2 × 1,024 × MTU, 2.97 MB.

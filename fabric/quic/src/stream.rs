@@ -10,6 +10,8 @@ use specs::fault::Fault;
 
 /// What is allocated at once for a frame, however long it says it is.
 const READ_AHEAD: usize = 64 * 1024;
+/// Contents up to this size are copied next to each other: a chunk costs more than the copy.
+const COPIED_MAX: usize = 8 * 1024;
 /// Code of a stream that is given up before its end.
 const GIVEN_UP: VarInt = VarInt::from_u32(1);
 
@@ -134,13 +136,20 @@ impl Writer {
         contents: impl IntoIterator<Item = Bytes>,
     ) -> Result<(), WriteError> {
         let mut chunks = Vec::new();
+        let mut small = BytesMut::new();
         for content in contents {
             let head = FrameHead { kind, len: content.len() };
             // Limits are checked long before a length exceeds four bytes.
-            chunks.push(Bytes::from_owner(head.encode().unwrap_or_default()));
-            if !content.is_empty() {
+            small.extend_from_slice(&head.encode().unwrap_or_default());
+            if content.len() <= COPIED_MAX {
+                small.extend_from_slice(&content);
+            } else {
+                chunks.push(small.split().freeze());
                 chunks.push(content);
             }
+        }
+        if !small.is_empty() {
+            chunks.push(small.freeze());
         }
         self.stream.write_all_chunks(&mut chunks).await
     }

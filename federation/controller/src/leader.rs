@@ -90,7 +90,7 @@ async fn plan_loop(shared: &Arc<Shared>) {
                 raise(&alarm);
             }
         }
-        if let Err(fault) = shared.propose_all(commands).await {
+        if let Err(fault) = shared.propose_all(&commands).await {
             tracing::debug!(%fault, "a proposal of the leader was not agreed on");
         }
         if shared.with_leader(|leader, _| leader.waits_anew()) == Ok(true) {
@@ -189,7 +189,7 @@ async fn ask_once(
     let commands =
         shared.with_leader(|leader, now| leader.handle_peer_orders(now, at, &state, &orders))?;
     let changed = !commands.is_empty();
-    shared.propose_all(commands).await?;
+    shared.propose_all(&commands).await?;
     shared.plan.notify_one();
     Ok(changed)
 }

@@ -28,7 +28,9 @@ pub mod raft;
 mod serve;
 mod service;
 mod shared;
+mod submit_lane;
 
 pub use config::{ADMIN, InitOptions, Initialised, claim, init, write_member};
 pub use error::ControllerError;
 pub use serve::{METRICS_FILE, Ready, serve};
+pub use submit_lane::SubmitLane;

@@ -14,7 +14,7 @@ use specs::id::{ControllerId, NodeId, Revision, SiteId};
 use specs::unit::Instant;
 use tokio::sync::{Notify, watch};
 
-use crate::raft::{Group, ProposeError};
+use crate::raft::{Committed, Group, ProposeError};
 
 /// A reign of this controller, and what its leader remembers.
 pub(crate) struct Reign {
@@ -81,20 +81,30 @@ impl Shared {
 
     /// Agrees on a command.
     pub(crate) async fn propose(&self, command: Command) -> Result<Reply, Fault> {
-        let committed =
-            self.group.propose(command).await.map_err(|error| self.propose_fault(error))?;
-        if let Reply::Refused(fault) = committed.reply {
-            return Err(fault);
+        match self.agree(&[command]).await?.pop() {
+            Some(Committed { reply: Reply::Refused(fault), .. }) => Err(fault),
+            Some(committed) => Ok(committed.reply),
+            None => Err(Fault::new(FaultCode::OutcomeUnknown, "the answer is lost")),
         }
-        Ok(committed.reply)
     }
 
-    /// Agrees on commands, one after the other.
-    pub(crate) async fn propose_all(&self, commands: Vec<Command>) -> Result<(), Fault> {
-        for command in commands {
-            self.propose(command).await?;
+    /// Agrees on commands, in their order. Fails with the first that is refused; the others have
+    /// taken effect all the same.
+    pub(crate) async fn propose_all(&self, commands: &[Command]) -> Result<(), Fault> {
+        for committed in self.agree(commands).await? {
+            if let Reply::Refused(fault) = committed.reply {
+                return Err(fault);
+            }
         }
         Ok(())
+    }
+
+    /// Agrees on commands, in their order. As many outcomes as commands.
+    pub(crate) async fn agree(&self, commands: &[Command]) -> Result<Vec<Committed>, Fault> {
+        if commands.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.group.propose_all(commands).await.map_err(|error| self.propose_fault(error))
     }
 
     /// The agreed state, confirmed by this leader after the call.

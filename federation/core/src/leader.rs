@@ -34,7 +34,7 @@ use crate::command::{
     ReleaseNode, ReleasePeer, RestoreNode, RestorePeer, ReturnGrant, SuspectNode, SuspectPeer,
 };
 use crate::exchange::host::{Admission, in_use, judge};
-use crate::placement::plan::{FreeMap, Plan, plan};
+use crate::placement::plan::{LOOKED_AT_MAX, FreeMap, Plan, plan};
 use crate::placement::{fits, lend};
 use crate::state::{Grant, GuestKey, HeldKey, JobPhase, Lease, State};
 use crate::view;
@@ -445,7 +445,9 @@ impl Leader {
         commands: &mut Vec<Command>,
     ) {
         let spill_after = state.terms().spill_after;
-        let queued: BTreeSet<JobId> = state.queued().map(|job| job.id).collect();
+        // The others' turn comes when these are gone: a plan must not cost more in a long queue.
+        let queued: BTreeSet<JobId> =
+            state.queued().take(LOOKED_AT_MAX).map(|job| job.id).collect();
         self.queued_since.retain(|job, _| queued.contains(job));
         for job in queued {
             self.queued_since.entry(job).or_insert(now);

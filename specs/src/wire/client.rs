@@ -6,6 +6,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::codec::Blob;
+use crate::fault::Fault;
 use crate::id::{
     Boot, ControllerId, Country, Epoch, GpuClass, GrantId, JobId, NodeId, RequestId, Revision,
     SiteId,
@@ -66,6 +67,21 @@ crate::message! {
         2 => revision: Revision,
         /// The same request had been admitted before; nothing new was made.
         3 => repeated: bool,
+    }
+
+    /// One of many submissions on a lane.
+    pub struct SubmitFrame {
+        /// Chosen by the sender; the answer repeats it.
+        1 => number: u64,
+        2 => submit: JobSubmit,
+    }
+
+    /// What became of one submission. Answers come in any order.
+    pub struct SubmitAnswer {
+        1 => number: u64,
+        /// None if there is a fault.
+        2 => submitted: Option<JobSubmitted>,
+        3 => fault: Option<Fault>,
     }
 
     /// Names jobs: a full id, a unique beginning of one (without `job_` too), or a name.

@@ -309,6 +309,19 @@ fn client_jobs() -> Vec<Sample> {
     vec![
         sample(&client::JobSubmit { request: request(), spec: spec() }),
         sample(&client::JobSubmitted { jobs: vec![job()], revision: Revision(79), repeated: true }),
+        sample(&client::SubmitFrame {
+            number: 7,
+            submit: client::JobSubmit { request: request(), spec: spec() },
+        }),
+        sample(&client::SubmitAnswer {
+            number: 7,
+            submitted: Some(client::JobSubmitted {
+                jobs: vec![job()],
+                revision: Revision(79),
+                repeated: true,
+            }),
+            fault: Some(Fault::new(FaultCode::Busy, "later")),
+        }),
         sample(&client::JobSelector { text: "llama".to_owned() }),
         sample(&client::JobCancelled { jobs: vec![job_view()] }),
         sample(&client::JobList { active_only: true, limit: 100 }),

@@ -31,6 +31,7 @@ mod memory;
 mod network;
 #[doc(hidden)]
 pub mod probe;
+mod propose;
 mod record;
 mod serve;
 mod snapshot;
@@ -57,6 +58,7 @@ use openraft::errors::{
     ClientWriteError, ForwardToLeader, InitializeError, LinearizableReadError, RaftError,
 };
 use openraft::impls::BasicNode;
+use specs::codec::Message;
 use specs::fault::Fault;
 use specs::id::{ControllerId, Revision};
 use specs::unit::Millis;
@@ -70,14 +72,13 @@ pub use config::{
 };
 use log_store::LogStore;
 pub use members::Member;
+use propose::Proposer;
 use serve::{Raft, Server};
 pub use snapshot::Threads;
 pub use start::{StartError, Storage};
 pub use state_machine::{Applied, OnFatal};
-use types::{Answer, Payload, Types};
+use types::Types;
 
-/// How long a command may wait for its majority.
-const PROPOSE_SPAN: Millis = Millis(10_000);
 /// How long a leader may take to confirm that it leads.
 const CONFIRM_SPAN: Millis = Millis(5_000);
 /// How long one change of the membership may take.
@@ -97,6 +98,7 @@ struct Inner {
     id: ControllerId,
     env: Env,
     raft: Raft,
+    proposer: Proposer,
     log: LogStore,
     server: Server,
     snapshots: Arc<snapshot::Snapshots>,
@@ -209,32 +211,38 @@ impl Group {
     /// As [`ProposeError`] says. Only [`ProposeError::NotLeader`] and [`ProposeError::DiskFull`]
     /// say for certain that nothing was done.
     pub async fn propose(&self, command: Command) -> Result<Committed, ProposeError> {
+        let outcome = self.propose_all(&[command]).await?.pop();
+        outcome.ok_or_else(|| ProposeError::Unknown("the answer is lost".to_owned()))
+    }
+
+    /// Agrees on several commands at the cost of one, if they are not very large. Each is applied on
+    /// its own, in order, with nothing between them; there are as many outcomes as commands.
+    ///
+    /// # Errors
+    /// As [`Group::propose`], for all of them.
+    pub async fn propose_all(&self, commands: &[Command]) -> Result<Vec<Committed>, ProposeError> {
         if self.inner.log.is_full() {
             return Err(ProposeError::DiskFull);
         }
-        let payload = Payload::of(&command);
-        if payload.len() > COMMAND_MAX_BYTES {
-            let (have, max) = (payload.len(), COMMAND_MAX_BYTES);
+        let commands: Vec<Vec<u8>> = commands.iter().map(Message::encode).collect();
+        if let Some(large) = commands.iter().find(|it| it.len() > COMMAND_MAX_BYTES) {
+            let (have, max) = (large.len(), COMMAND_MAX_BYTES);
             let why = format!("not proposed: a command of {have} bytes exceeds the limit of {max}");
             return Err(ProposeError::Unknown(why));
         }
-        let write = Box::pin(self.inner.raft.client_write(payload));
-        let Ok(written) = self.inner.env.timeout(PROPOSE_SPAN, write).await else {
-            let why = if self.inner.log.is_full() { "the disk is full" } else { "no majority" };
-            return Err(ProposeError::Unknown(format!("{why} for {PROPOSE_SPAN} ms")));
-        };
-        match written {
-            Ok(response) => match response.data {
-                Answer::Applied { reply, revision } => Ok(Committed { reply, revision }),
-                Answer::Nothing => Err(ProposeError::Unknown("the answer is lost".to_owned())),
-            },
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => Err(to.into()),
-            Err(RaftError::APIError(
-                error @ (ClientWriteError::LogEntryDiscarded(_)
-                | ClientWriteError::ChangeMembershipError(_)
-                | ClientWriteError::PreconditionFailed(_)),
-            )) => Err(ProposeError::Unknown(error.to_string())),
-            Err(RaftError::Fatal(error)) => Err(ProposeError::Stopped(error.to_string())),
+        if commands.iter().map(Vec::len).sum::<usize>() > COMMAND_MAX_BYTES {
+            let mut outcomes = Vec::new();
+            for command in commands {
+                outcomes.extend(self.inner.proposer.propose(vec![command]).await?);
+            }
+            return Ok(outcomes);
+        }
+        let outcome = self.inner.proposer.propose(commands).await;
+        match outcome {
+            Err(ProposeError::Unknown(_)) if self.inner.log.is_full() => {
+                Err(ProposeError::Unknown("the disk is full".to_owned()))
+            }
+            outcome => outcome,
         }
     }
 

@@ -22,6 +22,7 @@ use super::links::Links;
 use super::log_store::{LogStore, OpenStoreError, ReplayError};
 use super::marker;
 use super::network::Network;
+use super::propose::Proposer;
 use super::serve::{Raft, Server};
 use super::snapshot::{Content, Pace, SnapshotError, Snapshots, Threads};
 use super::state_machine::{Applied, OnFatal, Outputs, StateMachine};
@@ -238,6 +239,7 @@ impl Group {
                 log.clone(),
                 abstention.clone(),
             ),
+            proposer: Proposer::new(env, raft.clone()),
             raft,
             log,
             snapshots,

@@ -7,11 +7,12 @@
 //! * A snapshot is built from a state that nobody changes any more, on a thread of its own. To keep
 //!   one costs the same for any size; to drop one does not, so that is done on another thread too.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use federation_core::{Effect, State, apply};
+use federation_core::{Command, Effect, Reply, State, apply};
 use futures::{Stream, StreamExt};
 use openraft::storage::{
     ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot,
@@ -106,10 +107,8 @@ impl StateMachine {
             }
             EntryPayload::Normal(payload) => {
                 bytes = payload.len();
-                let command = payload.command().map_err(|error| self.unreadable(&at, error))?;
-                let (reply, effects) = apply(&mut self.state, &command);
-                self.tell(effects);
-                Answer::Applied { reply, revision: self.state.revision }
+                let commands = payload.commands().map_err(|error| self.unreadable(&at, error))?;
+                Answer::Applied(self.apply_commands(&commands))
             }
         };
         self.last = Some(at);
@@ -130,6 +129,18 @@ impl StateMachine {
         if outdated.is_some() {
             self.snapshots.discard(outdated);
         }
+    }
+
+    fn apply_commands(&mut self, commands: &[Command]) -> Vec<(Reply, Revision)> {
+        let mut effects = BTreeSet::new();
+        let mut answers = Vec::with_capacity(commands.len());
+        for command in commands {
+            let (reply, follows) = apply(&mut self.state, command);
+            effects.extend(follows);
+            answers.push((reply, self.state.revision));
+        }
+        self.tell(effects.into_iter().collect());
+        answers
     }
 
     fn unreadable(&self, at: &LogId, error: super::types::PayloadError) -> io::Error {

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use federation_core::{Command, Reply};
 use openraft::impls::{BasicNode, leader_id_std};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
-use specs::codec::{Blob, DecodeError, Message, Reader, Value, Wire};
+use specs::codec::{Blob, DecodeError, Message, Reader, Value, Wire, put_encoded};
 use specs::id::Revision;
 
 /// The format of a payload: what stands before the command's bytes.
-pub(crate) const PAYLOAD_FORMAT: u16 = 1;
+pub(crate) const PAYLOAD_FORMAT: u16 = 2;
 
 openraft::declare_raft_types!(
     /// Standard Raft: one leader in a term, ids of members are those of controllers.
@@ -33,7 +33,7 @@ pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<Types>;
 pub(crate) type StoredMembership = openraft::alias::StoredMembershipOf<Types>;
 pub(crate) type Vote = openraft::alias::VoteOf<Types>;
 
-/// A command as the log carries it: a format number, two bytes, little-endian, then its bytes.
+/// Commands as the log carries them: a format number, two bytes, little-endian, then their bytes.
 /// Nothing between the one who proposes and the one who applies looks inside.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Payload(Bytes);
@@ -49,17 +49,36 @@ pub(crate) enum PayloadError {
     Command(#[source] DecodeError),
 }
 
+specs::message! {
+    /// What follows the format number: commands, to be applied in this order.
+    pub struct Commands {
+        1 => commands: Vec<Command>,
+    }
+}
+
 impl Payload {
+    /// One command.
+    #[cfg(test)]
     pub(crate) fn of(command: &Command) -> Self {
+        Self::of_encoded([&command.encode()])
+    }
+
+    /// Commands as their bytes; the same bytes as those of [`Commands`].
+    pub(crate) fn of_encoded<'a>(commands: impl IntoIterator<Item = &'a Vec<u8>>) -> Self {
         let mut bytes = PAYLOAD_FORMAT.to_le_bytes().to_vec();
-        command.encode_to(&mut bytes);
+        for command in commands {
+            put_encoded(command, 1, &mut bytes);
+        }
         Self(bytes.into())
     }
 
-    pub(crate) fn command(&self) -> Result<Command, PayloadError> {
-        let (format, command) = self.0.split_first_chunk().ok_or(PayloadError::Short)?;
+    pub(crate) fn commands(&self) -> Result<Vec<Command>, PayloadError> {
+        let (format, commands) = self.0.split_first_chunk().ok_or(PayloadError::Short)?;
         match u16::from_le_bytes(*format) {
-            PAYLOAD_FORMAT => Command::decode(command).map_err(PayloadError::Command),
+            PAYLOAD_FORMAT => {
+                let read = Commands::decode(commands).map_err(PayloadError::Command)?;
+                Ok(read.commands)
+            }
             other => Err(PayloadError::Format(other)),
         }
     }
@@ -104,10 +123,8 @@ impl Value for Payload {
 /// What became of an entry when it was applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    Applied {
-        reply: Reply,
-        revision: Revision,
-    },
+    /// For each command its reply, and the state's revision right after it.
+    Applied(Vec<(Reply, Revision)>),
     /// The entry held no command.
     Nothing,
 }

@@ -24,7 +24,7 @@ pub(crate) async fn report(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes,
     let commands =
         shared.with_leader(|leader, now| leader.handle_node_report(now, at, &state, &report))??;
     if !commands.is_empty() {
-        shared.propose_all(commands).await?;
+        shared.propose_all(&commands).await?;
         state = shared.confirm().await?;
     }
     let orders = shared.with_leader(|leader, now| leader.node_orders(now, &state, &report))?;

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fabric_quic::identity::Identity;
 use federation_core::{
-    AdmitJobs, CancelJob, Command, Job, Reply, State, could_ever_run, job_state, job_view,
-    resolve_jobs, why,
+    CancelJob, Command, Job, State, job_state, job_view, resolve_jobs, why,
 };
 use specs::fault::{Fault, FaultCode};
-use specs::id::{JobId, RequestId};
+use specs::id::JobId;
 use specs::unit::Millis;
 use specs::wire::client::{
-    JobCancelled, JobList, JobSelector, JobSubmit, JobSubmitted, JobView, JobViews, JobWait, JobWhy,
+    JobCancelled, JobList, JobSelector, JobView, JobViews, JobWait, JobWhy,
 };
 
 use crate::service::{Asked, decode, encode};
@@ -25,73 +24,13 @@ const WAIT_MAX: Millis = Millis(30_000);
 /// While it waits, it looks at least this often.
 const LOOK_AGAIN: Millis = Millis(250);
 
-/// A new id whose order follows the wall clock: a version 7 UUID.
-fn stamp(shared: &Shared) -> JobId {
-    let millis = shared.env.clock.wall().0;
-    let random: [u8; 10] = shared.env.random_bytes();
-    JobId(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid().as_u128())
-}
-
-pub(crate) fn user(asked: &Asked) -> String {
-    match &asked.caller {
+pub(crate) fn user(caller: &Identity) -> String {
+    match caller {
         Identity::User { user, .. } => user.to_string(),
         Identity::Controller { .. } | Identity::Agent { .. } | Identity::Anonymous => {
-            asked.caller.to_string()
+            caller.to_string()
         }
     }
-}
-
-/// Checks, stamps and agrees on a submission. Acknowledged means durable on a majority.
-pub(crate) async fn submit(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
-    let it: JobSubmit = decode(asked)?;
-    it.spec.check().map_err(|error| {
-        Fault::new(FaultCode::InvalidArgument, format!("the job is not valid: {error}"))
-    })?;
-    let state = shared.group.state();
-    if !known(&state, &it.request) {
-        placeable(shared, &state, &it)?;
-    }
-    let jobs = (0..it.spec.array).map(|_| stamp(shared)).collect();
-    let command = Command::AdmitJobs(AdmitJobs {
-        request: it.request,
-        jobs,
-        spec: it.spec,
-        submitter: user(asked),
-        at: shared.env.clock.wall(),
-    });
-    let committed = shared.propose(command).await?;
-    let Reply::Jobs { jobs, repeated } = committed else {
-        return Err(Fault::new(FaultCode::Internal, "the admission was answered strangely"));
-    };
-    shared.plan.notify_one();
-    let revision = shared.group.state().revision;
-    Ok(encode(&JobSubmitted { jobs, revision, repeated }))
-}
-
-fn known(state: &State, request: &RequestId) -> bool {
-    state.requests.contains(request)
-}
-
-/// Refuses what no site could ever run, as far as is known.
-fn placeable(shared: &Shared, state: &State, it: &JobSubmit) -> Result<(), Fault> {
-    let possible = shared.with_leader(|leader, _| could_ever_run(state, leader, &it.spec))?;
-    if possible {
-        return Ok(());
-    }
-    let spec = &it.spec;
-    let mut classes: Vec<_> = spec.gpu_classes.iter().map(ToString::to_string).collect();
-    if classes.is_empty() {
-        classes.push("any".into());
-    }
-    let message = format!(
-        "no site could ever run `{}`: {} nodes x {} GPUs of class {}",
-        spec.name,
-        spec.nodes,
-        spec.gpus_per_node,
-        classes.join(" or ")
-    );
-    let hint = "see `federation capacity` for what each site has; placement rules count too";
-    Err(Fault::new(FaultCode::Unplaceable, message).with_hint(hint))
 }
 
 fn view(shared: &Shared, state: &State, job: &Job) -> JobView {

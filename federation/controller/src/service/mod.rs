@@ -25,6 +25,7 @@ mod client;
 mod logs;
 mod peer;
 mod site;
+mod submit;
 mod token;
 
 /// A request, however it came here.
@@ -89,12 +90,15 @@ impl Service for Front {
     }
 
     fn accepts_lane(&self, method: Method) -> bool {
-        method == Method::RaftAppend
+        method == Method::RaftAppend || method == Method::JobSubmit
     }
 
-    fn lane(&self, _request: Request, lane: Lane) -> BoxFuture<'_, ()> {
+    fn lane(&self, request: Request, lane: Lane) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            if let Ok(shared) = self.shared() {
+            let Ok(shared) = self.shared() else { return };
+            if request.method == Method::JobSubmit {
+                submit::lane(shared, &client::user(&request.caller), lane).await;
+            } else {
                 shared.group.handle_lane(lane).await;
             }
         })
@@ -208,7 +212,7 @@ async fn answer(shared: &Arc<Shared>, asked: Asked) -> Result<Bytes, Fault> {
         Method::PeerLogs => logs::for_peer(shared, &asked).await,
         Method::JoinRedeem => token::redeem_join(shared, &asked).await,
         Method::EnrolRedeem => token::redeem_enrol(shared, &asked).await,
-        Method::JobSubmit => client::submit(shared, &asked).await,
+        Method::JobSubmit => submit::submit(shared, &asked).await,
         Method::JobCancel => client::cancel(shared, &asked).await,
         Method::JobList => client::list(shared, &asked).await,
         Method::JobShow => client::show(shared, &asked).await,
