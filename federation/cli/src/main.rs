@@ -40,6 +40,10 @@ use crate::args::{Cli, Command, Format, FormatArgs};
 use crate::error::{Failure, Outcome};
 use crate::output::Terminal;
 
+/// A controller's agreed state is many small pieces, made by one thread and dropped by others.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What is logged, in the words of `tracing-subscriber`.
 const LOG_VARIABLE: &str = "SPILLWAY_LOG";
 

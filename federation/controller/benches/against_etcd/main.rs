@@ -27,6 +27,10 @@ use std::time::Duration;
 
 use load::{Cell, Target};
 
+/// As the `federation` command has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn number(name: &str, default: u64) -> u64 {
     env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
