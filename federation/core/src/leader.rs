@@ -34,7 +34,7 @@ use crate::command::{
     ReleaseNode, ReleasePeer, RestoreNode, RestorePeer, ReturnGrant, SuspectNode, SuspectPeer,
 };
 use crate::exchange::host::{Admission, in_use, judge};
-use crate::placement::plan::{LOOKED_AT_MAX, FreeMap, Plan, plan};
+use crate::placement::plan::{FreeMap, LOOKED_AT_MAX, Plan, plan};
 use crate::placement::{fits, lend};
 use crate::state::{Grant, GuestKey, HeldKey, JobPhase, Lease, State};
 use crate::view;

@@ -122,7 +122,10 @@ async fn status(address: &str) -> Option<StatusResponse> {
     grpc.ready().await.ok()?;
     let path = PathAndQuery::from_static("/etcdserverpb.Maintenance/Status");
     let codec = ProstCodec::<StatusRequest, StatusResponse>::default();
-    grpc.unary(Request::new(StatusRequest {}), path, codec).await.ok().map(tonic::Response::into_inner)
+    grpc.unary(Request::new(StatusRequest {}), path, codec)
+        .await
+        .ok()
+        .map(tonic::Response::into_inner)
 }
 
 /// Ports that nobody listens on at this moment.

@@ -19,8 +19,14 @@ pub(crate) fn cpu_of(process: u32) -> Duration {
 /// Time that all processors together were busy so far, and how many there are.
 pub(crate) fn busy() -> (Duration, u32) {
     let text = fs::read_to_string("/proc/stat").unwrap();
-    let fields: Vec<u64> =
-        text.lines().next().unwrap().split_whitespace().skip(1).map(|it| it.parse().unwrap()).collect();
+    let fields: Vec<u64> = text
+        .lines()
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .skip(1)
+        .map(|it| it.parse().unwrap())
+        .collect();
     // user nice system idle iowait irq softirq steal
     let busy = fields[0] + fields[1] + fields[2] + fields[5] + fields[6] + fields[7];
     let cores = text.lines().filter(|line| line.starts_with("cpu")).count() - 1;

@@ -15,6 +15,7 @@ use fabric_quic::service::NoService;
 use fabric_quic::token::{Token, TokenKind};
 use fabric_quic::trust::TrustStore;
 use fabric_quic::verify::Expect;
+use federation_controller::raft::CutLog;
 use federation_controller::{ADMIN, InitOptions, SubmitLane};
 use specs::codec::{Blob, Message};
 use specs::id::{ControllerId, Country, NodeId, RequestId, SiteId};
@@ -39,7 +40,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Runs a controller until it is killed.
 pub(crate) fn serve(dir: &Path) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let served = federation_controller::serve(Env::system(), dir, |_| (), std::future::pending());
+    let (env, never) = (Env::system(), std::future::pending());
+    let served = federation_controller::serve(env, dir, CutLog::default(), |_| (), never);
     runtime.block_on(Box::pin(served)).unwrap();
 }
 
@@ -129,7 +131,8 @@ impl Cluster {
         };
         let added: ControllerAdded = self.ask(Method::ControllerAdd, &question).await;
         let ControllerId(_) = added.id;
-        federation_controller::write_member(&self.env, dir, address, None, None, &added, key).unwrap();
+        federation_controller::write_member(&self.env, dir, address, None, None, &added, key)
+            .unwrap();
     }
 
     /// Waits until there are that many voters, and remembers who leads.

@@ -154,7 +154,9 @@ fn answer(entry: Vec<Proposal>, answer: Answer) {
     }
 }
 
-fn outcome_of(error: RaftError<super::types::Types, ClientWriteError<super::types::Types>>) -> ProposeError {
+fn outcome_of(
+    error: RaftError<super::types::Types, ClientWriteError<super::types::Types>>,
+) -> ProposeError {
     match error {
         RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => to.into(),
         RaftError::APIError(
@@ -163,5 +165,57 @@ fn outcome_of(error: RaftError<super::types::Types, ClientWriteError<super::type
             | ClientWriteError::PreconditionFailed(_)),
         ) => ProposeError::Unknown(error.to_string()),
         RaftError::Fatal(error) => ProposeError::Stopped(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proposal(commands: usize, bytes: usize) -> Proposal {
+        let (answer, _) = oneshot::channel();
+        Proposal { commands: vec![Vec::new(); commands], bytes, answer }
+    }
+
+    fn grouped(proposals: Vec<Proposal>) -> Vec<Vec<usize>> {
+        let mut waiting = proposals;
+        let grouped = entries(&mut waiting);
+        assert!(waiting.is_empty());
+        let commands = |entry: &Vec<Proposal>| entry.iter().map(|it| it.commands.len()).collect();
+        grouped.iter().map(commands).collect()
+    }
+
+    #[test]
+    fn what_waits_together_shares_an_entry_up_to_a_limit() {
+        assert_eq!(grouped(vec![proposal(1, 9), proposal(2, 9)]), [vec![1, 2]]);
+        let many = vec![proposal(1, 0), proposal(ENTRY_COMMANDS_MAX, 0), proposal(1, 0)];
+        assert_eq!(grouped(many), [vec![1], vec![ENTRY_COMMANDS_MAX], vec![1]]);
+        let large = vec![proposal(1, 1), proposal(1, ENTRY_BYTES), proposal(1, 1)];
+        assert_eq!(grouped(large), [vec![1], vec![1], vec![1]]);
+        let alone = vec![proposal(1, 2 * ENTRY_BYTES), proposal(1, 1)];
+        assert_eq!(grouped(alone), [vec![1], vec![1]]);
+    }
+
+    #[test]
+    fn each_proposer_gets_the_answers_to_its_own_commands() {
+        let (first, mut of_first) = oneshot::channel();
+        let (second, mut of_second) = oneshot::channel();
+        let of =
+            |commands, answer| Proposal { commands: vec![Vec::new(); commands], bytes: 0, answer };
+        let applied = (1..=3).map(|at| (Reply::Done, Revision(at))).collect();
+        answer(vec![of(1, first), of(2, second)], Answer::Applied(applied));
+        let revisions = |outcome: Outcome| -> Vec<u64> {
+            outcome.unwrap().iter().map(|committed| committed.revision.0).collect()
+        };
+        assert_eq!(revisions(of_first.try_recv().unwrap()), [1]);
+        assert_eq!(revisions(of_second.try_recv().unwrap()), [2, 3]);
+    }
+
+    #[test]
+    fn answers_that_are_missing_are_unknown() {
+        let (asker, mut asked) = oneshot::channel();
+        let proposal = Proposal { commands: vec![Vec::new(); 2], bytes: 0, answer: asker };
+        answer(vec![proposal], Answer::Applied(vec![(Reply::Done, Revision(1))]));
+        assert!(matches!(asked.try_recv().unwrap(), Err(ProposeError::Unknown(_))));
     }
 }

@@ -58,7 +58,6 @@ specs::message! {
 
 impl Payload {
     /// One command.
-    #[cfg(test)]
     pub(crate) fn of(command: &Command) -> Self {
         Self::of_encoded([&command.encode()])
     }

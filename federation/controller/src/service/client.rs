@@ -4,15 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fabric_quic::identity::Identity;
-use federation_core::{
-    CancelJob, Command, Job, State, job_state, job_view, resolve_jobs, why,
-};
+use federation_core::{CancelJob, Command, Job, State, job_state, job_view, resolve_jobs, why};
 use specs::fault::{Fault, FaultCode};
 use specs::id::JobId;
 use specs::unit::Millis;
-use specs::wire::client::{
-    JobCancelled, JobList, JobSelector, JobView, JobViews, JobWait, JobWhy,
-};
+use specs::wire::client::{JobCancelled, JobList, JobSelector, JobView, JobViews, JobWait, JobWhy};
 
 use crate::service::{Asked, decode, encode};
 use crate::shared::Shared;

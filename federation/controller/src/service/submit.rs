@@ -117,7 +117,8 @@ async fn admit(shared: &Arc<Shared>, submitter: &str, submits: Vec<JobSubmit>) -
     }
     .into_iter();
     let lost = || Err(Fault::new(FaultCode::Internal, "the submission was lost"));
-    let outcomes = checked.into_iter().map(|it| it.and_then(|()| agreed.next().unwrap_or_else(lost)));
+    let outcomes =
+        checked.into_iter().map(|it| it.and_then(|()| agreed.next().unwrap_or_else(lost)));
     outcomes.collect()
 }
 
@@ -132,12 +133,7 @@ fn submitted(committed: Committed) -> Outcome {
     }
 }
 
-fn check(
-    shared: &Shared,
-    state: &State,
-    request: &RequestId,
-    spec: &JobSpec,
-) -> Result<(), Fault> {
+fn check(shared: &Shared, state: &State, request: &RequestId, spec: &JobSpec) -> Result<(), Fault> {
     if state.site.is_none() {
         return Err(Fault::new(FaultCode::Busy, "the site is being founded"));
     }
@@ -167,4 +163,3 @@ fn placeable(shared: &Shared, state: &State, spec: &JobSpec) -> Result<(), Fault
     let hint = "see `federation capacity` for what each site has; placement rules count too";
     Err(Fault::new(FaultCode::Unplaceable, message).with_hint(hint))
 }
-
