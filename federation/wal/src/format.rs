@@ -1,11 +1,14 @@
 //! The bytes of a segment. Pure: no disk, no clock, no randomness.
 //!
 //! ```text
-//! segment  opening batch (no records), batch, batch, ..., zeros to the end of the file
+//! segment  opening, batch, batch, ..., zeros to the end of the file
 //! batch    header 40 B: magic u32 | records u32 | bytes u32 | salt u32 | first_seq u64
 //!                       | durable_upto u64 | crc u32 (of the 32 bytes before) | 0 u32
 //!          records:     len u32 | seq u64 | header_crc u32 | payload_crc u32 | payload
 //! ```
+//!
+//! An opening is the header of a batch without records, whose `bytes` are the low 32 bits of the
+//! segment's number: the opening of another segment, written here, is none.
 //!
 //! All integers are little-endian, all sums CRC32C; the two of a record are seeded with the salt of
 //! its segment, so that bytes of another segment, or of a payload, do not pass for a record.
@@ -22,7 +25,7 @@ pub const BATCH_HEADER_BYTES: usize = 40;
 pub const RECORD_HEADER_BYTES: usize = 20;
 
 /// The version this code writes, and the only one it reads: the last byte of the magic.
-pub const FORMAT_VERSION: u8 = b'1';
+pub const FORMAT_VERSION: u8 = b'2';
 
 const MAGIC_PREFIX: [u8; 3] = *b"SWL";
 const SUMMED_BYTES: usize = 32;
@@ -32,7 +35,7 @@ const SUMMED_BYTES: usize = 32;
 pub struct BatchHeader {
     /// Number of records that follow; 0 in an opening or a seal.
     pub records: u32,
-    /// Bytes of those records, their headers included.
+    /// Bytes of those records, their headers included; of an opening, see [`BatchHeader::opening`].
     pub bytes: u32,
     /// The random number of the segment.
     pub salt: u32,
@@ -52,6 +55,17 @@ pub enum NoHeader {
 }
 
 impl BatchHeader {
+    /// What a segment begins with.
+    ///
+    /// Invariant: `first_seq` is at least 1.
+    #[must_use]
+    pub fn opening(index: u64, salt: u32, first_seq: Seq) -> BatchHeader {
+        let [a, b, c, d, ..] = index.to_le_bytes();
+        let bytes = u32::from_le_bytes([a, b, c, d]);
+        let durable_upto = first_seq.saturating_sub(1);
+        BatchHeader { records: 0, bytes, salt, first_seq, durable_upto }
+    }
+
     /// The header's bytes.
     #[must_use]
     pub fn encode(&self) -> [u8; BATCH_HEADER_BYTES] {
@@ -226,9 +240,9 @@ mod tests {
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         // The header in three parts, the record "job" in two, and the empty record.
         let golden = [
-            "53574c31020000002b00000004030201",
+            "53574c32020000002b00000004030201",
             "08000000000000000700000000000000",
-            "f33bc63600000000",
+            "6d10462b00000000",
             "03000000080000000000000056a40e246404619d",
             "6a6f62",
             "00000000090000000000000021a5a03e04030201",

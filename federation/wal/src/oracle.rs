@@ -67,7 +67,7 @@ pub fn decode(input: &[u8]) -> Result<(), String> {
         if choices.flip() {
             // Recovery looks at nothing without an opening.
             let first_seq = 1 + choices.below(4) as u64;
-            segment.extend(opening(u32::from(choices.byte()), first_seq));
+            segment.extend(opening(index, u32::from(choices.byte()), first_seq));
         }
         let taken = length.min(choices.input.len());
         let (bytes, rest) = choices.input.split_at(taken);
@@ -122,9 +122,8 @@ impl Choices<'_> {
     }
 }
 
-fn opening(salt: u32, first_seq: Seq) -> [u8; BATCH_HEADER_BYTES] {
-    let durable_upto = first_seq - 1;
-    BatchHeader { records: 0, bytes: 0, salt, first_seq, durable_upto }.encode()
+fn opening(index: u64, salt: u32, first_seq: Seq) -> [u8; BATCH_HEADER_BYTES] {
+    BatchHeader::opening(index, salt, first_seq).encode()
 }
 
 /// A header that was written, and up to where it says that the log is durable.
@@ -193,7 +192,8 @@ impl Log {
         let first_seq = self.records.len() as Seq + 1;
         let upto = first_seq - 1;
         self.vouches.push(Vouch { segment: self.written.len(), at: 0, upto });
-        self.written.push(opening(self.salts, first_seq).to_vec());
+        let index = self.written.len() as u64 + 1;
+        self.written.push(opening(index, self.salts, first_seq).to_vec());
         (self.synced, self.end) = (BATCH_HEADER_BYTES, BATCH_HEADER_BYTES);
     }
 

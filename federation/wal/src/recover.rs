@@ -166,9 +166,6 @@ pub struct Recovery {
     rules: Rules,
     segments: Vec<SegmentSpan>,
     newest: Option<Newest>,
-    /// The salts of the segments just before that hold no record: their openings would fit the
-    /// next one.
-    empty: Vec<u32>,
 }
 
 /// What a finished recovery found.
@@ -222,7 +219,7 @@ impl Default for Recovery {
 
 impl Recovery {
     pub(crate) fn with_rules(rules: Rules) -> Recovery {
-        Recovery { rules, segments: Vec::new(), newest: None, empty: Vec::new() }
+        Recovery { rules, segments: Vec::new(), newest: None }
     }
 
     /// Takes the next segment, its number and all bytes of its file, and gives its records to
@@ -254,16 +251,7 @@ impl Recovery {
                 evidence: Evidence::LaterSegment { segment: index, expected: before.next_seq },
             });
         }
-        if self.empty.contains(&opening.salt) {
-            let evidence = Evidence::Opening;
-            return Err(RecoverError::Corrupt { segment: index, offset: 0, evidence });
-        }
         let newest = self.read_batches(index, opening, segment, visit)?;
-        if newest.next_seq > opening.first_seq {
-            self.empty.clear();
-        } else {
-            self.empty.push(opening.salt);
-        }
         self.segments.push(SegmentSpan {
             index,
             first_seq: opening.first_seq,
@@ -361,9 +349,8 @@ fn payloads_end(offset: usize, header: &BatchHeader) -> usize {
 fn read_opening(index: u64, segment: &[u8]) -> Result<BatchHeader, RecoverError> {
     match BatchHeader::decode(segment) {
         Ok(opening)
-            if opening.records == 0
-                && opening.bytes == 0
-                && (1..MAX_FIRST_SEQ).contains(&opening.first_seq) =>
+            if (1..MAX_FIRST_SEQ).contains(&opening.first_seq)
+                && opening == BatchHeader::opening(index, opening.salt, opening.first_seq) =>
         {
             Ok(opening)
         }

@@ -241,12 +241,7 @@ impl Writer {
         }
         let spare = self.preparer.take()?;
         let before = self.current.index;
-        let mut salt = (self.salts)();
-        if salt == self.current.salt {
-            // Recovery takes it for the opening of the segment before, if that one is empty.
-            salt = !salt;
-        }
-        let opening = Opening { index: before + 1, salt, seq: self.next_seq };
+        let opening = Opening { index: before + 1, salt: (self.salts)(), seq: self.next_seq };
         self.current = start_segment(self.disk.as_ref(), spare, opening, &self.config)?;
         self.closed.push_back((before, self.durable_upto));
         self.preparer.want();
@@ -349,8 +344,7 @@ fn start_segment(
     config: &Config,
 ) -> Result<Segment, Trouble> {
     let Opening { index, salt, seq: first_seq } = opening;
-    let durable_upto = first_seq - 1;
-    let header = BatchHeader { records: 0, bytes: 0, salt, first_seq, durable_upto };
+    let header = BatchHeader::opening(index, salt, first_seq);
     spare.file.write_at(0, &header.encode()).map_err(fatal("write an opening"))?;
     name_spare(disk, &mut spare, index)?;
     Ok(Segment {
