@@ -4,13 +4,13 @@
 //! ```text
 //!   cargo bench -p federation-controller --bench restart
 //!
-//!   build    one member agrees on jobs, nodes and leases; snapshot; then on the entries behind it
+//!   build    a state machine applies jobs, nodes and leases; snapshot; the log behind it
 //!   restart  a process of its own starts from the directory, until all is applied
 //!   stall    its state machine applies commands one by one, without and with a snapshot written
 //! ```
 //!
-//! The directory is made by the member itself, through the log with fsync. Jobs are of 256 bytes.
-//! Of the entries behind the snapshot half cancel a job and half repeat an admission. `JOBS`
+//! The directory is made by the member's own state machine and log. Jobs are of 256 bytes. Of the
+//! entries behind the snapshot half cancel a job and half repeat an admission. `JOBS`
 //! (1,000,000), `GPUS` (110,000) and `ENTRIES` (1,000,000) change the run; `KEEP` names a directory
 //! that is used again.
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it found")]
@@ -37,9 +37,8 @@ use federation_controller::raft::probe::{Prepared, Probe};
 use federation_controller::raft::{Group, RaftConfig, Storage};
 use federation_core::{
     AcceptNode, AdmitJobs, Assignment, CancelJob, Command, CommitPlan, FoundSite, LeasePlan,
-    OpenToken, PartPlan, Place, RegisterNode, Reply, TokenKind,
+    OpenToken, PartPlan, Place, RegisterNode, TokenKind,
 };
-use futures::{StreamExt, stream};
 use specs::codec::{Blob, Message};
 use specs::fault::{Fault, FaultCode};
 use specs::gpu::{GpuInfo, InventorySource};
@@ -55,8 +54,8 @@ const RESTART: &str = "restart-from";
 const AT: Timestamp = Timestamp(1_000);
 const GPUS_PER_NODE: u16 = 8;
 const JOB_BYTES: usize = 256;
-/// Proposals under way while the directory is made.
-const IN_FLIGHT: usize = 4_096;
+/// Commands of one batch while the directory is made.
+const BATCH: usize = 4_096;
 /// How many commands are applied without a snapshot, for comparison.
 const QUIET_COMMANDS: usize = 200_000;
 
@@ -207,28 +206,22 @@ async fn member(dir: &Path) -> Group {
     group
 }
 
-async fn agree(group: &Group, what: &str, commands: impl Iterator<Item = Command>) {
-    let began = Instant::now();
-    let mut done = 0_u64;
-    let propose = |command| {
-        let group = group.clone();
-        async move { group.propose(command).await.unwrap().reply }
-    };
-    let mut running = stream::iter(commands).map(propose).buffered(IN_FLIGHT);
-    while let Some(reply) = running.next().await {
-        let is_taken = !matches!(reply, Reply::Refused(_) | Reply::Placed { taken: 0, .. });
-        assert!(is_taken, "{what} {done}: {reply:?}");
-        done += 1;
+async fn apply(probe: &mut Probe, what: &str, commands: impl Iterator<Item = Command>) {
+    let (began, before) = (Instant::now(), probe.state().revision.0);
+    let mut commands = commands.peekable();
+    while commands.peek().is_some() {
+        let batch: Vec<Prepared> =
+            commands.by_ref().take(BATCH).map(|command| Prepared::new(&command)).collect();
+        probe.apply(batch).await.unwrap();
     }
-    println!("{done} {what} agreed on in {:.1} s", began.elapsed().as_secs_f64());
+    let done = probe.state().revision.0 - before;
+    println!("{done} {what} applied in {:.1} s", began.elapsed().as_secs_f64());
 }
 
 async fn build(dir: &Path, jobs: u64, gpus: u64, entries: u64) -> u64 {
-    let group = member(dir).await;
-    group.found("127.0.0.1:1".to_owned()).await.unwrap();
-    while !group.leadership().borrow().own {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let env = Env::system();
+    let mut probe = Probe::open(&env, dir).unwrap();
+    probe.found().await.unwrap();
     let site = SiteSpec {
         site: SiteId::new("berlin").unwrap(),
         country: "DE".parse().unwrap(),
@@ -236,21 +229,21 @@ async fn build(dir: &Path, jobs: u64, gpus: u64, entries: u64) -> u64 {
         lend: vec![],
     };
     let found = FoundSite { spec: Arc::new(site), address: "127.0.0.1:1".into() };
-    agree(&group, "site", [Command::FoundSite(found)].into_iter()).await;
-    agree(&group, "jobs", (0..jobs).map(admit)).await;
+    apply(&mut probe, "site", [Command::FoundSite(found)].into_iter()).await;
+    apply(&mut probe, "jobs", (0..jobs).map(admit)).await;
     let nodes = (gpus / u64::from(GPUS_PER_NODE)).min(jobs);
-    agree(&group, "commands for nodes", (0..nodes).flat_map(node)).await;
+    apply(&mut probe, "commands for nodes", (0..nodes).flat_map(node)).await;
+    let state = probe.state();
+    let sizes = (state.jobs.len(), state.nodes.len(), state.leases.len());
+    println!("{} jobs, {} nodes, {} leases", sizes.0, sizes.1, sizes.2);
+    assert_eq!((sizes.0 as u64, sizes.1 as u64, sizes.2 as u64), (jobs, nodes, nodes));
     let began = Instant::now();
-    let before = group.metrics().applied;
-    group.ask_for_snapshot();
-    while group.metrics().snapshot < before {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let bytes = group.metrics().snapshot_bytes;
-    println!("snapshot of {bytes} bytes in {:.1} s", began.elapsed().as_secs_f64());
-    agree(&group, "entries", (0..entries).map(|number| entry(number, jobs))).await;
-    let applied = group.metrics().applied;
-    group.shutdown().await;
+    probe.snapshot().await.write().await.unwrap();
+    println!("snapshot written in {:.1} s", began.elapsed().as_secs_f64());
+    let began = Instant::now();
+    let commands = (0..entries).map(|number| Prepared::new(&entry(number, jobs)));
+    let applied = probe.write_log(&env, dir, commands).await.unwrap();
+    println!("{entries} entries logged in {:.1} s", began.elapsed().as_secs_f64());
     applied
 }
 
@@ -298,7 +291,7 @@ async fn stall(dir: &Path, jobs: u64) -> f64 {
 async fn timed(probe: &mut Probe, number: u64, jobs: u64) -> u64 {
     let command = Prepared::new(&entry(number, jobs));
     let began = Instant::now();
-    probe.apply(&command).await.unwrap();
+    probe.apply([command]).await.unwrap();
     u64::try_from(began.elapsed().as_nanos()).unwrap()
 }
 

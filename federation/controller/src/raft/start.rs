@@ -320,7 +320,7 @@ fn check_markers(config: &RaftConfig, disk: &dyn Disk) -> Result<bool, StartErro
     Ok(is_torn || was_cut)
 }
 
-fn open_log(
+pub(super) fn open_log(
     env: &Env,
     config: &RaftConfig,
     storage: &Storage,
