@@ -312,7 +312,8 @@ impl World {
             | Command::AddPeer(_)
             | Command::AcceptNode(_)
             | Command::AddController(_)
-            | Command::RemoveController(_) => return,
+            | Command::RemoveController(_)
+            | Command::EndRecovery(_) => return,
         };
         self.coverage.add(counted.0, counted.1);
     }

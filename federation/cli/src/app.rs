@@ -54,6 +54,22 @@ impl App {
         Client::new(&self.env, context::target(&self.env, &config, &self.global)?)
     }
 
+    /// As [`App::client`], for a question that says by itself whether its answer may be old.
+    pub(crate) fn unstale_client(&self) -> Outcome<Client> {
+        let config = Config::load(&self.config_path()?)?;
+        let mut target = context::target(&self.env, &config, &self.global)?;
+        target.is_stale = false;
+        Client::new(&self.env, target)
+    }
+
+    /// As [`App::client`], for a question that has another answer if this takes too long.
+    pub(crate) fn hasty_client(&self, most: Millis) -> Outcome<Client> {
+        let config = Config::load(&self.config_path()?)?;
+        let mut target = context::target(&self.env, &config, &self.global)?;
+        target.budget = target.budget.min(most);
+        Client::new(&self.env, target)
+    }
+
     /// As [`App::client`], for a command whose `--timeout` means something else.
     pub(crate) fn patient_client(&self) -> Outcome<Client> {
         let config = Config::load(&self.config_path()?)?;

@@ -37,6 +37,9 @@ pub(crate) struct Global {
     /// How long to try [default: 15s]; for `job wait`, how long to wait
     #[arg(long, global = true, value_parser = parse_span, value_name = "SPAN")]
     pub(crate) timeout: Option<Millis>,
+    /// List what any controller knows, however old, without asking the others
+    #[arg(long, global = true)]
+    pub(crate) stale: bool,
     /// The configuration [default: ~/.config/spillway/config.toml]
     #[arg(long, global = true, env = "SPILLWAY_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -81,6 +84,12 @@ pub(crate) enum Command {
     /// The controllers of a site
     #[command(subcommand)]
     Controller(ControllerCommand),
+    /// Write the site's state to a file, while the site goes on
+    Backup(BackupArgs),
+    /// Found the site's group again from a backup, when no majority of it is left
+    Restore(Box<RestoreArgs>),
+    /// Look for what is wrong with the controllers, and say what to do; changes nothing
+    Doctor(DoctorArgs),
     /// Print a one-time token with which another site joins this one
     Invite(InviteArgs),
     /// Join the site that issued a token
@@ -221,12 +230,84 @@ pub(crate) enum ControllerCommand {
         #[command(flatten)]
         format: FormatArgs,
     },
-    /// List the controllers
+    /// List the controllers, and ask each how it is
     #[command(visible_alias = "list")]
     Ls(FormatArgs),
-    /// Take a controller out of the site
+    /// Prepare a controller that takes the place of a dead one: the old one is removed as soon as
+    /// the new one has caught up and votes
+    Replace {
+        /// The dead controller
+        id: ControllerId,
+        #[command(flatten)]
+        listen: Listen,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+    /// Take a controller out of the site; refused while those left could not agree
     #[command(visible_alias = "rm")]
     Remove { id: ControllerId },
+    /// Let another controller lead
+    Transfer {
+        /// Which one [default: the one that has most of the log]
+        id: Option<ControllerId>,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct BackupArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<BackupCommand>,
+    /// The file to write; with --stale, from any controller
+    pub(crate) file: Option<PathBuf>,
+    /// Take the place of a file of that name
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackupCommand {
+    /// Verify a backup and say what is in it
+    Show {
+        file: PathBuf,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    /// A file that `federation backup` wrote
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) listen: Listen,
+    /// The directory of any controller that the site had, or of its authority: for the site's key
+    #[arg(long, value_name = "DIR")]
+    pub(crate) authority: PathBuf,
+    /// Restore although controllers of before still run
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Write no context
+    #[arg(long)]
+    pub(crate) no_context: bool,
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// A controller's directory; may be given several times. Without any, the site is asked
+    #[arg(long = "dir", value_name = "DIR")]
+    pub(crate) dirs: Vec<PathBuf>,
+    /// Ask the site too
+    #[arg(long)]
+    pub(crate) online: bool,
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
 }
 
 #[derive(Debug, Args)]

@@ -15,10 +15,11 @@ use fabric_quic::trust::TrustStore;
 use fabric_quic::verify::Expect;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use specs::codec::Message;
+use specs::codec::{Blob, Message};
 use specs::fault::{Fault, FaultCode};
-use specs::id::{CallId, SiteId};
+use specs::id::{CallId, ControllerId, Revision, SiteId};
 use specs::unit::Millis;
+use specs::wire::client::{StaleAnswer, StaleRead, may_be_stale};
 use specs::wire::method::Method;
 
 use crate::error::{Failure, Outcome, chain};
@@ -40,6 +41,17 @@ pub(crate) struct Target {
     pub(crate) credentials: Credentials,
     /// How long to try.
     pub(crate) budget: Millis,
+    /// Take what whichever controller is asked holds, however old.
+    pub(crate) is_stale: bool,
+}
+
+/// What is said beside an answer that no leader vouched for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stale {
+    pub(crate) controller: ControllerId,
+    pub(crate) revision: Revision,
+    /// Since the controller heard a leader; none if it has not since it started.
+    pub(crate) heard: Option<Millis>,
 }
 
 /// What a repetition would do.
@@ -69,6 +81,9 @@ pub(crate) struct Client {
     /// The one to try first is in front.
     servers: VecDeque<String>,
     live: Option<Connection>,
+    is_stale: bool,
+    /// Of the last answer, if nobody vouched for it.
+    stale: Option<Stale>,
     v4: Endpoint,
     /// None on a machine without IPv6.
     v6: Option<Endpoint>,
@@ -76,7 +91,7 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(env: &Env, target: Target) -> Outcome<Self> {
-        let Target { servers, credentials, budget } = target;
+        let Target { servers, credentials, budget, is_stale } = target;
         let internal = |message: String| Failure::new(FaultCode::Internal, message);
         let site = credentials.identity().site().cloned();
         let site = site.ok_or_else(|| internal("the certificate names no site".into()))?;
@@ -91,7 +106,8 @@ impl Client {
         };
         let v4 = bind((Ipv4Addr::UNSPECIFIED, 0).into()).map_err(|it| internal(chain(&it)))?;
         let v6 = bind((Ipv6Addr::UNSPECIFIED, 0).into()).ok();
-        Ok(Self { env: env.clone(), site, budget, servers: servers.into(), live: None, v4, v6 })
+        let (env, servers) = (env.clone(), servers.into());
+        Ok(Self { env, site, budget, servers, live: None, is_stale, stale: None, v4, v6 })
     }
 
     pub(crate) fn env(&self) -> &Env {
@@ -108,7 +124,53 @@ impl Client {
         method: Method,
         question: &impl Message,
     ) -> Outcome<A> {
-        self.poll(method, question, Millis::ZERO).await
+        if !self.is_stale {
+            return self.poll(method, question, Millis::ZERO).await;
+        }
+        let body = Blob(question.encode());
+        let answer: StaleAnswer =
+            self.poll(Method::StaleRead, &StaleRead { method, body }, Millis::ZERO).await?;
+        let StaleAnswer { body, revision, controller, heard } = answer;
+        self.stale = Some(Stale { controller, revision, heard });
+        A::decode(&body.0).map_err(|error| {
+            let message = format!("the answer to {method} cannot be read: {error}");
+            Failure::new(FaultCode::VersionMismatch, message)
+        })
+    }
+
+    /// Asks one controller, once, whatever it thinks of the others.
+    pub(crate) async fn ask_at<A: Message>(
+        &self,
+        server: &str,
+        method: Method,
+        question: &impl Message,
+        span: Millis,
+    ) -> Outcome<A> {
+        let asking = async {
+            let connection = self.dial_one(server).await?;
+            let options = CallOptions { deadline: Some(span), ..CallOptions::default() };
+            let answer =
+                connection.call_with(method, Bytes::from(question.encode()), options).await;
+            connection.close("done");
+            answer.map_err(CallError::into_fault)
+        };
+        let answer = self.env.timeout(span, asking).await.map_err(|_| {
+            let message = format!("{server} did not answer in {} ms", span.0);
+            Failure::new(FaultCode::Timeout, message)
+        })??;
+        A::decode(&answer).map_err(|error| {
+            let message = format!("the answer of {server} to {method} cannot be read: {error}");
+            Failure::new(FaultCode::VersionMismatch, message)
+        })
+    }
+
+    /// From here on, takes what whichever controller is asked holds.
+    pub(crate) fn accept_stale(&mut self) {
+        self.is_stale = true;
+    }
+
+    pub(crate) fn is_stale(&self) -> bool {
+        self.is_stale
     }
 
     /// As [`Client::read`], of a controller that may wait for something to tell.
@@ -127,18 +189,24 @@ impl Client {
         method: Method,
         question: &impl Message,
     ) -> Outcome<A> {
+        if self.is_stale {
+            let failure = Failure::usage(format!("{method} changes something"));
+            return Err(failure.with_hint("--stale is for listings: leave it out here"));
+        }
         // What takes longer by itself, as asking another site, must not be given up too soon.
         let span = if method.deadline() > Millis(10_000) { method.deadline() } else { TRY_SPAN };
         self.ask(method, question, Effect::Changes, Millis::ZERO, span).await
     }
 
-    /// Lets the controllers know that this client is gone.
-    pub(crate) async fn close(self) {
+    /// Lets the controllers know that this client is gone. Says so if nobody vouched for the last
+    /// answer.
+    pub(crate) async fn close(self) -> Option<Stale> {
         self.v4.close("done");
         if let Some(v6) = &self.v6 {
             v6.close("done");
         }
         self.env.sleep(CLOSE_SPAN).await;
+        self.stale
     }
 
     async fn ask<A: Message>(
@@ -273,7 +341,14 @@ impl Client {
         let spent = self.budget.plus(ask.wait).0.div_ceil(1_000);
         let message = format!("no answer from {site} in {spent} s: {}", last.message);
         let servers = Vec::from(self.servers.clone()).join(", ");
-        let hint = if last.hint.is_empty() { format!("asked: {servers}") } else { last.hint };
+        let asked = format!("asked: {servers}");
+        let hint = match ask.effect {
+            _ if !last.hint.is_empty() && !last.hint.starts_with("leader=") => last.hint,
+            Effect::Reads if may_be_stale(method) => {
+                format!("what any controller knew last: add --stale; {asked}")
+            }
+            Effect::Reads | Effect::Changes => asked,
+        };
         Failure::new(code, message).with_hint(hint)
     }
 }
@@ -350,7 +425,8 @@ mod tests {
             let user = UserId::new("admin").unwrap();
             let user = Identity::User { site: self.name.clone(), user };
             let credentials = self.authority.credentials(&self.env, &user).unwrap();
-            Client::new(&self.env, Target { servers, credentials, budget }).unwrap()
+            Client::new(&self.env, Target { servers, credentials, budget, is_stale: false })
+                .unwrap()
         }
     }
 

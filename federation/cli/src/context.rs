@@ -151,7 +151,7 @@ pub(crate) fn target(env: &Env, config: &Config, global: &Global) -> Outcome<Tar
         return Err(failure.with_hint("name one with --server HOST:PORT"));
     }
     let budget = global.timeout.unwrap_or(BUDGET);
-    Ok(Target { servers: servers.clone(), credentials, budget })
+    Ok(Target { servers: servers.clone(), credentials, budget, is_stale: global.stale })
 }
 
 /// Makes a context, or replaces one of that name; it becomes the current one if there is none.
@@ -182,7 +182,7 @@ pub(crate) fn run(app: &App, command: ContextCommand) -> Outcome<()> {
             let all = rows(&config);
             let row = all.iter().find(|row| row.name == name);
             let row = row.ok_or_else(|| Failure::new(FaultCode::NotFound, "no such context"))?;
-            app.output(format).one(row, || {
+            app.output(format).one(row, None, || {
                 vec![
                     ("Name", row.name.clone()),
                     ("Servers", joined(&row.context.servers)),

@@ -2,26 +2,32 @@
 
 use std::path::{Path, PathBuf};
 
-use fabric_quic::pki::KeyRequest;
 use federation_controller::raft::CutLog;
-use federation_controller::{ADMIN, ControllerError, InitOptions, Ready};
+use federation_controller::{ADMIN, ControllerError, InitOptions, Joining, Ready};
 use serde_json::{Value, json};
 use specs::codec::Blob;
 use specs::fault::FaultCode;
-use specs::id::{ControllerId, RequestId};
+use specs::id::{ControllerId, Revision};
 use specs::site::Terms;
-use specs::unit::Timestamp;
+use specs::unit::{Millis, Timestamp};
 use specs::wire::client::{
-    ControllerAdd, ControllerAdded, ControllerRemove, ControllerView, ControllerViews, Empty,
+    ControllerAdd, ControllerAdded, ControllerRemove, ControllerStatus, ControllerTransfer,
+    ControllerTransferred, ControllerView, ControllerViews, Empty,
 };
 use specs::wire::method::Method;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::App;
 use crate::args::{ControllerCommand, Format, InitArgs, Listen, ServeArgs, TermsArgs};
+use crate::client::Stale;
 use crate::context::{self, Config, Context};
-use crate::error::{Failure, Outcome, chain};
+use crate::error::{Failure, Outcome};
 use crate::output::{self, Item, Listed, Mood, Output, note};
+
+/// How long a listing of the controllers looks for a leader before it does without.
+const LEADER_SPAN: Millis = Millis(4_000);
+/// How long a controller may take to say how it is.
+const STATUS_SPAN: Millis = Millis(1_500);
 
 /// `federation init`.
 pub(crate) fn init(app: &App, args: InitArgs) -> Outcome<()> {
@@ -91,42 +97,103 @@ pub(crate) async fn serve(app: &App, args: ServeArgs) -> Outcome<()> {
 
 pub(crate) async fn run(app: &App, command: ControllerCommand) -> Outcome<()> {
     match command {
-        ControllerCommand::Add { listen, format } => add(app, listen, app.output(format)).await,
-        ControllerCommand::Ls(format) => {
-            let mut client = app.client()?;
-            let views: ControllerViews = client.read(Method::ControllerList, &Empty {}).await?;
-            client.close().await;
-            app.output(format).list(&views.controllers, None)
+        ControllerCommand::Add { listen, format } => {
+            add(app, listen, None, app.output(format)).await
+        }
+        ControllerCommand::Ls(format) => list(app, app.output(format)).await,
+        ControllerCommand::Replace { id, listen, format } => {
+            add(app, listen, Some(id), app.output(format)).await
         }
         ControllerCommand::Remove { id } => remove(app, id).await,
+        ControllerCommand::Transfer { id, format } => transfer(app, id, app.output(format)).await,
     }
 }
 
-async fn add(app: &App, listen: Listen, output: Output) -> Outcome<()> {
+async fn list(app: &App, output: Output) -> Outcome<()> {
+    let (rows, revision, stale) = survey(app).await?;
+    output.as_of(stale).list(&rows, Some(revision))
+}
+
+/// What the leader knows of its members, or, if there is none, what any controller does; and what
+/// each of them says of itself.
+pub(crate) async fn survey(app: &App) -> Outcome<(Vec<Row>, Revision, Option<Stale>)> {
+    let mut client = app.hasty_client(LEADER_SPAN)?;
+    let views: ControllerViews = match client.read(Method::ControllerList, &Empty {}).await {
+        Ok(views) => views,
+        Err(failure) if failure.code().is_some_and(is_leaderless) && !client.is_stale() => {
+            client.accept_stale();
+            client.read(Method::ControllerList, &Empty {}).await?
+        }
+        Err(failure) => return Err(failure),
+    };
+    let ask = |view: &ControllerView| {
+        let (client, address) = (&client, view.address.clone());
+        async move {
+            let (method, span) = (Method::ControllerStatus, STATUS_SPAN);
+            client.ask_at::<ControllerStatus>(&address, method, &Empty {}, span).await
+        }
+    };
+    let asked = futures::future::join_all(views.controllers.iter().map(ask)).await;
+    let stale = client.close().await;
+    let said: Vec<Option<ControllerStatus>> = asked.into_iter().map(Result::ok).collect();
+    let last = said.iter().flatten().map(|status| status.last_log).max().unwrap_or(0);
+    let last = last.max(views.last_log);
+    let row = |(view, status): (ControllerView, Option<ControllerStatus>)| {
+        // Another process may have the address.
+        let status = status.filter(|status| status.id == view.id);
+        let has = status.as_ref().map_or(view.matched, |status| status.last_log);
+        let lag = (status.is_some() || view.matched > 0).then(|| last.saturating_sub(has));
+        Row { view, status, lag }
+    };
+    let rows = views.controllers.into_iter().zip(said).map(row).collect();
+    Ok((rows, views.revision, stale))
+}
+
+/// Whether the site may have no leader at present.
+fn is_leaderless(code: FaultCode) -> bool {
+    [FaultCode::NotLeader, FaultCode::Timeout, FaultCode::Unreachable, FaultCode::Busy]
+        .contains(&code)
+}
+
+async fn add(
+    app: &App,
+    listen: Listen,
+    replaces: Option<ControllerId>,
+    output: Output,
+) -> Outcome<()> {
     let Listen { listen, advertise, metrics, dir } = listen;
     let dir = absolute(&dir)?;
+    let (env, advertise) = (app.env(), advertise.as_deref());
     // A member that the site knows but whose directory cannot be written would be in the way.
-    federation_controller::claim(&dir).map_err(refused)?;
-    let address = advertise.clone().unwrap_or_else(|| listen.to_string());
+    let joining = federation_controller::prepare_member(env, &dir, listen, advertise);
+    let Joining { key, request } = joining.map_err(refused)?;
+    let address = advertise.map_or_else(|| listen.to_string(), str::to_owned);
     let mut client = app.client()?;
-    let failed = |text: String| Failure::new(FaultCode::Internal, text);
-    let key = KeyRequest::create(app.env()).map_err(|error| failed(chain(&error)))?;
-    let request = RequestId::new(&format!("cli-{:032x}", app.env().random_u128()))
-        .map_err(|error| failed(error.to_string()))?;
     let csr = Blob(key.csr().to_vec());
-    let question = ControllerAdd { address: address.clone(), csr, request };
-    let added: ControllerAdded = client.change(Method::ControllerAdd, &question).await?;
+    let question = ControllerAdd { address: address.clone(), csr, request, replaces };
+    let again = |failure: Failure| {
+        let is_unsure = failure.code() == Some(FaultCode::OutcomeUnknown);
+        let hint = "repeat the same command: it goes on where it was";
+        if is_unsure { failure.with_hint(hint) } else { failure }
+    };
+    let added: ControllerAdded =
+        client.change(Method::ControllerAdd, &question).await.map_err(again)?;
     client.close().await;
-    let advertise = advertise.as_deref();
-    federation_controller::write_member(app.env(), &dir, listen, advertise, metrics, &added, key)
+    federation_controller::write_member(env, &dir, listen, advertise, metrics, &added, key)
         .map_err(refused)?;
     add_server(app, &address)?;
     if output.format() == Format::Json {
-        let body = json!({ "id": added.id.to_string(), "address": address, "dir": dir });
+        let replaces = replaces.map(|id| id.to_string());
+        let id = added.id.to_string();
+        let body = json!({ "id": id, "address": address, "dir": dir, "replaces": replaces });
         return output.document("ControllerAdded", body);
     }
     note(&format!("run controller {} at {address}:", added.id));
     note(&format!("  federation serve --dir {}", dir.display()));
+    match replaces {
+        Some(old) => note(&format!("{old} is removed as soon as {} votes", added.id)),
+        None => note("it votes as soon as it has caught up; see `federation controller ls`"),
+    }
     output::line(&added.id.to_string(), "\n")
 }
 
@@ -163,12 +230,26 @@ async fn remove(app: &App, id: ControllerId) -> Outcome<()> {
     Ok(())
 }
 
-fn absolute(dir: &Path) -> Outcome<PathBuf> {
+async fn transfer(app: &App, to: Option<ControllerId>, output: Output) -> Outcome<()> {
+    let mut client = app.client()?;
+    let question = ControllerTransfer { to };
+    let done: ControllerTransferred = client.change(Method::ControllerTransfer, &question).await?;
+    client.close().await;
+    let ControllerTransferred { leader, repeated } = done;
+    if output.format() == Format::Json {
+        let body = json!({ "leader": leader.to_string(), "repeated": repeated });
+        return output.document("ControllerTransferred", body);
+    }
+    note(&format!("{leader} leads{}", if repeated { ", as before" } else { "" }));
+    output::line(&leader.to_string(), "\n")
+}
+
+pub(crate) fn absolute(dir: &Path) -> Outcome<PathBuf> {
     std::path::absolute(dir).map_err(|error| Failure::file("use", dir, &error))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it is passed to map_err")]
-fn refused(error: ControllerError) -> Failure {
+pub(crate) fn refused(error: ControllerError) -> Failure {
     Failure::from(error.fault().clone())
 }
 
@@ -188,36 +269,77 @@ impl TermsArgs {
     }
 }
 
-impl Listed for ControllerView {
+/// A controller as others see it, and as it sees itself.
+pub(crate) struct Row {
+    pub(crate) view: ControllerView,
+    /// None if it did not answer.
+    pub(crate) status: Option<ControllerStatus>,
+    /// Entries that it lacks; none if nobody knows.
+    pub(crate) lag: Option<u64>,
+}
+
+impl Row {
+    fn role(&self) -> &'static str {
+        match (self.view.leader, self.view.voter) {
+            (true, _) => "leader",
+            (false, true) => "voter",
+            (false, false) => "learner",
+        }
+    }
+
+    fn state(&self) -> (Mood, &'static str) {
+        match &self.status {
+            None => (Mood::Bad, "unreachable"),
+            Some(status) if status.is_full => (Mood::Bad, "disk full"),
+            Some(status) if status.recovering => (Mood::Busy, "restored"),
+            Some(_) if !self.view.voter => (Mood::Busy, "catching up"),
+            Some(_) => (Mood::Good, "ready"),
+        }
+    }
+}
+
+impl Listed for Row {
     const KIND: &'static str = "Controller";
     const HEADERS: &'static [&'static str] =
-        &["ID", "ADDRESS", "ROLE", "VOTES", "MATCHED", "ASKED"];
+        &["ID", "ADDRESS", "ROLE", "STATE", "LAG", "APPLIED", "SNAPSHOT", "ASKED"];
 
     fn row(&self, _now: Timestamp) -> Vec<Item> {
-        let (mood, role) =
-            if self.leader { (Mood::Good, "leader") } else { (Mood::Plain, "follower") };
+        let (mood, state) = self.state();
+        let status = self.status.as_ref();
         vec![
-            Item::of(self.id),
-            Item::of(&self.address),
-            Item::with(mood, role),
-            Item::of(if self.voter { "yes" } else { "not yet" }),
-            Item::of(self.matched),
-            Item::of(if self.own { "*" } else { "" }),
+            Item::of(self.view.id),
+            Item::of(&self.view.address),
+            Item::of(self.role()),
+            Item::with(mood, state),
+            Item::maybe(self.lag),
+            Item::maybe(status.map(|status| status.applied)),
+            Item::maybe(status.map(|status| status.snapshot)),
+            Item::of(if self.view.own { "*" } else { "" }),
         ]
     }
 
     fn name(&self) -> String {
-        self.id.to_string()
+        self.view.id.to_string()
     }
 
     fn json(&self) -> Value {
+        let (view, status) = (&self.view, self.status.as_ref());
         json!({
-            "id": self.id.to_string(),
-            "address": self.address,
-            "leader": self.leader,
-            "voter": self.voter,
-            "matched": self.matched,
-            "own": self.own,
+            "id": view.id.to_string(),
+            "address": view.address,
+            "role": self.role(),
+            "state": self.state().1,
+            "leader": view.leader,
+            "voter": view.voter,
+            "matched": view.matched,
+            "own": view.own,
+            "reachable": status.is_some(),
+            "lag": self.lag,
+            "applied": status.map(|status| status.applied),
+            "snapshot": status.map(|status| status.snapshot),
+            "term": status.map(|status| status.term),
+            "version": status.map(|status| status.version.clone()),
+            "heard_ms": view.heard.map(|heard| heard.0),
         })
     }
 }

@@ -165,8 +165,8 @@ async fn list(app: &App, args: JobListArgs) -> Outcome<()> {
         };
     }
     let views: JobViews = client.read(Method::JobList, &question).await?;
-    client.close().await;
-    output.list(&views.jobs, Some(views.revision))?;
+    let stale = client.close().await;
+    output.as_of(stale).list(&views.jobs, Some(views.revision))?;
     if views.jobs.is_empty() && output.format() == Format::Table && !args.all {
         note("no job is active; --all shows those that have ended too");
     }
@@ -212,21 +212,25 @@ async fn watch(client: &mut Client, question: &JobList, output: Output) -> Outco
 
 /// The jobs that a text names; at least one.
 pub(crate) async fn select(client: &mut Client, text: &str) -> Outcome<Vec<JobView>> {
+    Ok(select_views(client, text).await?.jobs)
+}
+
+async fn select_views(client: &mut Client, text: &str) -> Outcome<JobViews> {
     let question = JobSelector { text: text.to_owned() };
     let views: JobViews = client.read(Method::JobShow, &question).await?;
     if views.jobs.is_empty() {
         let failure = Failure::new(FaultCode::NotFound, format!("there is no job `{text}`"));
         return Err(failure.with_hint("see `federation job ls --all`"));
     }
-    Ok(views.jobs)
+    Ok(views)
 }
 
 async fn show(app: &App, text: &str, output: Output) -> Outcome<()> {
     let mut client = app.client()?;
-    let jobs = select(&mut client, text).await?;
-    client.close().await;
-    let [job] = jobs.as_slice() else { return output.list(&jobs, None) };
-    output.one(job, || details(job))?;
+    let JobViews { jobs, revision, .. } = select_views(&mut client, text).await?;
+    let output = output.as_of(client.close().await);
+    let [job] = jobs.as_slice() else { return output.list(&jobs, Some(revision)) };
+    output.one(job, Some(revision), || details(job))?;
     if output.format() == Format::Table && !job.attempts.is_empty() {
         output::line("", "\n")?;
         output.list(&job.attempts, None)?;
@@ -339,7 +343,7 @@ pub(crate) async fn changed(
 /// Prints how jobs ended, and ends as the first that did not end well.
 fn conclude(output: Output, ends: &[JobView]) -> Outcome<()> {
     match ends {
-        [job] => output.one(job, || details(job))?,
+        [job] => output.one(job, None, || details(job))?,
         jobs => output.list(jobs, None)?,
     }
     let codes: Vec<u8> = ends.iter().map(verdict).collect();

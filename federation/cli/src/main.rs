@@ -14,10 +14,12 @@
 
 mod app;
 mod args;
+mod backup;
 mod client;
 mod context;
 mod controller;
 mod demo;
+mod doctor;
 mod error;
 mod job;
 mod logs;
@@ -95,6 +97,9 @@ async fn run(app: &App, command: Command) -> Outcome<()> {
         Command::Init(args) => controller::init(app, *args),
         Command::Serve(args) => controller::serve(app, args).await,
         Command::Controller(command) => controller::run(app, command).await,
+        Command::Backup(args) => Box::pin(backup::run(app, args)).await,
+        Command::Restore(args) => Box::pin(backup::restore(app, *args)).await,
+        Command::Doctor(args) => doctor::run(app, args).await,
         Command::Invite(args) => site::invite(app, args).await,
         Command::Join(args) => site::join(app, args).await,
         Command::Site(command) => site::run(app, command).await,

@@ -11,6 +11,7 @@ use specs::wire::method::Method;
 
 use crate::app::App;
 use crate::args::NodeCommand;
+use crate::client::Stale;
 use crate::error::{Failure, Outcome};
 use crate::output::{self, Item, Listed, Mood, Output, joined, note, texts};
 use crate::site::print_token;
@@ -18,8 +19,8 @@ use crate::site::print_token;
 pub(crate) async fn run(app: &App, command: NodeCommand) -> Outcome<()> {
     match command {
         NodeCommand::Ls(format) => {
-            let views = all(app).await?;
-            app.output(format).list(&views.nodes, Some(views.revision))
+            let (views, stale) = all(app).await?;
+            app.output(format).as_of(stale).list(&views.nodes, Some(views.revision))
         }
         NodeCommand::Show { node, format } => show(app, &node, app.output(format)).await,
         NodeCommand::Drain { node, undo } => drain(app, node, undo).await,
@@ -29,21 +30,20 @@ pub(crate) async fn run(app: &App, command: NodeCommand) -> Outcome<()> {
     }
 }
 
-async fn all(app: &App) -> Outcome<NodeViews> {
+async fn all(app: &App) -> Outcome<(NodeViews, Option<Stale>)> {
     let mut client = app.client()?;
     let views = client.read(Method::NodeList, &Empty {}).await?;
-    client.close().await;
-    Ok(views)
+    Ok((views, client.close().await))
 }
 
 async fn show(app: &App, name: &NodeId, output: Output) -> Outcome<()> {
-    let views = all(app).await?;
+    let (views, stale) = all(app).await?;
     let found = views.nodes.iter().find(|view| view.node == *name);
     let view = found.ok_or_else(|| {
         let failure = Failure::new(FaultCode::NotFound, format!("there is no node `{name}`"));
         failure.with_hint("see `federation node ls`")
     })?;
-    output.one(view, || {
+    output.as_of(stale).one(view, Some(views.revision), || {
         let class = view.class.as_ref().map_or_else(|| "GPU".into(), ToString::to_string);
         let gpus = format!(
             "{} × {class}: {} leased, {} granted",

@@ -9,6 +9,7 @@ use specs::id::Revision;
 use specs::unit::{Millis, Timestamp};
 
 use crate::args::{Format, FormatArgs};
+use crate::client::Stale;
 use crate::error::Failure;
 
 /// The version of every JSON document.
@@ -31,6 +32,7 @@ pub(crate) struct Output {
     has_headers: bool,
     terminal: Terminal,
     now: Timestamp,
+    stale: Option<Stale>,
 }
 
 /// How good something is, and so its colour.
@@ -78,7 +80,7 @@ pub(crate) trait Listed {
 
 impl Output {
     pub(crate) fn new(format: FormatArgs, terminal: Terminal, now: Timestamp) -> Self {
-        Self { format: format.format, has_headers: !format.no_headers, terminal, now }
+        Self { format: format.format, has_headers: !format.no_headers, terminal, now, stale: None }
     }
 
     pub(crate) fn format(&self) -> Format {
@@ -93,12 +95,42 @@ impl Output {
         Self { now, ..*self }
     }
 
+    /// Says beside the data that nobody vouched for it.
+    pub(crate) fn as_of(&self, stale: Option<Stale>) -> Self {
+        Self { stale, ..*self }
+    }
+
+    /// Tells people how old the data may be.
+    fn note_age(&self, revision: Option<Revision>) {
+        if let (Some(stale), Some(_)) = (self.stale, revision) {
+            let heard = stale.heard.map_or_else(
+                || "which has heard no leader since it started".to_owned(),
+                |heard| format!("which heard a leader {} ago", span(heard)),
+            );
+            note(&format!("as of revision {}: {}, {heard}", stale.revision, stale.controller));
+        }
+    }
+
+    /// The same for programs.
+    fn put_age(&self, revision: Option<Revision>, body: &mut Value) {
+        let (Some(revision), Some(body)) = (revision, body.as_object_mut()) else { return };
+        body.insert("revision".into(), revision.0.into());
+        body.insert("stale".into(), self.stale.is_some().into());
+        if let Some(stale) = self.stale {
+            body.insert("controller".into(), stale.controller.to_string().into());
+            body.insert("age_ms".into(), stale.heard.map(|heard| heard.0).into());
+        }
+    }
+
     /// Several of a kind. `revision` numbers the state that they were read from.
     pub(crate) fn list<T: Listed>(
         &self,
         items: &[T],
         revision: Option<Revision>,
     ) -> Result<(), Failure> {
+        if self.format != Format::Json {
+            self.note_age(revision);
+        }
         match self.format {
             Format::Table => self.table(items),
             Format::Name => {
@@ -108,9 +140,7 @@ impl Output {
                 let kind = format!("{}List", T::KIND);
                 let items: Vec<Value> = items.iter().map(Listed::json).collect();
                 let mut body = json!({ "items": items });
-                if let (Some(revision), Some(body)) = (revision, body.as_object_mut()) {
-                    body.insert("revision".into(), revision.0.into());
-                }
+                self.put_age(revision, &mut body);
                 self.document(&kind, body)
             }
         }
@@ -120,12 +150,20 @@ impl Output {
     pub(crate) fn one<T: Listed>(
         &self,
         item: &T,
+        revision: Option<Revision>,
         details: impl FnOnce() -> Vec<(&'static str, String)>,
     ) -> Result<(), Failure> {
+        if self.format != Format::Json {
+            self.note_age(revision);
+        }
         match self.format {
             Format::Table => pairs(&details()),
             Format::Name => line(&item.name(), "\n"),
-            Format::Json => self.document(T::KIND, item.json()),
+            Format::Json => {
+                let mut body = item.json();
+                self.put_age(revision, &mut body);
+                self.document(T::KIND, body)
+            }
         }
     }
 

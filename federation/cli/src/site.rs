@@ -15,6 +15,7 @@ use specs::wire::peer::ClassCapacity;
 
 use crate::app::App;
 use crate::args::{Format, FormatArgs, InviteArgs, JoinArgs, ListCommand, SiteCommand};
+use crate::client::Stale;
 use crate::error::{Failure, Outcome};
 use crate::node::heard;
 use crate::output::{self, Item, Listed, Mood, Output, joined, moment_ms, note, texts};
@@ -25,28 +26,27 @@ const TOKEN_BYTES_MAX: u64 = 16 << 10;
 pub(crate) async fn run(app: &App, command: SiteCommand) -> Outcome<()> {
     match command {
         SiteCommand::Ls(format) => {
-            let views = all(app, Method::SiteList).await?;
-            app.output(format).list(&views.sites, Some(views.revision))
+            let (views, stale) = all(app, Method::SiteList).await?;
+            app.output(format).as_of(stale).list(&views.sites, Some(views.revision))
         }
         SiteCommand::Show { name, format } => show(app, &name, app.output(format)).await,
     }
 }
 
-async fn all(app: &App, method: Method) -> Outcome<SiteViews> {
+async fn all(app: &App, method: Method) -> Outcome<(SiteViews, Option<Stale>)> {
     let mut client = app.client()?;
     let views = client.read(method, &Empty {}).await?;
-    client.close().await;
-    Ok(views)
+    Ok((views, client.close().await))
 }
 
 async fn show(app: &App, name: &SiteId, output: Output) -> Outcome<()> {
-    let views = all(app, Method::SiteList).await?;
+    let (views, stale) = all(app, Method::SiteList).await?;
     let found = views.sites.iter().find(|view| view.site == *name);
     let view = found.ok_or_else(|| {
         let failure = Failure::new(FaultCode::NotFound, format!("there is no site `{name}` here"));
         failure.with_hint("see `federation site ls`; a site is added with `federation join`")
     })?;
-    output.one(view, || {
+    output.as_of(stale).one(view, Some(views.revision), || {
         let country = view.country.map(|country| country.to_string());
         vec![
             ("Site", view.site.to_string()),
@@ -131,8 +131,8 @@ pub(crate) async fn join(app: &App, args: JoinArgs) -> Outcome<()> {
 
 /// `federation capacity`.
 pub(crate) async fn capacity(app: &App, format: FormatArgs) -> Outcome<()> {
-    let views = all(app, Method::Capacity).await?;
-    app.output(format).list(&rows(&views.sites), Some(views.revision))
+    let (views, stale) = all(app, Method::Capacity).await?;
+    app.output(format).as_of(stale).list(&rows(&views.sites), Some(views.revision))
 }
 
 /// `federation grant …`.
@@ -140,8 +140,8 @@ pub(crate) async fn grants(app: &App, command: ListCommand) -> Outcome<()> {
     let ListCommand::Ls(format) = command;
     let mut client = app.client()?;
     let GrantViews { revision, grants } = client.read(Method::GrantList, &Empty {}).await?;
-    client.close().await;
-    app.output(format).list(&grants, Some(revision))
+    let stale = client.close().await;
+    app.output(format).as_of(stale).list(&grants, Some(revision))
 }
 
 /// `federation loan …`.
@@ -149,9 +149,9 @@ pub(crate) async fn loans(app: &App, command: ListCommand) -> Outcome<()> {
     let ListCommand::Ls(format) = command;
     let mut client = app.client()?;
     let LoanViews { revision, loans }: LoanViews = client.read(Method::LoanList, &Empty {}).await?;
-    client.close().await;
+    let stale = client.close().await;
     let revision: Revision = revision;
-    app.output(format).list(&loans, Some(revision))
+    app.output(format).as_of(stale).list(&loans, Some(revision))
 }
 
 fn state(view: &SiteView) -> (Mood, &'static str) {

@@ -7,6 +7,8 @@
 //! DIR/authority/          the site's signing key, mode 0600
 //! DIR/admin/              credentials of the first user (founding controller only)
 //! DIR/founding.pb         the site's settings until they are in the log
+//! DIR/joining/            what a controller needs that waits to be taken in
+//! DIR/log-owner           which log belongs here; see `mark`
 //! DIR/wal/ snapshots/     the log
 //! ```
 
@@ -22,7 +24,7 @@ use fabric_quic::pki::{Authority, Credentials, KeyRequest, PkiError};
 use serde::{Deserialize, Serialize};
 use specs::codec::Message;
 use specs::fault::FaultCode;
-use specs::id::{ControllerId, Country, SiteId, UserId};
+use specs::id::{ControllerId, Country, RequestId, SiteId, UserId};
 use specs::site::{LendRule, SiteSpec, Terms};
 use specs::wire::client::ControllerAdded;
 
@@ -31,9 +33,11 @@ use crate::error::ControllerError;
 /// Name of the first user of a site.
 pub const ADMIN: &str = "admin";
 /// Name of a controller's credentials within `identity/`.
-const CREDENTIALS: &str = "controller";
+pub(crate) const CREDENTIALS: &str = "controller";
 const CONFIG_FILE: &str = "controller.toml";
 const FOUNDING_FILE: &str = "founding.pb";
+/// What a controller needs that is about to be taken in.
+const JOINING_DIR: &str = "joining";
 
 /// How to found a site.
 #[derive(Debug, Clone)]
@@ -118,6 +122,55 @@ fn write_founder(
     Ok(Initialised { admin, address })
 }
 
+/// A controller's key and its request to be taken in, kept in its directory until it is: whoever
+/// repeats an addition that was interrupted gets the same controller.
+pub struct Joining {
+    pub key: KeyRequest,
+    pub request: RequestId,
+}
+
+/// Makes a directory ready to become a member's, or goes on where an earlier try was interrupted.
+///
+/// # Errors
+/// It holds something else, or cannot be written.
+pub fn prepare_member(
+    env: &Env,
+    dir: &Path,
+    listen: SocketAddr,
+    advertise: Option<&str>,
+) -> Result<Joining, ControllerError> {
+    let address = address_of(listen, advertise)?;
+    let pending = dir.join(JOINING_DIR);
+    let file = pending.join("request");
+    if file.is_file() {
+        claim_but(dir, Some(JOINING_DIR))?;
+        let text = fs::read_to_string(&file);
+        let text = text.map_err(|error| ControllerError::file("read", &file, error))?;
+        let (request, known) = text.trim_end().split_once('\n').unwrap_or_default();
+        if known != address {
+            let what = format!("{} is being prepared for {known}, not {address}", dir.display());
+            return Err(ControllerError::new(FaultCode::Conflict, what)
+                .hint("repeat the same command, or choose an empty directory"));
+        }
+        let request = request_id(request)?;
+        let key = KeyRequest::load(env, &pending, CREDENTIALS).map_err(|error| pki(&error))?;
+        return Ok(Joining { key, request });
+    }
+    // A try that ended before its request was written has asked for nothing.
+    claim_but(dir, Some(JOINING_DIR))?;
+    let key = KeyRequest::create(env).map_err(|error| pki(&error))?;
+    key.save(&pending, CREDENTIALS).map_err(|error| pki(&error))?;
+    let random: [u8; 16] = env.random_bytes();
+    let request = request_id(&format!("cli-{:032x}", u128::from_be_bytes(random)))?;
+    write_durably(&file, format!("{request}\n{address}\n").as_bytes())?;
+    Ok(Joining { key, request })
+}
+
+pub(crate) fn request_id(text: &str) -> Result<RequestId, ControllerError> {
+    RequestId::new(text)
+        .map_err(|error| ControllerError::new(FaultCode::Internal, error.to_string()))
+}
+
 /// Writes the directory of a controller that a site has taken in.
 ///
 /// # Errors
@@ -131,7 +184,7 @@ pub fn write_member(
     added: &ControllerAdded,
     request: KeyRequest,
 ) -> Result<(), ControllerError> {
-    claim(dir)?;
+    claim_but(dir, Some(JOINING_DIR))?;
     let address = address_of(listen, advertise)?;
     whole_or_empty(dir, || {
         let authority = Authority::from_parts(env, &added.ca.0, &added.ca_key.0);
@@ -139,17 +192,20 @@ pub fn write_member(
         let credentials = request.into_credentials(&added.certificate.0, &added.ca.0);
         let credentials = credentials.map_err(|error| pki(&error))?;
         credentials.save(&dir.join("identity"), CREDENTIALS).map_err(|error| pki(&error))?;
-        write_config(dir, &added.site, added.id, listen, &address, metrics)
+        write_config(dir, &added.site, added.id, listen, &address, metrics)?;
+        // What stays of it is in nobody's way.
+        let _ = fs::remove_dir_all(dir.join(JOINING_DIR));
+        Ok(())
     })
 }
 
 /// Writes into a directory that was empty; if that goes wrong, it is empty again.
-fn whole_or_empty<T>(
+pub(crate) fn whole_or_empty<T>(
     dir: &Path,
     write: impl FnOnce() -> Result<T, ControllerError>,
 ) -> Result<T, ControllerError> {
     write().inspect_err(|_| {
-        for part in ["authority", "identity", "admin"] {
+        for part in ["authority", "identity", "admin", "wal", "snapshots"] {
             // What stays is seen by the next try, which then says so.
             let _ = fs::remove_dir_all(dir.join(part));
         }
@@ -164,11 +220,15 @@ fn whole_or_empty<T>(
 ///
 /// # Errors
 /// It holds something, or cannot be written.
-pub fn claim(dir: &Path) -> Result<(), ControllerError> {
+pub(crate) fn claim(dir: &Path) -> Result<(), ControllerError> {
+    claim_but(dir, None)
+}
+
+fn claim_but(dir: &Path, but: Option<&str>) -> Result<(), ControllerError> {
     fs::create_dir_all(dir).map_err(|error| ControllerError::file("make", dir, error))?;
-    let mut entries =
-        fs::read_dir(dir).map_err(|error| ControllerError::file("read", dir, error))?;
-    if entries.next().is_some() {
+    let entries = fs::read_dir(dir).map_err(|error| ControllerError::file("read", dir, error))?;
+    let is_other = |name: &std::ffi::OsStr| but.is_none_or(|but| name != but);
+    if entries.flatten().any(|entry| is_other(&entry.file_name())) {
         let what = if dir.join(CONFIG_FILE).exists() {
             format!("{} belongs to a controller", dir.display())
         } else {
@@ -196,13 +256,14 @@ impl Home {
         let config: Config = toml::from_str(&text).map_err(|error| {
             let what = format!("{} is not valid: {error}", path.display());
             ControllerError::new(FaultCode::InvalidArgument, what)
+                .hint("put the file back as it was, or replace this controller by another")
         })?;
         let site = SiteId::new(&config.site).map_err(|error| {
             ControllerError::new(FaultCode::InvalidArgument, format!("{}: {error}", path.display()))
         })?;
         let credentials = Credentials::load(env, &dir.join("identity"), CREDENTIALS);
         let authority = Authority::load(env, &dir.join("authority"));
-        Ok(Self {
+        let home = Self {
             dir: dir.to_path_buf(),
             site,
             id: ControllerId(config.id),
@@ -210,7 +271,32 @@ impl Home {
             authority: authority.map_err(|error| pki(&error))?,
             founding: founding(&dir.join(FOUNDING_FILE))?,
             config,
-        })
+        };
+        home.check()?;
+        Ok(home)
+    }
+
+    /// The parts of a directory must be of one controller.
+    fn check(&self) -> Result<(), ControllerError> {
+        let own = Identity::Controller { site: self.site.clone(), id: self.id };
+        let found = self.credentials.identity();
+        let other = if *found != own {
+            format!("identity/ is that of {found}")
+        } else if self.credentials.ca() != self.authority.certificate() {
+            format!("authority/ is that of another {}", self.authority.site())
+        } else {
+            return Ok(());
+        };
+        let dir = self.dir.display();
+        let what = format!("{dir} is mixed up: {CONFIG_FILE} is that of {own}, and {other}");
+        let hint = "put the directory back as it was; nothing was changed";
+        Err(ControllerError::new(FaultCode::Conflict, what).hint(hint))
+    }
+
+    /// The site's settings are in the log, and this directory never founds it again.
+    pub(crate) fn forget_founding(dir: &Path) {
+        // What stays of it is looked at again at the next start.
+        let _ = fs::remove_file(dir.join(FOUNDING_FILE));
     }
 }
 
@@ -226,11 +312,11 @@ fn founding(path: &Path) -> Result<Option<Arc<SiteSpec>>, ControllerError> {
     }
 }
 
-fn pki(error: &PkiError) -> ControllerError {
+pub(crate) fn pki(error: &PkiError) -> ControllerError {
     ControllerError::because("the keys and certificates are not usable", error)
 }
 
-fn save_credentials(
+pub(crate) fn save_credentials(
     env: &Env,
     authority: &Authority,
     identity: &Identity,
@@ -241,7 +327,10 @@ fn save_credentials(
     credentials.save(dir, name).map_err(|error| pki(&error))
 }
 
-fn address_of(listen: SocketAddr, advertise: Option<&str>) -> Result<String, ControllerError> {
+pub(crate) fn address_of(
+    listen: SocketAddr,
+    advertise: Option<&str>,
+) -> Result<String, ControllerError> {
     match advertise {
         Some(address) => Ok(address.into()),
         None if listen.ip().is_unspecified() => {
@@ -257,7 +346,7 @@ fn address_of(listen: SocketAddr, advertise: Option<&str>) -> Result<String, Con
     }
 }
 
-fn write_config(
+pub(crate) fn write_config(
     dir: &Path,
     site: &SiteId,
     id: ControllerId,

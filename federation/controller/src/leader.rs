@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use federation_core::{Alarm, Effect, Leader};
+use federation_core::{Alarm, Command, Effect, Leader, RemoveController, State};
 use specs::codec::Message;
 use specs::fault::Fault;
 use specs::id::SiteId;
@@ -15,7 +15,7 @@ use specs::wire::peer::{PeerNudge, PeerOrders};
 use tokio::sync::mpsc;
 
 use crate::peer::call_peer;
-use crate::raft::Applied;
+use crate::raft::{Applied, Without};
 use crate::shared::{Reign, Shared, lock};
 
 /// The leader looks at the state at least this often.
@@ -51,7 +51,8 @@ async fn reign(shared: &Arc<Shared>, term: u64) {
         tracing::debug!(%fault, term, "the reign ended before it began");
         return;
     }
-    let leader = Leader::new(shared.env.clock.now(), term);
+    let reign = federation_core::reign(&shared.group.state(), term);
+    let leader = Leader::new(shared.env.clock.now(), reign);
     *lock(&shared.reign) = Some(Reign { term, leader });
     tracing::info!(term, "leading");
     let mut leadership = shared.group.leadership();
@@ -194,9 +195,29 @@ async fn ask_once(
     Ok(changed)
 }
 
+/// A controller that another was added to replace goes as soon as that one votes.
+async fn remove_replaced(shared: &Arc<Shared>, state: &State) {
+    let members = shared.group.members();
+    let votes = |id| members.iter().any(|it| it.id == id && it.voter && it.is_reachable());
+    for new in state.controllers.values() {
+        let Some(old) = new.replaces.filter(|old| state.controllers.contains(old)) else {
+            continue;
+        };
+        if !votes(new.id) || !Without::of(&members, old).can_agree() {
+            continue;
+        }
+        tracing::info!(%old, new = %new.id, "a controller is replaced");
+        let command = Command::RemoveController(RemoveController { id: old });
+        if let Err(fault) = shared.propose(command).await {
+            tracing::debug!(%fault, "the replaced controller is not removed yet");
+        }
+    }
+}
+
 async fn member_loop(shared: &Arc<Shared>) {
     loop {
         let state = shared.group.state();
+        remove_replaced(shared, &state).await;
         let wanted: BTreeMap<_, _> =
             state.controllers.values().map(|it| (it.id, it.address.clone())).collect();
         if !wanted.is_empty()

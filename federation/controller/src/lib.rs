@@ -19,18 +19,26 @@
 //!
 //! Deliberately absent: what any of it means (`federation-core`).
 
+mod backup;
 mod config;
+mod disk;
+mod doctor;
 mod error;
 mod leader;
+mod mark;
 mod metrics;
 mod peer;
 pub mod raft;
+mod restore;
 mod serve;
 mod service;
 mod shared;
 mod submit_lane;
 
-pub use config::{ADMIN, InitOptions, Initialised, claim, init, write_member};
+pub use backup::{Backup, BackupMeta, BackupWriter, read_backup};
+pub use config::{ADMIN, InitOptions, Initialised, Joining, init, prepare_member, write_member};
+pub use doctor::{Finding, Findings, Level, certificate, examine, room};
 pub use error::ControllerError;
+pub use restore::{PendingRestore, RestoreOptions, RestoredSite};
 pub use serve::{METRICS_FILE, Ready, serve};
 pub use submit_lane::SubmitLane;

@@ -17,16 +17,20 @@ use specs::site::SiteSpec;
 use specs::unit::Millis;
 use tokio::sync::{Notify, watch};
 
+use crate::backup::Backups;
 use crate::config::{Home, write_durably};
 use crate::error::ControllerError;
 use crate::leader;
+use crate::mark::Mark;
 use crate::metrics;
 use crate::raft::{CutLog, Group, RaftConfig};
 use crate::service::Front;
-use crate::shared::Shared;
+use crate::shared::{About, Shared};
 
 /// Where `/metrics` is served is written to this file of the controller's directory.
 pub const METRICS_FILE: &str = "metrics.addr";
+/// How often a log that was never used is looked at.
+const MARK_SPAN: Millis = Millis(50);
 /// The founding is tried again after this long.
 const FOUND_AGAIN: Millis = Millis(20);
 
@@ -72,6 +76,7 @@ pub async fn serve(
     let metrics_address = listener.local_addr().unwrap_or(home.config.metrics);
     write_durably(&dir.join(METRICS_FILE), format!("{metrics_address}\n").as_bytes())?;
 
+    let mark = Mark::check(&env, dir, &home.site, home.id)?;
     let pool = Pool::new(endpoint.clone());
     let on_fatal = Arc::new(|why: &str| stop_at_once(why));
     let raft = RaftConfig { cut_log, ..RaftConfig::new(home.id, home.dir.clone()) };
@@ -79,6 +84,11 @@ pub async fn serve(
         Group::start(&env, raft, home.site.clone(), pool.clone(), on_fatal).await.map_err(
             |error| ControllerError::new(error.code(), error.to_string()).hint(error.hint()),
         )?;
+    mark.check_content(group.is_empty())?;
+    check_site(&home, &group)?;
+    if !mark.is_used() {
+        env.spawn(mark_used(env.clone(), group.clone(), mark));
+    }
     let shared = assemble(&env, &home, trust, pool, group);
     leader::trust_peers(&shared);
     front.open(shared.clone());
@@ -106,6 +116,33 @@ pub async fn serve(
     Ok(())
 }
 
+/// Keys of one site and the state of another come of a mix-up.
+fn check_site(home: &Home, group: &Group) -> Result<(), ControllerError> {
+    let state = group.state();
+    match state.own() {
+        Some(site) if *site != home.site => {
+            let what = format!(
+                "{} holds the log of site {site} and the keys of {}",
+                home.dir.display(),
+                home.site
+            );
+            let hint = "put the directory back that belongs here; nothing was changed";
+            Err(ControllerError::new(FaultCode::Conflict, what).hint(hint))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Remembers that the log was used, as soon as it is.
+async fn mark_used(env: Env, group: Group, mut mark: Mark) {
+    while group.is_empty() {
+        env.sleep(MARK_SPAN).await;
+    }
+    if let Err(error) = mark.set_used() {
+        tracing::warn!(%error, "it is not noted that the log is in use");
+    }
+}
+
 fn assemble(
     env: &Env,
     home: &Home,
@@ -127,6 +164,12 @@ fn assemble(
         members: Notify::new(),
         peers: Mutex::new(BTreeMap::new()),
         applied: watch::Sender::new(Revision(0)),
+        about: About {
+            dir: home.dir.clone(),
+            address: home.config.advertise.clone(),
+            certificate_until: home.credentials.not_after(),
+        },
+        backups: Backups::default(),
     })
 }
 
@@ -142,6 +185,7 @@ fn stop_at_once(why: &str) {
 async fn found(shared: Arc<Shared>, spec: Arc<SiteSpec>, address: String) {
     loop {
         if shared.group.state().site.is_some() {
+            Home::forget_founding(&shared.about.dir);
             return;
         }
         if shared.group.is_empty()
@@ -153,6 +197,7 @@ async fn found(shared: Arc<Shared>, spec: Arc<SiteSpec>, address: String) {
         match shared.propose(Command::FoundSite(command)).await {
             Ok(_) => {
                 tracing::info!(site = %shared.site, "founded");
+                Home::forget_founding(&shared.about.dir);
                 return;
             }
             Err(fault) => tracing::debug!(%fault, "the founding is tried again"),

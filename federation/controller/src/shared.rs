@@ -1,6 +1,7 @@
 //! What the parts of one controller share.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fabric_quic::connection::Connection;
@@ -11,9 +12,10 @@ use fabric_quic::trust::TrustStore;
 use federation_core::{Command, Leader, Reply, State};
 use specs::fault::{Fault, FaultCode};
 use specs::id::{ControllerId, NodeId, Revision, SiteId};
-use specs::unit::Instant;
+use specs::unit::{Instant, Timestamp};
 use tokio::sync::{Notify, watch};
 
+use crate::backup::Backups;
 use crate::raft::{Committed, Group, ProposeError};
 
 /// A reign of this controller, and what its leader remembers.
@@ -43,6 +45,17 @@ pub(crate) struct Shared {
     pub(crate) peers: Mutex<BTreeMap<SiteId, Arc<Notify>>>,
     /// The revision that was last applied here.
     pub(crate) applied: watch::Sender<Revision>,
+    pub(crate) about: About,
+    /// States that are held still while they are read in pieces.
+    pub(crate) backups: Backups,
+}
+
+/// What a controller says of itself.
+pub(crate) struct About {
+    pub(crate) dir: PathBuf,
+    /// Where others reach it.
+    pub(crate) address: String,
+    pub(crate) certificate_until: Timestamp,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

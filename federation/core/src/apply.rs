@@ -8,7 +8,7 @@ use specs::id::{ControllerId, JobId, Revision};
 use crate::command::Command;
 use crate::effect::{Effect, Effects};
 use crate::state::State;
-use crate::{exchange, job, lease, node, site};
+use crate::{exchange, job, lease, node, restore, site};
 
 /// What the proposer of a command is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +49,7 @@ pub fn apply(state: &mut State, command: &Command) -> (Reply, Vec<Effect>) {
         Command::AcceptNode(it) => site::accept_node(state, it),
         Command::AddController(it) => site::add_controller(state, fx, it),
         Command::RemoveController(it) => site::remove_controller(state, fx, it),
+        Command::EndRecovery(it) => restore::end_recovery(state, fx, it),
         Command::MakeGrant(it) => exchange::host::make_grant(state, fx, it),
         Command::RecallGrant(it) => exchange::host::recall_grant(state, fx, it),
         Command::ExpireGrant(it) => exchange::host::expire_grant(state, fx, it),

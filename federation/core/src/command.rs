@@ -151,10 +151,17 @@ specs::message! {
     pub struct AddController {
         1 => request: RequestId,
         2 => address: String,
+        /// A controller that is removed as soon as the new one votes.
+        3 => replaces: Option<ControllerId>,
     }
 
     pub struct RemoveController {
         1 => id: ControllerId,
+    }
+
+    /// Lets a restored site place jobs again, if it recovers from the restore named.
+    pub struct EndRecovery {
+        1 => restored: Revision,
     }
 
     /// Promises GPUs to a home.
@@ -252,6 +259,7 @@ specs::choice! {
         33 => AcceptNode(AcceptNode),
         34 => AddController(AddController),
         35 => RemoveController(RemoveController),
+        36 => EndRecovery(EndRecovery),
         40 => MakeGrant(MakeGrant),
         41 => RecallGrant(RecallGrant),
         42 => ExpireGrant(ExpireGrant),

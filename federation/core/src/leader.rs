@@ -30,12 +30,14 @@ use specs::wire::peer::{
 };
 
 use crate::command::{
-    AttemptKey, Command, CommitPlan, ExpireGrant, ObeyPeer, RecordParts, RecordPeer, RegisterNode,
-    ReleaseNode, ReleasePeer, RestoreNode, RestorePeer, ReturnGrant, SuspectNode, SuspectPeer,
+    AttemptKey, Command, CommitPlan, EndRecovery, ExpireGrant, ObeyPeer, RecordParts, RecordPeer,
+    RegisterNode, ReleaseNode, ReleasePeer, RestoreNode, RestorePeer, ReturnGrant, SuspectNode,
+    SuspectPeer,
 };
 use crate::exchange::host::{Admission, in_use, judge};
 use crate::placement::plan::{FreeMap, LOOKED_AT_MAX, Plan, plan};
 use crate::placement::{fits, lend};
+use crate::restore;
 use crate::state::{Grant, GuestKey, HeldKey, JobPhase, Lease, State};
 use crate::view;
 use crate::watch::Watch;
@@ -307,6 +309,10 @@ impl Leader {
     /// As a host: the next question to a home.
     #[must_use]
     pub fn ask_peer(&mut self, now: Instant, state: &State, home: &SiteId) -> Option<PeerReport> {
+        // A home that is told nothing gives nothing up before its loans have run out.
+        if state.recovering.is_some() {
+            return None;
+        }
         let memory = self.peers.entry(home.clone()).or_default();
         let question = self.next_question;
         let report = view::peer_report(state, home, question, memory.answered)?;
@@ -357,6 +363,12 @@ impl Leader {
         let (mut commands, mut alarms) = (Vec::new(), Vec::new());
         self.poll_nodes(now, at, state, &mut commands, &mut alarms);
         self.poll_peers(now, at, state, &mut commands);
+        if let Some(restored) = state.recovering {
+            if now.since(self.since) >= restore::hold(state) {
+                commands.push(Command::EndRecovery(EndRecovery { restored }));
+            }
+            return (commands, alarms);
+        }
         self.poll_plan(now, at, state, &mut commands);
         self.poll_held(now, state, &mut commands);
         (commands, alarms)

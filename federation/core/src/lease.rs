@@ -34,7 +34,7 @@ pub(crate) fn commit_plan(state: &mut State, fx: &mut Effects, it: &CommitPlan) 
 fn assign(state: &mut State, fx: &mut Effects, it: &Assignment) -> bool {
     let Some(job) = state.jobs.get(&it.job) else { return false };
     let JobPhase::Queued(_) = job.phase else { return false };
-    if job.epoch != it.after || job.cancel {
+    if job.epoch != it.after || job.cancel || state.recovering.is_some() {
         return false;
     }
     let job = job.clone();

@@ -33,6 +33,7 @@ mod leader;
 mod lease;
 mod node;
 mod placement;
+mod restore;
 mod site;
 mod state;
 mod table;
@@ -52,6 +53,7 @@ pub use effect::Effect;
 pub use invariant::{Violation, check};
 pub use leader::{Alarm, Leader};
 pub use placement::why::{could_ever_run, why};
+pub use restore::{RestorePlan, Restored, reign, restore};
 pub use state::chunk::{CHUNK_BYTES_MAX, Chunk, ChunkError, StateBuilder};
 pub use state::{
     Agreed, Attempt, Controller, Grant, Guest, GuestKey, Held, Job, JobPhase, Lease, Loan, Node,

@@ -23,7 +23,7 @@ pub(crate) fn found(state: &mut State, fx: &mut Effects, it: &FoundSite) -> Repl
         Err(_) => return Reply::NoOp("unreachable: the request id is a constant"),
     };
     let id = ControllerId(1);
-    let first = Controller { id, address: it.address.clone(), request };
+    let first = Controller { id, address: it.address.clone(), request, replaces: None };
     state.agreed.last_controller = id;
     state.agreed.controllers.insert(id, first);
     fx.insert(Effect::SyncTrust);
@@ -148,9 +148,21 @@ pub(crate) fn add_controller(state: &mut State, fx: &mut Effects, it: &AddContro
         let message = alloc::format!("a controller at `{}` is a member", it.address);
         return Reply::Refused(Fault::new(FaultCode::Conflict, message));
     }
+    if let Some(old) = it.replaces {
+        if !state.controllers.contains(&old) {
+            let message = alloc::format!("there is no controller {old} to replace");
+            return Reply::Refused(Fault::new(FaultCode::NotFound, message));
+        }
+        if let Some(new) = state.controllers.values().find(|new| new.replaces == Some(old)) {
+            let message = alloc::format!("{} at `{}` replaces {old} already", new.id, new.address);
+            let hint = "run it, or remove it to begin again";
+            return Reply::Refused(Fault::new(FaultCode::Conflict, message).with_hint(hint));
+        }
+    }
     let id = ControllerId(state.last_controller.0 + 1);
     state.agreed.last_controller = id;
-    let controller = Controller { id, address: it.address.clone(), request: it.request.clone() };
+    let (address, request) = (it.address.clone(), it.request.clone());
+    let controller = Controller { id, address, request, replaces: it.replaces };
     state.agreed.controllers.insert(id, controller);
     fx.insert(Effect::SyncMembers);
     Reply::Controller(id)

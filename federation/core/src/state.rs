@@ -256,6 +256,8 @@ specs::message! {
         1 => id: ControllerId,
         2 => address: String,
         3 => request: RequestId,
+        /// Removed as soon as this one votes.
+        4 => replaces: Option<ControllerId>,
     }
 
     /// Everything a site agrees on.
@@ -279,6 +281,9 @@ specs::message! {
         15 => last_controller: ControllerId,
         /// Leases that were given up although a node may still tell how its part of them ended.
         16 => lapsed: Table<LeaseId, Lease>,
+        /// The revision at which the site was restored from a backup; none once all that ran
+        /// before has surely ended. Nothing is placed until then.
+        17 => recovering: Option<Revision>,
     }
 }
 
@@ -354,13 +359,14 @@ impl Default for State {
             controllers: Table::default(),
             last_controller: ControllerId(0),
             lapsed: Table::default(),
+            recovering: None,
         })
     }
 }
 
 impl State {
     /// Derives the indexes.
-    fn index(agreed: Agreed) -> Self {
+    pub(crate) fn index(agreed: Agreed) -> Self {
         let mut queue = Vec::new();
         let mut peer_loans = Index::default();
         let mut drawn: Index<DrawKey, GpuCount> = Index::default();

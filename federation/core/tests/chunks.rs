@@ -159,6 +159,7 @@ fn commands(state: &State, step: &Step) -> Vec<Command> {
             vec![Command::AddPeer(AddPeer { peer })]
         }
         Step::Controller { name } => vec![Command::AddController(AddController {
+            replaces: None,
             request: format!("controller-{name}").parse().unwrap(),
             address: format!("c{name}:1"),
         })],

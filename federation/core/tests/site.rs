@@ -457,7 +457,7 @@ fn late_orders_of_a_home_change_nothing() {
 fn no_controller_is_added_before_the_site_is_founded() {
     let mut state = State::default();
     let request = "second".parse().unwrap();
-    let add = AddController { request, address: "berlin:2".into() };
+    let add = AddController { request, address: "berlin:2".into(), replaces: None };
     let (reply, _) = apply(&mut state, &Command::AddController(add));
     assert!(matches!(reply, Reply::Refused(_)));
     assert!(state.controllers.is_empty());

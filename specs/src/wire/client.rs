@@ -14,6 +14,7 @@ use crate::id::{
 use crate::job::JobSpec;
 use crate::unit::{GpuCount, Millis, Timestamp};
 use crate::wire::agent::LogStream;
+use crate::wire::method::Method;
 use crate::wire::peer::ClassCapacity;
 
 crate::enumeration! {
@@ -296,11 +297,109 @@ crate::message! {
         5 => matched: u64,
         /// The one that answered.
         6 => own: bool,
+        /// Since it last answered the leader; absent if it never did, or if a follower says so.
+        7 => heard: Option<Millis>,
     }
 
     pub struct ControllerViews {
         1 => term: u64,
         2 => controllers: Vec<ControllerView>,
+        /// Last log index of the one that answered; zero from a version that does not say.
+        3 => last_log: u64,
+        4 => revision: Revision,
+    }
+
+    /// One controller about itself. Answered without the others, so it may be old.
+    pub struct ControllerStatus {
+        1 => id: ControllerId,
+        2 => site: SiteId,
+        /// Where it says that others reach it.
+        3 => address: String,
+        4 => version: String,
+        /// Its wall clock, for information only.
+        5 => at: Timestamp,
+        6 => term: u64,
+        /// Whom it takes for the leader.
+        7 => leader: Option<ControllerId>,
+        8 => last_log: u64,
+        9 => committed: u64,
+        10 => applied: u64,
+        /// Last index of its newest snapshot; zero without one.
+        11 => snapshot: u64,
+        12 => purged: u64,
+        13 => snapshot_bytes: u64,
+        14 => revision: Revision,
+        /// The disk of its log has no room.
+        15 => is_full: bool,
+        /// Since it knew that it heard, or was, a leader with a majority; absent if it never was.
+        16 => heard: Option<Millis>,
+        /// End of its certificate.
+        17 => certificate_until: Timestamp,
+        /// The members of the group, as it knows them.
+        18 => members: Vec<ControllerView>,
+        /// The controllers that the site has agreed on, as it knows them.
+        19 => agreed: Vec<ControllerId>,
+        /// What it may still write, bytes, as its file system says; absent if unknown.
+        20 => disk_free: Option<u64>,
+        /// The site was restored from a backup, and nothing is placed yet.
+        21 => recovering: bool,
+    }
+
+    pub struct ControllerTransfer {
+        /// None for whoever is fit best.
+        1 => to: Option<ControllerId>,
+    }
+
+    pub struct ControllerTransferred {
+        1 => leader: ControllerId,
+        /// It led before.
+        2 => repeated: bool,
+    }
+
+    /// A question that whichever controller is asked answers, without the others.
+    pub struct StaleRead {
+        1 => method: Method,
+        2 => body: Blob,
+    }
+
+    pub struct StaleAnswer {
+        1 => body: Blob,
+        2 => revision: Revision,
+        /// Who answered.
+        3 => controller: ControllerId,
+        /// Since it knew that it heard, or was, a leader with a majority; absent if it never was.
+        4 => heard: Option<Millis>,
+    }
+
+    /// Holds a state still, to be read in pieces.
+    pub struct BackupOpen {
+        /// Do not ask the others whether the state is the newest.
+        1 => stale: bool,
+    }
+
+    pub struct BackupOpened {
+        /// Names it towards the controller that answered, and no other.
+        1 => backup: u64,
+        2 => site: SiteId,
+        3 => revision: Revision,
+        4 => at: Timestamp,
+        5 => controller: ControllerId,
+        /// Digest (SHA-256) of the site's authority, whose key a restore needs.
+        6 => authority: Blob,
+        7 => version: String,
+        8 => heard: Option<Millis>,
+    }
+
+    pub struct BackupRead {
+        1 => backup: u64,
+        /// Counted from zero. The one before may be asked for again.
+        2 => piece: u64,
+    }
+
+    pub struct BackupPiece {
+        1 => data: Blob,
+        /// There is no further piece; this one is empty.
+        2 => last: bool,
     }
 
     pub struct ControllerAdd {
@@ -310,6 +409,8 @@ crate::message! {
         2 => csr: Blob,
         /// Repeating the same request gives the same controller.
         3 => request: RequestId,
+        /// A controller that is removed as soon as the new one votes.
+        4 => replaces: Option<ControllerId>,
     }
 
     pub struct ControllerAdded {
@@ -327,4 +428,20 @@ crate::message! {
     }
 
     pub struct Empty {}
+}
+
+/// Whether any controller may answer a method from what it holds, by [`Method::StaleRead`].
+#[must_use]
+pub fn may_be_stale(method: Method) -> bool {
+    [
+        Method::JobList,
+        Method::JobShow,
+        Method::NodeList,
+        Method::SiteList,
+        Method::Capacity,
+        Method::GrantList,
+        Method::LoanList,
+        Method::ControllerList,
+    ]
+    .contains(&method)
 }

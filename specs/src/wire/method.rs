@@ -73,6 +73,11 @@ methods! {
     130 => ControllerList, "controller.list", Client, 4_096, 10_000;
     131 => ControllerAdd, "controller.add", Client, 16_384, 10_000;
     132 => ControllerRemove, "controller.remove", Client, 4_096, 10_000;
+    133 => ControllerStatus, "controller.status", Client, 4_096, 5_000;
+    134 => ControllerTransfer, "controller.transfer", Client, 4_096, 10_000;
+    140 => StaleRead, "stale.read", Client, 8_192, 5_000;
+    141 => BackupOpen, "backup.open", Client, 4_096, 10_000;
+    142 => BackupRead, "backup.read", Client, 4_096, 10_000;
     // Agents. `wire::agent`.
     200 => NodeReport, "node.report", Agent, 0x10_0000, 5_000;
     210 => NodeNudge, "node.nudge", Node, 64, 2_000;

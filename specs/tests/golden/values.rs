@@ -449,17 +449,73 @@ fn controller_view() -> client::ControllerView {
         voter: true,
         matched: 4_711,
         own: true,
+        heard: Some(Millis(95)),
+    }
+}
+
+fn controller_status() -> client::ControllerStatus {
+    client::ControllerStatus {
+        id: ControllerId(2),
+        site: site("berlin"),
+        address: "c2.berlin:7000".to_owned(),
+        version: "0.1.0".to_owned(),
+        at: Timestamp(1_700_000_000_100),
+        term: 9,
+        leader: Some(ControllerId(1)),
+        last_log: 4_720,
+        committed: 4_719,
+        applied: 4_718,
+        snapshot: 4_000,
+        purged: 3_000,
+        snapshot_bytes: 123_456,
+        revision: Revision(4_001),
+        is_full: true,
+        heard: Some(Millis(80)),
+        certificate_until: Timestamp(1_707_000_000_000),
+        members: vec![controller_view()],
+        agreed: vec![ControllerId(2)],
+        disk_free: Some(1 << 40),
+        recovering: true,
     }
 }
 
 fn client_controllers() -> Vec<Sample> {
     vec![
         sample(&controller_view()),
-        sample(&client::ControllerViews { term: 9, controllers: vec![controller_view()] }),
+        sample(&client::ControllerViews {
+            term: 9,
+            controllers: vec![controller_view()],
+            last_log: 4_720,
+            revision: Revision(4_001),
+        }),
+        sample(&controller_status()),
+        sample(&client::ControllerTransfer { to: Some(ControllerId(2)) }),
+        sample(&client::ControllerTransferred { leader: ControllerId(2), repeated: true }),
+        sample(&client::StaleRead { method: Method::NodeList, body: Blob(vec![1, 2]) }),
+        sample(&client::StaleAnswer {
+            body: Blob(vec![3]),
+            revision: Revision(85),
+            controller: ControllerId(3),
+            heard: Some(Millis(4_000)),
+        }),
+        sample(&client::BackupOpen { stale: true }),
+        sample(&client::BackupOpened {
+            backup: 77,
+            site: site("berlin"),
+            revision: Revision(86),
+            at: Timestamp(1_700_000_000_200),
+            controller: ControllerId(1),
+            authority: Blob(vec![7; 32]),
+            version: "0.1.0".to_owned(),
+            heard: Some(Millis(60)),
+        }),
+        sample(&client::BackupRead { backup: 77, piece: 3 }),
+        sample(&client::BackupPiece { data: Blob(vec![9, 9]), last: true }),
         sample(&client::ControllerAdd {
             address: "c3.berlin:7000".to_owned(),
             csr: Blob(vec![0x30, 1]),
             request: request(),
+            replaces: Some(ControllerId(1)),
         }),
         sample(&client::ControllerAdded {
             id: ControllerId(3),

@@ -182,7 +182,7 @@ fn say(app: &App, begun: Instant, text: &str) {
 fn client_of(ground: &Ground, name: &str) -> Outcome<Client> {
     let config = Config::load(&ground.config)?;
     let context = Some(name.to_owned());
-    let global = Global { context, server: vec![], timeout: None, config: None };
+    let global = Global { context, server: vec![], timeout: None, stale: false, config: None };
     Client::new(&ground.env, context::target(&ground.env, &config, &global)?)
 }
 

@@ -19,6 +19,7 @@ mod controllers;
 mod cuts;
 mod input;
 mod nodes;
+mod operate;
 mod peering;
 mod process;
 mod work;

@@ -29,6 +29,7 @@ mod marker;
 mod members;
 mod memory;
 mod network;
+mod offline;
 #[doc(hidden)]
 pub mod probe;
 mod propose;
@@ -52,12 +53,12 @@ use bytes::Bytes;
 use fabric_quic::env::Env;
 use fabric_quic::lane::Lane;
 use federation_core::{Command, Reply, State};
-use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{
     ClientWriteError, ForwardToLeader, InitializeError, LinearizableReadError, RaftError,
 };
 use openraft::impls::BasicNode;
+use openraft::{Instant as _, ReadPolicy};
 use specs::codec::Message;
 use specs::fault::Fault;
 use specs::id::{ControllerId, Revision};
@@ -71,7 +72,8 @@ pub use config::{
     SNAPSHOT_BYTES, SNAPSHOT_ENTRIES,
 };
 use log_store::LogStore;
-pub use members::Member;
+pub use members::{Member, Without};
+pub use offline::{Look, SnapshotLook, found_with, look};
 use propose::Proposer;
 use serve::{Raft, Server};
 pub use snapshot::Threads;
@@ -106,7 +108,7 @@ struct Inner {
     leadership: watch::Receiver<Leadership>,
     is_stopping: Arc<AtomicBool>,
     abstention: Arc<Abstention>,
-    changing: tokio::sync::Mutex<()>,
+    changing: tokio::sync::Mutex<members::Close>,
 }
 
 /// Who leads, as this member knows it.
@@ -293,8 +295,9 @@ impl Group {
         &self,
         wanted: BTreeMap<ControllerId, String>,
     ) -> Result<(), ProposeError> {
-        let Ok(_changing) = self.inner.changing.try_lock() else { return Ok(()) };
-        let step = Box::pin(members::reconcile(&self.inner.raft, &wanted));
+        let Ok(mut close) = self.inner.changing.try_lock() else { return Ok(()) };
+        let now = self.inner.env.clock.now();
+        let step = Box::pin(members::reconcile(&self.inner.raft, &wanted, &mut close, now));
         match self.inner.env.timeout(CHANGE_SPAN, step).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => Err(to.into()),
@@ -362,19 +365,44 @@ impl Group {
             .iter()
             .filter(|member| member.voter && member.id != self.inner.id)
             .max_by_key(|member| member.matched);
-        let (true, Some(best)) = (own, best) else { return };
-        if self.inner.raft.trigger().transfer_leader(best.id.0).await.is_err() {
-            return;
+        if let (true, Some(best)) = (own, best)
+            && self.transfer(best.id).await.is_none()
+        {
+            tracing::info!(to = %best.id, "no other controller has taken over in time");
+        }
+    }
+
+    /// Lets another voter lead, if this member does. Returns who leads then, if another does
+    /// within a moment; otherwise this member leads on.
+    pub async fn transfer(&self, to: ControllerId) -> Option<ControllerId> {
+        if self.inner.raft.trigger().transfer_leader(to.0).await.is_err() {
+            return None;
         }
         let mut leadership = self.leadership();
         let moved = async {
-            while leadership.borrow_and_update().own {
+            loop {
+                let now = leadership.borrow_and_update().clone();
+                if let Some((id, _)) = now.leader.filter(|(id, _)| *id != self.inner.id) {
+                    return id;
+                }
                 self.inner.env.sleep(TRANSFER_POLL).await;
             }
         };
-        if self.inner.env.timeout(TRANSFER_SPAN, moved).await.is_err() {
-            tracing::info!(to = %best.id, "no other controller has taken over in time");
-        }
+        self.inner.env.timeout(TRANSFER_SPAN, moved).await.ok()
+    }
+
+    /// Since this member knew that a leader with a majority stood behind what it has applied: it
+    /// accepted entries from one, or was one. None if it never did.
+    #[must_use]
+    pub fn heard(&self) -> Option<Millis> {
+        let acknowledged = {
+            let metrics = self.inner.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            metrics.last_quorum_acked.map(|at| at.elapsed())
+        };
+        let as_leader = acknowledged.and_then(|span| u64::try_from(span.as_millis()).ok());
+        let as_follower = self.inner.server.heard(self.inner.env.clock.now());
+        as_leader.map(Millis).into_iter().chain(as_follower).min()
     }
 }
 

@@ -1,7 +1,7 @@
 //! What this member answers the others.
 
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use fabric_quic::env::Env;
@@ -12,7 +12,7 @@ use openraft::raft::AppendEntriesRequest;
 use openraft::storage::Snapshot;
 use specs::codec::{DecodeError, Message};
 use specs::fault::{Fault, FaultCode};
-use specs::unit::Millis;
+use specs::unit::{Instant, Millis};
 use specs::wire::method::Method;
 use tokio::sync::{Mutex, watch};
 
@@ -40,6 +40,8 @@ pub(crate) struct Server {
     abstention: Arc<Abstention>,
     /// One at a time; held while a piece is written.
     transfer: Mutex<Transfer>,
+    /// When entries, or a sign of life, were last taken from a leader.
+    heard: std::sync::Mutex<Option<Instant>>,
 }
 
 /// The snapshot that comes in.
@@ -60,7 +62,14 @@ impl Server {
         log: LogStore,
         abstention: Arc<Abstention>,
     ) -> Self {
-        Self { env, raft, snapshots, log, abstention, transfer: Mutex::new(Transfer::None) }
+        let (transfer, heard) = (Mutex::new(Transfer::None), std::sync::Mutex::default());
+        Self { env, raft, snapshots, log, abstention, transfer, heard }
+    }
+
+    /// Since a leader was last followed; none if none was.
+    pub(crate) fn heard(&self, now: Instant) -> Option<Millis> {
+        let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.map(|at| now.since(at))
     }
 
     /// Answers a call of the Raft plane.
@@ -112,6 +121,10 @@ impl Server {
         let (sender, receiver) = lane.split();
         let mut answers = pin!(self.raft.stream_append(requests(receiver)));
         while let Some(Ok(answer)) = answers.next().await {
+            if answer.is_ok() {
+                let now = Some(self.env.clock.now());
+                *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = now;
+            }
             if sender.send(AppendResponse::from(answer).encode()).await.is_err() {
                 return;
             }

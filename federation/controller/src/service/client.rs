@@ -49,9 +49,8 @@ pub(crate) async fn cancel(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes,
     Ok(encode(&JobCancelled { jobs: views(shared, &state, &ids) }))
 }
 
-pub(crate) async fn list(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
+pub(crate) fn list(shared: &Shared, asked: &Asked, state: &State) -> Result<Bytes, Fault> {
     let it: JobList = decode(asked)?;
-    let state = shared.confirm().await?;
     let limit = match it.limit {
         0 => LISTED_MAX,
         limit => usize::try_from(limit).unwrap_or(LISTED_MAX).min(LISTED_MAX),
@@ -61,15 +60,14 @@ pub(crate) async fn list(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, F
     found.sort_by_key(|job| (job.order, job.array_index));
     let cut = found.len() > limit;
     let latest = found.split_off(found.len().saturating_sub(limit));
-    let jobs = latest.into_iter().map(|job| view(shared, &state, job)).collect();
+    let jobs = latest.into_iter().map(|job| view(shared, state, job)).collect();
     Ok(encode(&JobViews { revision: state.revision, jobs, cut }))
 }
 
-pub(crate) async fn show(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
+pub(crate) fn show(shared: &Shared, asked: &Asked, state: &State) -> Result<Bytes, Fault> {
     let it: JobSelector = decode(asked)?;
-    let state = shared.confirm().await?;
-    let ids = resolve_jobs(&state, &it.text)?;
-    let jobs = views(shared, &state, &ids);
+    let ids = resolve_jobs(state, &it.text)?;
+    let jobs = views(shared, state, &ids);
     Ok(encode(&JobViews { revision: state.revision, jobs, cut: false }))
 }
 

@@ -11,17 +11,21 @@ use fabric_quic::lane::Lane;
 use fabric_quic::pool::CONTROL;
 use fabric_quic::service::{Request, Service};
 use fabric_quic::verify::Expect;
+use federation_core::State;
 use specs::codec::{Blob, DecodeError, Message};
 use specs::fault::{Fault, FaultCode};
 use specs::id::ControllerId;
 use specs::unit::Millis;
+use specs::wire::client::{StaleAnswer, StaleRead};
 use specs::wire::method::{Method, Plane};
 
 use crate::raft::Leadership;
 use crate::shared::{Shared, lock};
 
 mod agent;
+mod backup;
 mod client;
+mod controller;
 mod logs;
 mod peer;
 mod site;
@@ -85,6 +89,9 @@ impl Service for Front {
             if asked.method == Method::Forward {
                 return answer(shared, unwrap(&asked)?).await;
             }
+            if is_local(asked.method) {
+                return answer(shared, asked).await;
+            }
             answer_or_forward(shared, asked).await
         })
     }
@@ -140,6 +147,13 @@ fn unwrap(asked: &Asked) -> Result<Asked, Fault> {
     }
     let (method, body, deadline) = (it.method, Bytes::from(it.body.0), asked.deadline);
     Ok(Asked { caller, method, body, exporter, deadline })
+}
+
+/// Whether whoever is asked answers: about itself, or from what it holds.
+fn is_local(method: Method) -> bool {
+    let local =
+        [Method::ControllerStatus, Method::StaleRead, Method::BackupOpen, Method::BackupRead];
+    local.contains(&method)
 }
 
 async fn answer_or_forward(shared: &Arc<Shared>, asked: Asked) -> Result<Bytes, Fault> {
@@ -202,6 +216,9 @@ pub(crate) fn malformed(error: &DecodeError) -> Fault {
 /// Answers as the leader. Whoever does not lead says so.
 async fn answer(shared: &Arc<Shared>, asked: Asked) -> Result<Bytes, Fault> {
     let method = asked.method;
+    if method == Method::ControllerStatus {
+        return Ok(controller::status(shared));
+    }
     if shared.group.state().site.is_none() {
         return Err(Fault::new(FaultCode::Busy, "the site is being founded"));
     }
@@ -214,23 +231,29 @@ async fn answer(shared: &Arc<Shared>, asked: Asked) -> Result<Bytes, Fault> {
         Method::EnrolRedeem => token::redeem_enrol(shared, &asked).await,
         Method::JobSubmit => submit::submit(shared, &asked).await,
         Method::JobCancel => client::cancel(shared, &asked).await,
-        Method::JobList => client::list(shared, &asked).await,
-        Method::JobShow => client::show(shared, &asked).await,
+        Method::JobList
+        | Method::JobShow
+        | Method::NodeList
+        | Method::SiteList
+        | Method::Capacity
+        | Method::GrantList
+        | Method::LoanList => read(shared, &asked, &shared.confirm().await?),
         Method::JobWait => client::wait(shared, &asked).await,
         Method::JobWhy => client::why_not(shared, &asked).await,
         Method::JobLogs => logs::for_client(shared, &asked).await,
-        Method::NodeList => site::nodes(shared).await,
         Method::NodeDrain => site::drain(shared, &asked).await,
         Method::NodeEnroll => token::enroll(shared, &asked).await,
-        Method::SiteList | Method::Capacity => site::sites(shared).await,
         Method::SiteInvite => token::invite(shared, &asked).await,
         Method::SiteJoin => token::join(shared, &asked).await,
-        Method::GrantList => site::grants(shared).await,
-        Method::LoanList => site::loans(shared).await,
-        Method::ControllerList => Ok(site::controllers(shared)),
-        Method::ControllerAdd => site::add_controller(shared, &asked).await,
-        Method::ControllerRemove => site::remove_controller(shared, &asked).await,
-        Method::NodeNudge
+        Method::ControllerList => controller::list(shared).await,
+        Method::ControllerAdd => controller::add(shared, &asked).await,
+        Method::ControllerRemove => controller::remove(shared, &asked).await,
+        Method::ControllerTransfer => controller::transfer(shared, &asked).await,
+        Method::StaleRead => stale(shared, &asked),
+        Method::BackupOpen => backup::open(shared, &asked).await,
+        Method::BackupRead => backup::read(shared, &asked).await,
+        Method::ControllerStatus
+        | Method::NodeNudge
         | Method::NodeLogs
         | Method::RaftAppend
         | Method::RaftVote
@@ -244,6 +267,41 @@ async fn answer(shared: &Arc<Shared>, asked: Asked) -> Result<Bytes, Fault> {
             Err(Fault::new(FaultCode::Unimplemented, message))
         }
     }
+}
+
+/// Answers from a state, whoever vouches for it.
+fn read(shared: &Arc<Shared>, asked: &Asked, state: &State) -> Result<Bytes, Fault> {
+    let method = asked.method;
+    if method == Method::JobList {
+        client::list(shared, asked, state)
+    } else if method == Method::JobShow {
+        client::show(shared, asked, state)
+    } else if method == Method::NodeList {
+        Ok(site::nodes(shared, state))
+    } else if method == Method::SiteList || method == Method::Capacity {
+        Ok(site::sites(shared, state))
+    } else if method == Method::GrantList {
+        Ok(site::grants(state))
+    } else if method == Method::LoanList {
+        Ok(site::loans(state))
+    } else if method == Method::ControllerList {
+        Ok(controller::views(shared, state))
+    } else {
+        let message = format!("{method} cannot be answered without the other controllers");
+        Err(Fault::new(FaultCode::InvalidArgument, message).with_hint("ask without --stale"))
+    }
+}
+
+/// Answers from what this controller holds, without asking anyone.
+fn stale(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
+    let StaleRead { method, body } = decode(asked)?;
+    let inner = Asked { method, body: Bytes::from(body.0), ..asked.clone() };
+    // Before the state is read: what is applied meanwhile only makes it newer than it says.
+    let heard = shared.group.heard();
+    let state = shared.group.state();
+    let body = Blob(read(shared, &inner, &state)?.to_vec());
+    let (revision, controller) = (state.revision, shared.id);
+    Ok(encode(&StaleAnswer { body, revision, controller, heard }))
 }
 
 /// Reads a request's body.

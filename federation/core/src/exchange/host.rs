@@ -5,6 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use specs::id::{GpuIndex, GrantId, LeaseId, NodeId, Revision, SiteId};
+use specs::job::{JobSpec, OnPartition};
 use specs::unit::{GpuCount, Timestamp};
 use specs::wire::agent::{Ending, Outcome, Want};
 use specs::wire::peer::{GuestPhase, LoanBody, LoanOrder, LoanSlot};
@@ -15,6 +16,7 @@ use crate::effect::{Effect, Effects};
 use crate::job;
 use crate::lease;
 use crate::placement::{fits, lend};
+use crate::restore;
 use crate::state::{Grant, GrantSlot, Guest, GuestKey, Lease, State, StopReason};
 
 pub(crate) fn make_grant(state: &mut State, fx: &mut Effects, it: &MakeGrant) -> Reply {
@@ -199,6 +201,9 @@ fn pick_all(state: &State, home: &SiteId, body: &LoanBody) -> Admission {
     let mut parts: BTreeMap<NodeId, Vec<GpuIndex>> = BTreeMap::new();
     for slot in &body.slots {
         let granted = state.grants.get(&slot.grant).is_some_and(|grant| grant.home == *home);
+        if restore::is_forgotten(state, slot.grant) {
+            return forgotten(&body.spec);
+        }
         if !granted {
             return refuse(alloc::format!("{} is not granted", slot.grant));
         }
@@ -219,6 +224,15 @@ fn pick_all(state: &State, home: &SiteId, body: &LoanBody) -> Admission {
         gpus: parts.remove(node).unwrap_or_default(),
     });
     Admission::Admit(ordered.collect())
+}
+
+/// The loan is older than the restore of this site. Bound by time, it is over: a restored site asks
+/// no home before that. Otherwise it may run for ever, and nobody may take it for ended.
+fn forgotten(spec: &JobSpec) -> Admission {
+    match spec.on_partition {
+        OnPartition::Wait => Admission::Later,
+        OnPartition::Restart => Admission::Refuse(restore::unknown()),
+    }
 }
 
 enum Pick {

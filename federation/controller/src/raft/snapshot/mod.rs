@@ -271,6 +271,26 @@ fn stem(name: &str) -> &str {
     name.split('.').next().unwrap_or(name)
 }
 
+/// The newest snapshot of a directory: its name, and its last entry, size and state, or why it is
+/// of no use. Changes nothing. Blocks.
+#[expect(clippy::type_complexity, reason = "one caller takes it apart at once")]
+pub(crate) fn newest_in(
+    disk: &dyn Disk,
+) -> io::Result<Option<(String, Result<(u64, u64, Box<State>), SnapshotError>)>> {
+    let names = disk.list()?;
+    let Some(name) = names.into_iter().filter(|name| name.ends_with(SUFFIX)).max() else {
+        return Ok(None);
+    };
+    let read = || {
+        let mut reader = Reader::open(disk.open(&name)?)?;
+        let state = Box::new(read_state(&mut reader)?);
+        let index = reader.meta().last_log_id.map_or(0, |id| id.index);
+        Ok((index, reader.facts().bytes, state))
+    };
+    let read = read();
+    Ok(Some((name, read)))
+}
+
 /// Makes a state of the chunks, the last of which verifies all.
 fn read_state(reader: &mut Reader) -> Result<State, SnapshotError> {
     let mut builder = StateBuilder::new();
