@@ -138,7 +138,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value_t = 50)]
     pub(crate) jobs: u32,
     /// How often a leader is killed
-    #[arg(long, default_value_t = 10)]
+    #[arg(long = "failovers", alias = "kills", default_value_t = 20)]
     pub(crate) kills: u32,
     #[command(flatten)]
     pub(crate) format: FormatArgs,

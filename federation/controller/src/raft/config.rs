@@ -25,6 +25,14 @@ pub const SNAPSHOT_BYTES: u64 = 512 << 20;
 /// Entries that stay after a snapshot: whoever lags by less catches up without one. They are in
 /// memory, some hundred bytes each.
 pub const KEPT_ENTRIES: u64 = 50_000;
+/// A write to the disk of the log that takes this long makes a leader let another lead: ten times
+/// what a spinning disk or a busy cloud volume needs at its worst, and as long as a failover may
+/// take.
+pub(crate) const DISK_YIELDS: Millis = Millis(2_000);
+/// A write that takes this long ends the process: clients have given up on it by then.
+pub(crate) const DISK_ENDS: Millis = Millis(10_000);
+/// How often a leader compares what all members have applied. It costs each a few kilobytes.
+pub(crate) const VERIFY: Millis = Millis(5_000);
 /// The largest command, bytes. A record of the log holds twice as much.
 pub const COMMAND_MAX_BYTES: usize = 8 << 20;
 
@@ -69,6 +77,9 @@ pub struct RaftConfig {
     /// Size of a segment of the log, bytes.
     pub segment_bytes: usize,
     pub cut_log: CutLog,
+    pub disk_yields: Millis,
+    pub disk_ends: Millis,
+    pub verify: Millis,
 }
 
 impl RaftConfig {
@@ -85,6 +96,9 @@ impl RaftConfig {
             kept_entries: KEPT_ENTRIES,
             segment_bytes: SEGMENT_BYTES,
             cut_log: CutLog::default(),
+            disk_yields: DISK_YIELDS,
+            disk_ends: DISK_ENDS,
+            verify: VERIFY,
         }
     }
 

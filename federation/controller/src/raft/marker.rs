@@ -7,6 +7,9 @@ use federation_wal::Disk;
 /// The log's end was cut off at a start, and the member has not made up for it yet.
 pub(crate) const CUT: &str = "cut-log";
 
+/// The member's state differs from what the group agreed on; it must never start again.
+pub(crate) const QUARANTINE: &str = "quarantine";
+
 /// The most that a marker says, bytes.
 const TEXT_MAX_BYTES: usize = 1_024;
 

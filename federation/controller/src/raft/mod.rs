@@ -22,6 +22,7 @@
 //! Deliberately absent: reads by clock (leader leases), witnesses, and any meaning of a command.
 
 mod abstain;
+mod audit;
 mod config;
 mod links;
 mod log_store;
@@ -42,6 +43,8 @@ mod state_machine;
 mod tests;
 mod trigger;
 mod types;
+mod verify;
+mod watchdog;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -67,6 +70,7 @@ use specs::wire::method::Method;
 use tokio::sync::watch;
 
 use abstain::Abstention;
+use audit::Audit;
 pub use config::{
     COMMAND_MAX_BYTES, CutLog, ELECTION_MAX, ELECTION_MIN, HEARTBEAT, KEPT_ENTRIES, RaftConfig,
     SNAPSHOT_BYTES, SNAPSHOT_ENTRIES,
@@ -108,6 +112,7 @@ struct Inner {
     leadership: watch::Receiver<Leadership>,
     is_stopping: Arc<AtomicBool>,
     abstention: Arc<Abstention>,
+    audit: Arc<Audit>,
     changing: tokio::sync::Mutex<members::Close>,
 }
 

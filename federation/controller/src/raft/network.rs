@@ -298,8 +298,13 @@ impl RaftNetworkV2<Types> for Peer {
         S: Stream<Item = AppendEntriesRequest<Types>> + openraft::OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
+            let mut requests = requests;
+            // openraft waits in this stream while a member is away. To dial before the first
+            // request is there would be to try again without end.
+            let Some(first) = requests.next().await else { return Ok(stream::empty().boxed()) };
             let lane = Some(self.open_lane().await?);
-            let session = Session { peer: self, lane, requests: Some(requests), in_flight: 0 };
+            let requests = Some(stream::iter([first]).chain(requests));
+            let session = Session { peer: self, lane, requests, in_flight: 0 };
             let answers = stream::unfold(session, |mut session| async {
                 session.next().await.map(|answer| (answer, session))
             });

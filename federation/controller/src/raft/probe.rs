@@ -62,6 +62,7 @@ impl Probe {
         let (view_sender, view) = watch::channel(State::default());
         let (applied_sender, applied) = mpsc::unbounded_channel();
         let outputs = Outputs {
+            windows: super::verify::Windows::default(),
             view: view_sender,
             applied: applied_sender,
             is_live: Arc::new(AtomicBool::new(false)),

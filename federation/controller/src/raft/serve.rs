@@ -17,6 +17,7 @@ use specs::wire::method::Method;
 use tokio::sync::{Mutex, watch};
 
 use super::abstain::{Abstention, tail_of};
+use super::audit::Audit;
 use super::log_store::LogStore;
 use super::snapshot::{FileId, Image, Incoming, Offer, SNAPSHOT_MAX_BYTES, Snapshots, is_full};
 use super::state_machine::StateMachine;
@@ -38,6 +39,7 @@ pub(crate) struct Server {
     snapshots: Arc<Snapshots>,
     log: LogStore,
     abstention: Arc<Abstention>,
+    audit: Arc<Audit>,
     /// One at a time; held while a piece is written.
     transfer: Mutex<Transfer>,
     /// When entries, or a sign of life, were last taken from a leader.
@@ -61,9 +63,10 @@ impl Server {
         snapshots: Arc<Snapshots>,
         log: LogStore,
         abstention: Arc<Abstention>,
+        audit: Arc<Audit>,
     ) -> Self {
         let (transfer, heard) = (Mutex::new(Transfer::None), std::sync::Mutex::default());
-        Self { env, raft, snapshots, log, abstention, transfer, heard }
+        Self { env, raft, snapshots, log, abstention, audit, transfer, heard }
     }
 
     /// Since a leader was last followed; none if none was.
@@ -102,6 +105,8 @@ impl Server {
         } else if method == Method::RaftTail {
             let TailRequest {} = parse(body)?;
             tail_of(&raft.metrics().borrow_watched(), self.log.last()).encode()
+        } else if method == Method::RaftVerify {
+            self.audit.answer(parse(body)?).await?.encode()
         } else {
             let message = format!("{method} is not a call of Raft's");
             return Err(Fault::new(FaultCode::Unimplemented, message));

@@ -17,6 +17,7 @@ use specs::unit::Millis;
 use tokio::sync::{mpsc, watch};
 
 use super::abstain::{Abstention, Recount};
+use super::audit::{Audit, watch_divergence};
 use super::config::{CutLog, RaftConfig};
 use super::links::Links;
 use super::log_store::{LogStore, OpenStoreError, ReplayError};
@@ -28,6 +29,8 @@ use super::snapshot::{Content, Pace, SnapshotError, Snapshots, Threads};
 use super::state_machine::{Applied, OnFatal, Outputs, StateMachine};
 use super::trigger::watch_snapshots;
 use super::types::Types;
+use super::verify::Windows;
+use super::watchdog::{Limits, watch_disk};
 use super::{Group, Inner, Leadership};
 
 /// What to do about a member whose disk cannot be trusted.
@@ -65,6 +68,8 @@ pub enum StartError {
     Replay(String),
     #[error("cannot use the snapshot {name}: {why}")]
     Snapshot { name: String, why: String },
+    #[error("this controller is in quarantine: {0}")]
+    Quarantined(String),
     #[error("the log and the snapshot do not fit together: {0}")]
     Rebuild(String),
 }
@@ -86,6 +91,7 @@ impl StartError {
             )
             | Self::Replay(_)
             | Self::Snapshot { .. }
+            | Self::Quarantined(_)
             | Self::Rebuild(_) => FaultCode::Internal,
         }
     }
@@ -105,6 +111,7 @@ impl StartError {
             Self::Log(OpenError::Recover(_) | OpenError::Refused { .. })
             | Self::Replay(_)
             | Self::Snapshot { .. }
+            | Self::Quarantined(_)
             | Self::Rebuild(_) => REPLACE,
         }
     }
@@ -201,7 +208,9 @@ impl Group {
         let (view_sender, view) = watch::channel(State::default());
         let (applied_sender, applied) = mpsc::unbounded_channel();
         let is_live = Arc::new(AtomicBool::new(false));
+        let windows = Windows::default();
         let outputs = Outputs {
+            windows: windows.clone(),
             view: view_sender,
             applied: applied_sender,
             is_live: is_live.clone(),
@@ -222,13 +231,17 @@ impl Group {
                 raft: raft.clone(),
                 log: log.clone(),
                 snapshots: snapshots.clone(),
-                disk,
+                disk: disk.clone(),
                 abstention: abstention.clone(),
             };
             env.spawn(recount.run());
         }
         let is_stopping = Arc::new(AtomicBool::new(false));
-        let leadership = watch_leadership(links, &raft, is_stopping.clone(), on_fatal);
+        let audit =
+            Audit { windows, disk, snapshots: snapshots.clone(), on_fatal: on_fatal.clone() };
+        let audit = Arc::new(audit);
+        let leadership =
+            watch_leadership(links.clone(), &raft, is_stopping.clone(), on_fatal.clone());
         let inner = Inner {
             id,
             env: env.clone(),
@@ -238,6 +251,7 @@ impl Group {
                 snapshots.clone(),
                 log.clone(),
                 abstention.clone(),
+                audit.clone(),
             ),
             proposer: Proposer::new(env, raft.clone()),
             raft,
@@ -247,9 +261,13 @@ impl Group {
             leadership,
             is_stopping,
             abstention,
+            audit,
             changing: tokio::sync::Mutex::default(),
         };
         let inner = Arc::new(inner);
+        let limits = Limits { yields: config.disk_yields, ends: config.disk_ends };
+        env.spawn(watch_disk(env.clone(), Arc::downgrade(&inner), limits, on_fatal));
+        env.spawn(watch_divergence(links, Arc::downgrade(&inner), config.verify));
         env.spawn(watch_room(env.clone(), Arc::downgrade(&inner)));
         env.spawn(watch_snapshots(env.clone(), Arc::downgrade(&inner), config.kept_entries));
         Ok((Self { inner }, applied))
@@ -293,6 +311,10 @@ fn open_snapshots(
 /// Returns whether the member has to make up for such a cut, of this start or of one before.
 fn check_markers(config: &RaftConfig, disk: &dyn Disk) -> Result<bool, StartError> {
     let failed = |doing| move |source| StartError::Log(OpenError::Disk { doing, source });
+    let quarantine = marker::read(disk, marker::QUARANTINE).map_err(failed("read a marker"))?;
+    if let Some(why) = quarantine {
+        return Err(StartError::Quarantined(why));
+    }
     let is_torn = has_torn_tail(disk)?;
     if config.cut_log == CutLog::Accept {
         marker::clear(disk, marker::CUT).map_err(failed("remove a marker"))?;

@@ -25,6 +25,7 @@ use super::snapshot::{Content, Image, Latest, Since, Snapshots, is_full};
 use super::types::{
     Answer, CommittedLeaderId, Entry, EntryPayload, LogId, SnapshotMeta, StoredMembership, Types,
 };
+use super::verify::Windows;
 
 pub(crate) type RaftSnapshot = Snapshot<CommittedLeaderId, u64, openraft::BasicNode, Image>;
 
@@ -46,6 +47,7 @@ pub(crate) struct Outputs {
     /// False while the log is read again after a start: what follows from it was done before.
     pub(crate) is_live: Arc<AtomicBool>,
     pub(crate) on_fatal: OnFatal,
+    pub(crate) windows: Windows,
 }
 
 /// The state machine of one member.
@@ -98,6 +100,7 @@ impl StateMachine {
 
     fn apply_entry(&mut self, entry: Entry) -> io::Result<Answer> {
         let at = entry.log_id;
+        self.outputs.windows.note(&entry);
         let mut bytes = 0;
         let answer = match entry.payload {
             EntryPayload::Blank => Answer::Nothing,

@@ -136,6 +136,24 @@ specs::message! {
         4 => membership: WireMembership,
     }
 
+    /// The hash of what was applied of one window of the log.
+    #[derive(Copy)]
+    pub struct WireWindow {
+        1 => number: u64,
+        2 => hash: u64,
+    }
+
+    pub struct WireWindows {
+        1 => windows: Vec<WireWindow>,
+    }
+
+    /// How a member's windows compare with those it was sent; those it lacks are left out.
+    pub struct WireComparison {
+        1 => same: Vec<u64>,
+        /// With its own hashes.
+        2 => differs: Vec<WireWindow>,
+    }
+
     /// What a snapshot's state is the state of.
     pub struct WireSnapshotMeta {
         1 => last: Option<WireLogId>,
@@ -157,6 +175,12 @@ specs::choice! {
         1 => Matched(WireMatched),
         2 => Conflict(WireLogId),
         3 => HigherVote(WireVote),
+    }
+
+    pub enum VerifyRequest {
+        1 => Compare(WireWindows),
+        /// The receiver differs from a majority; the hash is not used.
+        2 => Condemn(WireWindow),
     }
 
     pub enum TransferResponse {

@@ -17,7 +17,7 @@ use crate::raft::snapshot::{Pace, Snapshots};
 use crate::raft::types::{Entry, Membership, Vote};
 use crate::raft::wire::{
     AppendRequest, AppendResponse, SnapshotAck, SnapshotPiece, TailRequest, TailResponse,
-    get_entries, put_entries, put_id,
+    VerifyRequest, WireComparison, WireWindow, WireWindows, get_entries, put_entries, put_id,
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -101,6 +101,18 @@ fn what_a_member_says_of_its_tail_keeps_its_bytes() {
 
 const GOLDEN_TAIL: &str =
     "0a06080310021801120408031006180122160a020801120708011203613a31120708021203623a32";
+
+#[test]
+fn comparisons_keep_their_bytes() {
+    let window = WireWindow { number: 3, hash: 300 };
+    let compare = VerifyRequest::Compare(WireWindows { windows: vec![window] });
+    let comparison = WireComparison { same: vec![1, 2], differs: vec![window] };
+    let bytes = [compare.encode(), VerifyRequest::Condemn(window).encode(), comparison.encode()];
+    assert_eq!(bytes.map(|bytes| hex(&bytes)), GOLDEN_COMPARISONS);
+}
+
+const GOLDEN_COMPARISONS: [&str; 3] =
+    ["0a070a05080310ac02", "1205080310ac02", "080108021205080310ac02"];
 
 const GOLDEN_REQUEST: &str = "0a060803100218011204080210031a0b080310051a05120378797a220408021001";
 const GOLDEN_RESPONSE: &str = "0a060a0408031005";

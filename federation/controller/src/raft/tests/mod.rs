@@ -91,6 +91,7 @@ pub(super) fn machine(disk: Arc<dyn Disk>) -> Machine {
         view: view_sender,
         applied: applied_sender,
         is_live: Arc::new(AtomicBool::new(true)),
+        windows: crate::raft::verify::Windows::default(),
         on_fatal: Arc::new(move |why| fatal_sender.send(why.to_owned()).unwrap()),
     };
     let machine = StateMachine::new(Arc::new(snapshots), newest, RULE, outputs);
