@@ -111,6 +111,10 @@ impl<'a> Reader<'a> {
         self.take(len)
     }
 
+    pub(crate) fn text(&mut self) -> Result<&'a str, DecodeError> {
+        core::str::from_utf8(self.bytes()?).map_err(|_| DecodeError::Invalid("text"))
+    }
+
     fn nested(&mut self) -> Result<Reader<'a>, DecodeError> {
         let depth = self.depth + 1;
         if depth > DEPTH_MAX {
@@ -380,7 +384,8 @@ pub fn get_pair<K: Value, V: Value>(reader: &mut Reader<'_>) -> Result<(K, V), D
     Ok((key, value))
 }
 
-fn put_delimited(bytes: &[u8], out: &mut Vec<u8>) {
+/// Writes bytes behind their length.
+pub fn put_delimited(bytes: &[u8], out: &mut Vec<u8>) {
     put_varint(bytes.len() as u64, out);
     out.extend_from_slice(bytes);
 }
@@ -481,8 +486,7 @@ impl Value for String {
         put_delimited(self.as_bytes(), out);
     }
     fn get(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let text = core::str::from_utf8(reader.bytes()?);
-        Ok(text.map_err(|_| DecodeError::Invalid("text"))?.into())
+        Ok(reader.text()?.into())
     }
     fn is_default(&self) -> bool {
         self.is_empty()

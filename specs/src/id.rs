@@ -1,11 +1,14 @@
 //! Names and numbers of things. A newtype for each, so that no two kinds can be confused.
 
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::cmp::Ordering;
 use core::fmt;
+use core::hash::{Hash, Hasher};
 use core::str::FromStr;
 
-use crate::codec::{DecodeError, Reader, Value, Wire};
+use crate::codec::{DecodeError, Reader, Value, Wire, put_delimited};
 
 /// Longest name of a site, node, user or job, in bytes.
 pub const NAME_LEN_MAX: usize = 63;
@@ -45,11 +48,83 @@ fn is_request_id(text: &str) -> bool {
         && text.bytes().all(|c| c.is_ascii_graphic())
 }
 
+/// Names up to this long, in bytes, are kept in place: as much room as a `String` takes anyway.
+const NAME_ROOM: usize = 22;
+/// Room for a UUID in its usual form.
+const REQUEST_ID_ROOM: usize = 38;
+
+/// Text that is kept in place if it is short. A controller holds millions of ids, and copies them
+/// wherever it notes one.
+#[derive(Clone)]
+enum Text<const ROOM: usize> {
+    Short { len: u8, bytes: [u8; ROOM] },
+    Long(Arc<str>),
+}
+
+impl<const ROOM: usize> Text<ROOM> {
+    fn new(text: &str) -> Self {
+        let mut bytes = [0; ROOM];
+        match (u8::try_from(text.len()), bytes.get_mut(..text.len())) {
+            (Ok(len), Some(room)) => {
+                room.copy_from_slice(text.as_bytes());
+                Self::Short { len, bytes }
+            }
+            _ => Self::Long(text.into()),
+        }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Short { len, bytes } => bytes.get(..usize::from(*len)).unwrap_or_default(),
+            Self::Long(text) => text.as_bytes(),
+        }
+    }
+
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Short { .. } => core::str::from_utf8(self.as_bytes()).unwrap_or_default(),
+            Self::Long(text) => text,
+        }
+    }
+}
+
+impl<const ROOM: usize> PartialEq for Text<ROOM> {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl<const ROOM: usize> Eq for Text<ROOM> {}
+
+impl<const ROOM: usize> PartialOrd for Text<ROOM> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<const ROOM: usize> Ord for Text<ROOM> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_bytes().cmp(other.as_bytes())
+    }
+}
+
+impl<const ROOM: usize> Hash for Text<ROOM> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_bytes().hash(state);
+    }
+}
+
+impl<const ROOM: usize> fmt::Debug for Text<ROOM> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
 macro_rules! names {
-    ($( $(#[$meta:meta])* $name:ident, $what:literal, $rule:path; )*) => {$(
+    ($( $(#[$meta:meta])* $name:ident[$room:expr], $what:literal, $rule:path; )*) => {$(
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(String);
+        pub struct $name(Text<{ $room }>);
 
         impl $name {
             /// Parses and checks the text.
@@ -58,7 +133,7 @@ macro_rules! names {
             /// Text that breaks the rules of this kind.
             pub fn new(text: &str) -> Result<Self, ParseIdError> {
                 if $rule(text) {
-                    Ok(Self(text.to_string()))
+                    Ok(Self(Text::new(text)))
                 } else {
                     Err(ParseIdError::new($what, text))
                 }
@@ -66,7 +141,7 @@ macro_rules! names {
 
             #[must_use]
             pub fn as_str(&self) -> &str {
-                &self.0
+                self.0.as_str()
             }
         }
 
@@ -79,17 +154,17 @@ macro_rules! names {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(&self.0)
+                f.pad(self.as_str())
             }
         }
 
         impl Value for $name {
             const WIRE: Wire = Wire::Bytes;
             fn put(&self, out: &mut Vec<u8>) {
-                self.0.put(out);
+                put_delimited(self.0.as_bytes(), out);
             }
             fn get(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-                Self::new(&String::get(reader)?).map_err(|_| DecodeError::Invalid($what))
+                Self::new(reader.text()?).map_err(|_| DecodeError::Invalid($what))
             }
         }
     )*};
@@ -97,17 +172,17 @@ macro_rules! names {
 
 names! {
     /// A cluster with its own Raft group and its own trust domain: `berlin`.
-    SiteId, "site name (1 to 63 of a-z, 0-9, '-', '.')", is_name;
+    SiteId[NAME_ROOM], "site name (1 to 63 of a-z, 0-9, '-', '.')", is_name;
     /// A machine with an agent, unique within its site: `n01`.
-    NodeId, "node name (1 to 63 of a-z, 0-9, '-', '.')", is_name;
+    NodeId[NAME_ROOM], "node name (1 to 63 of a-z, 0-9, '-', '.')", is_name;
     /// A person or a service that talks to a site: `admin`.
-    UserId, "user name (1 to 63 of a-z, 0-9, '-', '.')", is_name;
+    UserId[NAME_ROOM], "user name (1 to 63 of a-z, 0-9, '-', '.')", is_name;
     /// What a tenant calls a job; need not be unique.
-    JobName, "job name (1 to 63 of a-z, 0-9, '-', '.')", is_name;
+    JobName[NAME_ROOM], "job name (1 to 63 of a-z, 0-9, '-', '.')", is_name;
     /// A kind of GPU: `b200`, `rtx-pro-6000`. Known ones are in [`crate::gpu`].
-    GpuClass, "GPU class (1 to 63 of a-z, 0-9, '-', '.')", is_name;
+    GpuClass[NAME_ROOM], "GPU class (1 to 63 of a-z, 0-9, '-', '.')", is_name;
     /// Chosen by a client so that a repeated request takes effect once.
-    RequestId, "request id (1 to 128 printable ASCII characters)", is_request_id;
+    RequestId[REQUEST_ID_ROOM], "request id (1 to 128 printable ASCII characters)", is_request_id;
 }
 
 /// A country, as two capital letters of ISO 3166-1: `DE`. `EU` stands for any member of the Union.

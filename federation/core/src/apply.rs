@@ -30,7 +30,7 @@ pub enum Reply {
 /// Applies one command: the same state and command give the same result on every member.
 pub fn apply(state: &mut State, command: &Command) -> (Reply, Vec<Effect>) {
     state.agreed.revision = Revision(state.agreed.revision.0 + 1);
-    let mut effects = Effects::new();
+    let mut effects = Effects::default();
     let fx = &mut effects;
     let reply = match command {
         Command::FoundSite(it) => site::found(state, fx, it),
@@ -60,5 +60,5 @@ pub fn apply(state: &mut State, command: &Command) -> (Reply, Vec<Effect>) {
         Command::ReleasePeer(it) => exchange::home::release_peer(state, fx, it),
         Command::ObeyPeer(it) => exchange::host::obey(state, fx, it),
     };
-    (reply, effects.into_iter().collect())
+    (reply, effects.into_sorted())
 }

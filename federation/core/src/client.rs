@@ -106,7 +106,7 @@ pub fn job_view(state: &State, job: &Job, leader: Option<(&Leader, Instant)>) ->
     }
     JobView {
         id: job.id,
-        spec: job.spec.clone(),
+        spec: job.spec(),
         array_index: job.array_index,
         home: state
             .own()
@@ -162,7 +162,7 @@ pub fn resolve_jobs(state: &State, text: &str) -> Result<Vec<JobId>, Fault> {
             }
         }
     }
-    let named = || state.jobs.values().filter(|job| job.spec.name.as_str() == text);
+    let named = || state.jobs.values().filter(|job| job.spec.is_named(text));
     let Some(latest) = named().map(|job| job.order).max() else {
         let message = alloc::format!("there is no job `{text}`");
         let hint = "see `federation job ls`";
@@ -302,9 +302,9 @@ pub fn loan_views(state: &State) -> Vec<LoanView> {
             home: own.clone(),
             host: loan.peer.clone(),
             grants: loan.slots.iter().map(|slot| slot.grant).collect(),
-            gpus: job.spec.gpus(),
+            gpus: job.spec().gpus(),
             state: if loan.stop.is_some() { "stopping".into() } else { loan.phase.to_string() },
-            name: job.spec.name.to_string(),
+            name: job.spec().name.to_string(),
         });
     let taken = state.guests.values().map(|guest| LoanView {
         job: guest.key.job,

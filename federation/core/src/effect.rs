@@ -1,6 +1,6 @@
 //! What a change calls for: keys, never payloads. Whoever carries one out reads the state then.
 
-use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
 
 use specs::id::{NodeId, SiteId};
 
@@ -20,4 +20,19 @@ pub enum Effect {
     SyncMembers,
 }
 
-pub(crate) type Effects = BTreeSet<Effect>;
+/// What a command calls for, collected while it is applied.
+#[derive(Debug, Default)]
+pub(crate) struct Effects(Vec<Effect>);
+
+impl Effects {
+    pub(crate) fn insert(&mut self, effect: Effect) {
+        self.0.push(effect);
+    }
+
+    /// In order, each once.
+    pub(crate) fn into_sorted(mut self) -> Vec<Effect> {
+        self.0.sort_unstable();
+        self.0.dedup();
+        self.0
+    }
+}

@@ -1,5 +1,6 @@
 //! The life of a job at its home: admission, cancel, the end of an attempt.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use specs::fault::{Fault, FaultCode};
@@ -12,15 +13,16 @@ use crate::apply::Reply;
 use crate::command::{AdmitJobs, CancelJob};
 use crate::effect::{Effect, Effects};
 use crate::lease;
+use crate::state::compact::KeptSpec;
 use crate::state::{
     ATTEMPTS_KEPT, Attempt, Ended, Job, JobPhase, Queued, RequestRecord, State, StopReason,
 };
 
 pub(crate) fn admit(state: &mut State, fx: &mut Effects, it: &AdmitJobs) -> Reply {
     if let Some(record) = state.requests.get(&it.request) {
-        let same = record.jobs.first().and_then(|id| state.jobs.get(id));
-        if same.is_some_and(|job| job.spec == it.spec && job.submitter == it.submitter) {
-            return Reply::Jobs { jobs: record.jobs.clone(), repeated: true };
+        let same = record.jobs.as_slice().first().and_then(|id| state.jobs.get(id));
+        if same.is_some_and(|job| job.spec() == it.spec && job.submitter == it.submitter) {
+            return Reply::Jobs { jobs: record.jobs.as_slice().to_vec(), repeated: true };
         }
         let message = alloc::format!("request `{}` was used for another job", it.request);
         let hint = "give each new job a request id of its own";
@@ -32,7 +34,7 @@ pub(crate) fn admit(state: &mut State, fx: &mut Effects, it: &AdmitJobs) -> Repl
     for (array_index, &id) in (0..).zip(&it.jobs) {
         let job = Job {
             id,
-            spec: it.spec.clone(),
+            spec: KeptSpec::AtHand(it.spec.clone()),
             array_index,
             submitter: it.submitter.clone(),
             submitted_at: it.at,
@@ -47,7 +49,10 @@ pub(crate) fn admit(state: &mut State, fx: &mut Effects, it: &AdmitJobs) -> Repl
         state.queue.insert(job.queue_key(), ());
         state.agreed.jobs.insert(id, job);
     }
-    state.agreed.requests.insert(it.request.clone(), RequestRecord { jobs: it.jobs.clone() });
+    state
+        .agreed
+        .requests
+        .insert(it.request.clone(), RequestRecord { jobs: it.jobs.as_slice().into() });
     fx.insert(Effect::Plan);
     Reply::Jobs { jobs: it.jobs.clone(), repeated: false }
 }
@@ -99,6 +104,7 @@ fn end(state: &mut State, id: JobId, end: JobState, outcome: Outcome, at: Timest
     let Some(job) = state.agreed.jobs.get_mut(&id) else { return };
     let key = job.queue_key();
     job.phase = JobPhase::Ended(Ended { state: end, outcome, at });
+    job.spec.pack();
     let leases: Vec<LeaseId> = job.attempts.iter().map(|attempt| attempt.lease).collect();
     state.queue.remove(&key);
     for lease in leases {
@@ -112,6 +118,8 @@ pub(crate) fn begin_attempt(job: &mut Job, host: SiteId, nodes: Vec<NodeId>, lea
     if job.attempts.len() >= ATTEMPTS_KEPT {
         job.attempts.remove(0);
     }
+    // Most jobs have one attempt, and most of the known ones will never have another.
+    job.attempts.reserve_exact(1);
     job.attempts.push(Attempt {
         epoch: job.epoch,
         host,
@@ -149,7 +157,7 @@ pub(crate) fn end_attempt(state: &mut State, fx: &mut Effects, it: &AttemptEnd, 
     let Some(job) = state.agreed.jobs.get_mut(&it.job) else { return };
     record_end(job, it);
     if let Some(kept) = job.kept.take() {
-        end(state, it.job, JobState::Finished, kept, at);
+        end(state, it.job, JobState::Finished, *kept, at);
         return;
     }
     let exhausted = match it.outcome.ending {
@@ -157,8 +165,8 @@ pub(crate) fn end_attempt(state: &mut State, fx: &mut Effects, it: &AttemptEnd, 
         Ending::Stopped | Ending::Fenced | Ending::Refused | Ending::Lost if job.cancel => {
             Some(JobState::Cancelled)
         }
-        Ending::Refused if job.losses >= job.spec.retries => Some(JobState::Refused),
-        Ending::Stopped | Ending::Fenced | Ending::Lost if job.losses >= job.spec.retries => {
+        Ending::Refused if job.losses >= job.spec().retries => Some(JobState::Refused),
+        Ending::Stopped | Ending::Fenced | Ending::Lost if job.losses >= job.spec().retries => {
             Some(JobState::Lost)
         }
         Ending::Stopped | Ending::Fenced | Ending::Refused | Ending::Lost => None,
@@ -185,6 +193,6 @@ pub(crate) fn keep_result(state: &mut State, fx: &mut Effects, it: &AttemptEnd, 
         end(state, it.job, JobState::Finished, it.outcome.clone(), at);
         return;
     }
-    job.kept.get_or_insert(it.outcome.clone());
+    job.kept.get_or_insert_with(|| Box::new(it.outcome.clone()));
     stop_current(state, fx, it.job, StopReason::Superseded);
 }

@@ -261,15 +261,15 @@ impl Leader {
         for waiting in &self.waiting {
             let Some(job) = state.jobs.get(&waiting.job) else { continue };
             let JobPhase::Queued(_) = job.phase else { continue };
-            if !job.spec.placement.spill {
+            if !job.spec().placement.spill {
                 continue;
             }
-            let best = self.best_host(state, &job.spec, waiting.turn);
+            let best = self.best_host(state, &job.spec(), waiting.turn);
             let Some((site, class)) = best else { continue };
             if site != *peer {
                 continue;
             }
-            let (nodes, gpus_per_node) = (job.spec.nodes, job.spec.gpus_per_node);
+            let (nodes, gpus_per_node) = (job.spec().nodes, job.spec().gpus_per_node);
             let same = demand.iter_mut().find(|it| {
                 it.class.as_ref() == Some(&class)
                     && it.nodes == nodes
@@ -437,9 +437,9 @@ impl Leader {
                 None => {}
                 Some(suspicion) => {
                     let waited = memory.watch.waited(now, suspicion, terms.release_peer_after());
-                    let holds = state
-                        .loans_to(&peer.site)
-                        .any(|(job, _)| job.spec.on_partition == specs::job::OnPartition::Restart);
+                    let holds = state.loans_to(&peer.site).any(|(job, _)| {
+                        job.spec().on_partition == specs::job::OnPartition::Restart
+                    });
                     if waited && holds {
                         let release = ReleasePeer { peer: site, suspicion, at };
                         commands.push(Command::ReleasePeer(release));
@@ -497,7 +497,7 @@ impl Leader {
         let Some(site) = &state.site else { return false };
         let whole = FreeMap::whole(state);
         self.waiting.iter().filter_map(|it| state.jobs.get(&it.job)).any(|job| {
-            fits::may_run_at(&job.spec, &site.site, site.country) && whole.could_hold(&job.spec)
+            fits::may_run_at(&job.spec(), &site.site, site.country) && whole.could_hold(&job.spec())
         })
     }
 

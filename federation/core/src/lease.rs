@@ -45,7 +45,7 @@ fn assign(state: &mut State, fx: &mut Effects, it: &Assignment) -> bool {
 }
 
 fn assign_here(state: &mut State, fx: &mut Effects, mut job: Job, plan: &LeasePlan) -> bool {
-    if !fits::lease_fits(state, &job.spec, plan) {
+    if !fits::lease_fits(state, &job.spec(), plan) {
         return false;
     }
     let Some(own) = state.own().cloned() else { return false };
@@ -59,7 +59,7 @@ fn assign_here(state: &mut State, fx: &mut Effects, mut job: Job, plan: &LeasePl
         home: own,
         job: job.id,
         epoch: job.epoch,
-        spec: job.spec.clone(),
+        spec: job.spec(),
         array_index: job.array_index,
         parts: Vec::new(),
         stop: None,
@@ -213,8 +213,7 @@ fn attempt_end(lease: &Lease) -> AttemptEnd {
 }
 
 fn conclude(state: &mut State, fx: &mut Effects, id: LeaseId, at: Timestamp) {
-    let Some(lease) = state.leases.get(&id).cloned() else { return };
-    state.agreed.leases.remove(&id);
+    let Some(lease) = state.agreed.leases.take(&id) else { return };
     let it = attempt_end(&lease);
     let is_own = state.is_own(&lease.home);
     if it.outcome.ending != Ending::Exited {

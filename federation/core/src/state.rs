@@ -2,7 +2,9 @@
 //! [`crate::apply`] changes it.
 
 pub(crate) mod chunk;
+pub(crate) mod compact;
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -21,6 +23,7 @@ use specs::wire::client::JobState;
 use specs::wire::peer::{GuestPhase, LoanSlot, Slot};
 
 use crate::table::{Index, Table};
+use compact::{Few, KeptSpec};
 
 /// Most attempts that a job's record keeps; the oldest go first.
 pub(crate) const ATTEMPTS_KEPT: usize = 16;
@@ -98,7 +101,7 @@ specs::message! {
     /// A job, at its home.
     pub struct Job {
         1 => id: JobId,
-        2 => spec: Arc<JobSpec>,
+        2 => spec: KeptSpec,
         3 => array_index: u32,
         4 => submitter: String,
         5 => submitted_at: Timestamp,
@@ -112,13 +115,13 @@ specs::message! {
         10 => cancel: bool,
         /// A true result of an earlier attempt that came in late; it becomes the job's once the
         /// current attempt has ended.
-        11 => kept: Option<Outcome>,
+        11 => kept: Option<Box<Outcome>>,
         12 => attempts: Vec<Attempt>,
     }
 
     /// What a repeated request is answered with.
     pub struct RequestRecord {
-        1 => jobs: Vec<JobId>,
+        1 => jobs: Few<JobId>,
     }
 
     /// A GPU and who has it.
@@ -366,7 +369,8 @@ impl Default for State {
 
 impl State {
     /// Derives the indexes.
-    pub(crate) fn index(agreed: Agreed) -> Self {
+    pub(crate) fn index(mut agreed: Agreed) -> Self {
+        unpack_open(&mut agreed.jobs);
         let mut queue = Vec::new();
         let mut peer_loans = Index::default();
         let mut drawn: Index<DrawKey, GpuCount> = Index::default();
@@ -481,13 +485,36 @@ impl State {
     }
 }
 
+/// Specs are read in packed; those of jobs that may still be placed are wanted at hand.
+fn unpack_open(jobs: &mut Table<JobId, Job>) {
+    let open: Vec<JobId> = jobs.values().filter(|job| !job.has_ended()).map(|job| job.id).collect();
+    for id in open {
+        if let Some(job) = jobs.get_mut(&id) {
+            job.spec.unpack();
+        }
+    }
+}
+
 impl Job {
     pub(crate) fn queue_key(&self) -> QueueKey {
         QueueKey {
-            rank: specs::job::PRIORITY_MAX.saturating_sub(self.spec.priority),
+            rank: specs::job::PRIORITY_MAX.saturating_sub(self.priority()),
             order: self.order,
             array_index: self.array_index,
             job: self.id,
+        }
+    }
+
+    /// What the job asks for.
+    #[must_use]
+    pub fn spec(&self) -> Arc<JobSpec> {
+        self.spec.get()
+    }
+
+    fn priority(&self) -> u32 {
+        match &self.spec {
+            KeptSpec::AtHand(spec) => spec.priority,
+            KeptSpec::Packed(_) => self.spec.get().priority,
         }
     }
 

@@ -186,7 +186,7 @@ pub(crate) fn peer_orders(
     for (job, loan) in state.loans_to(&report.host) {
         let body = (!known.contains(&(job.id, job.epoch))).then(|| LoanBody {
             slots: loan.slots.clone(),
-            spec: job.spec.clone(),
+            spec: job.spec(),
             array_index: job.array_index,
             submitter: job.submitter.clone(),
         });

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use federation_core::{
     AcceptNode, AddController, AddPeer, AdmitJobs, Agreed, Assignment, CHUNK_BYTES_MAX, CancelJob,
-    Chunk, ChunkError, Command, CommitPlan, FoundSite, LeasePlan, OpenToken, PartPlan, PeerRecord,
+    Chunk, ChunkError, Command, CommitPlan, FoundSite, KeptSpec, LeasePlan, OpenToken, PartPlan, PeerRecord,
     Place, RecordParts, RegisterNode, State, StateBuilder, TokenKind, apply, check,
 };
 use proptest::prelude::*;
@@ -339,4 +339,22 @@ fn a_walk_of_a_clone_sees_the_moment_of_the_clone() {
     seen.extend(walk);
     assert_eq!(seen, before);
     assert_ne!(state.chunks().collect::<Vec<_>>(), before);
+}
+
+#[test]
+fn a_job_that_has_ended_says_as_before_what_it_asked_for() {
+    let mut state = run(&[Step::Submit { id: 1, jobs: 2, workdir: 9, priority: 1 }]);
+    let (ended, open) = (JobId(10), JobId(11));
+    apply(&mut state, &Command::CancelJob(CancelJob { job: ended, at: AT }));
+    let again = build(&state.chunks().collect::<Vec<_>>()).unwrap();
+    for state in [&state, &again, &State::decode(&state.encode()).unwrap()] {
+        let [ended, open] = [ended, open].map(|id| state.jobs.get(&id).unwrap());
+        assert!(matches!((&ended.spec, &open.spec), (KeptSpec::Packed(_), KeptSpec::AtHand(_))));
+        assert_eq!(*ended.spec(), spec(9, 1));
+        assert_eq!(ended.spec, open.spec, "how it is kept makes no difference");
+        for kept in [&ended.spec, &open.spec] {
+            assert!(kept.is_named("job"));
+            assert!(!["", "jo", "jobs", "joc"].iter().any(|name| kept.is_named(name)));
+        }
+    }
 }

@@ -48,7 +48,7 @@ impl World {
                 continue;
             }
             let Some(job) = self.sites[site].log.latest().jobs.get(&id) else { continue };
-            let spec = job.spec.clone();
+            let spec = job.spec();
             let is_late = healing_for > GIVE_UP_AFTER;
             let is_hopeless = self.knobs.is_hasty || !is_feasible(self, site, &spec);
             if spec.class == JobClass::Service || (is_late && is_hopeless) {
@@ -86,7 +86,7 @@ fn left_over(world: &World) -> Vec<String> {
         let open = state.jobs.values().filter(|job| !job.has_ended());
         let open: Vec<String> = open
             .map(|job| {
-                let (spec, state) = (&job.spec, federation_core::job_state(state, job));
+                let (spec, state) = (&job.spec(), federation_core::job_state(state, job));
                 format!(
                     "{} {state} ({} x {} of {:?}, {:?})",
                     job.id, spec.nodes, spec.gpus_per_node, spec.gpu_classes, spec.placement

@@ -15,14 +15,14 @@ use crate::world::World;
 /// When, after its cancel was agreed, a job must not execute any more.
 pub(crate) fn due(state: &State, job: JobId) -> Millis {
     let terms = state.terms();
-    let grace = state.jobs.get(&job).map(|job| job.spec.grace).unwrap_or_default();
+    let grace = state.jobs.get(&job).map(|job| job.spec().grace).unwrap_or_default();
     let spans = surely_over(terms.loan_term).plus(surely_over(terms.node_lease));
     with_room(spans.plus(grace).plus(KILL_BUDGET))
 }
 
 pub(crate) fn on_due(world: &World, site: usize, job: JobId) -> Found {
     let record = world.sites[site].log.latest().jobs.get(&job);
-    let waits = record.is_some_and(|it| it.spec.on_partition == OnPartition::Wait);
+    let waits = record.is_some_and(|it| it.spec().on_partition == OnPartition::Wait);
     let Some(parts) = world.oracle.executing.get(&job).filter(|_| !waits) else {
         return Found::new();
     };

@@ -23,7 +23,7 @@ pub(crate) fn assign_there(
     mut job: Job,
     plan: &LoanPlan,
 ) -> bool {
-    if !fits::loan_fits(state, &job.spec, plan) {
+    if !fits::loan_fits(state, &job.spec(), plan) {
         return false;
     }
     let nodes = fits::loan_nodes(&plan.slots).map(|(node, _)| node.clone()).collect();
@@ -197,7 +197,7 @@ pub(crate) fn release_peer(state: &mut State, fx: &mut Effects, it: &ReleasePeer
     }
     let over: Vec<JobId> = state
         .loans_to(&it.peer)
-        .filter(|(job, _)| job.spec.on_partition == OnPartition::Restart)
+        .filter(|(job, _)| job.spec().on_partition == OnPartition::Restart)
         .map(|(job, _)| job.id)
         .collect();
     for id in over {

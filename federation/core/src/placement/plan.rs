@@ -217,10 +217,10 @@ pub(crate) fn plan(state: &State, may_spill: impl Fn(&Job) -> bool) -> Plan {
 
 fn here(state: &State, job: &Job, free: &mut FreeMap) -> Option<Place> {
     let site = state.site.as_ref()?;
-    if !fits::may_run_at(&job.spec, &site.site, site.country) {
+    if !fits::may_run_at(&job.spec(), &site.site, site.country) {
         return None;
     }
-    let spec = &job.spec;
+    let spec = &job.spec();
     let (_, parts) = free.take(spec.gpu_classes.iter(), spec.nodes, spec.gpus_per_node)?;
     let parts = parts.into_iter().map(|(node, gpus)| PartPlan { node, gpus }).collect();
     Some(Place::Here(LeasePlan { parts }))
@@ -228,15 +228,15 @@ fn here(state: &State, job: &Job, free: &mut FreeMap) -> Option<Place> {
 
 /// The first peer, in the order of names, that holds enough for the job.
 fn there(state: &State, job: &Job, held: &mut BTreeMap<SiteId, HeldMap>) -> Option<Place> {
-    if !job.spec.placement.spill {
+    if !job.spec().placement.spill {
         return None;
     }
     held.iter_mut().find_map(|(site, map)| {
         let peer = state.peers.get(site)?;
-        if !fits::may_run_at(&job.spec, site, peer.country) {
+        if !fits::may_run_at(&job.spec(), site, peer.country) {
             return None;
         }
-        let slots = map.take(&job.spec)?;
+        let slots = map.take(&job.spec())?;
         Some(Place::There(LoanPlan { peer: site.clone(), slots }))
     })
 }

@@ -69,7 +69,7 @@ fn one_site(site: &SiteId, constraint: impl Into<String>, change: impl Into<Stri
 /// Per site, why the job does not run there at present; nothing for a job that does not wait.
 #[must_use]
 pub fn why(state: &State, leader: &Leader, now: Instant, job: &Job) -> Vec<SiteWhy> {
-    let spec = &job.spec;
+    let spec = &job.spec();
     let mut reasons = Vec::new();
     let Some(site) = &state.site else { return reasons };
     let JobPhase::Queued(_) = job.phase else { return reasons };
@@ -94,7 +94,7 @@ pub fn why(state: &State, leader: &Leader, now: Instant, job: &Job) -> Vec<SiteW
 
 fn why_not_at(state: &State, leader: &Leader, now: Instant, job: &Job, site: &SiteId) -> SiteWhy {
     let Some(peer) = state.peers.get(site) else { return one_site(site, "is not joined", "") };
-    let spec = &job.spec;
+    let spec = &job.spec();
     if !spec.placement.spill {
         return one_site(site, "the job may not spill", "spec.placement.spill: true");
     }
