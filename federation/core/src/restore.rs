@@ -214,16 +214,17 @@ fn reset_jobs(state: &mut State, done: &mut Restored, at: Timestamp, rules: Rule
             attempt.outcome = Some(unknown());
             attempt.ended_at = at;
         }
+        let spec = job.spec();
         if rules.epochs_jump {
             // Each attempt but the last costs a retry, so there were no more than these.
-            let most = u64::from(job.epoch.0) + u64::from(job.spec.retries) + 1;
+            let most = u64::from(job.epoch.0) + u64::from(spec.retries) + 1;
             job.epoch = Epoch(u32::try_from(round_up(most)).unwrap_or(u32::MAX));
         }
         let (state, outcome) = if let Some(kept) = job.kept.take() {
-            (JobState::Finished, kept)
+            (JobState::Finished, *kept)
         } else if job.cancel {
             (JobState::Cancelled, unknown())
-        } else if job.spec.on_partition == OnPartition::Wait && rules.waiting_jobs_are_lost {
+        } else if spec.on_partition == OnPartition::Wait && rules.waiting_jobs_are_lost {
             done.lost += 1;
             (JobState::Lost, unknown())
         } else {
@@ -232,6 +233,7 @@ fn reset_jobs(state: &mut State, done: &mut Restored, at: Timestamp, rules: Rule
             continue;
         };
         job.phase = JobPhase::Ended(Ended { state, outcome, at });
+        job.spec.pack();
     }
 }
 

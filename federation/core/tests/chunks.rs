@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use federation_core::{
     AcceptNode, AddController, AddPeer, AdmitJobs, Agreed, Assignment, CHUNK_BYTES_MAX, CancelJob,
-    Chunk, ChunkError, Command, CommitPlan, FoundSite, KeptSpec, LeasePlan, OpenToken, PartPlan, PeerRecord,
-    Place, RecordParts, RegisterNode, State, StateBuilder, TokenKind, apply, check,
+    Chunk, ChunkError, Command, CommitPlan, FoundSite, KeptSpec, LeasePlan, OpenToken, PartPlan,
+    PeerRecord, Place, RecordParts, RegisterNode, State, StateBuilder, TokenKind, apply, check,
 };
 use proptest::prelude::*;
 use specs::codec::{Blob, Message, Value};

@@ -299,7 +299,7 @@ fn a_loan_from_before_is_lost_or_waited_for_but_never_run_again() {
     let grant = old.grant("n1");
     let (state, _) = restore(&backup, &plan());
     let judged = |on_partition| {
-        let spec = Arc::new(JobSpec { on_partition, ..(*spec).clone() });
+        let spec = Arc::new(JobSpec { on_partition, ..(*spec.get()).clone() });
         let (node, class) = ("n1".parse().unwrap(), "b200".parse().unwrap());
         let slots = vec![LoanSlot { grant, node, class, gpus: GpuCount(8) }];
         let body = Some(LoanBody { slots, spec, array_index: 0, submitter: "eva".into() });
