@@ -128,6 +128,7 @@ impl Cluster {
             address: address.to_string(),
             csr: Blob(key.csr().to_vec()),
             request: request(&self.env),
+            replaces: None,
         };
         let added: ControllerAdded = self.ask(Method::ControllerAdd, &question).await;
         let ControllerId(_) = added.id;
