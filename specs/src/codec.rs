@@ -106,7 +106,11 @@ impl<'a> Reader<'a> {
         Err(DecodeError::Range)
     }
 
-    fn bytes(&mut self) -> Result<&'a [u8], DecodeError> {
+    /// The bytes of a delimited value.
+    ///
+    /// # Errors
+    /// A length that is malformed or beyond the end.
+    pub fn bytes(&mut self) -> Result<&'a [u8], DecodeError> {
         let len = usize::try_from(self.varint()?).map_err(|_| DecodeError::Range)?;
         self.take(len)
     }

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use federation_core::{Command, Leader, Reply, State};
+use federation_core::{Command, Leader, PackedSpec, Reply, State};
 use specs::codec::Message;
 use specs::fault::{Fault, FaultCode};
 use specs::id::{CallId, JobId, SiteId};
@@ -328,7 +328,7 @@ impl World {
             Ask::Submit(submit) => Ok(vec![Command::AdmitJobs(federation_core::AdmitJobs {
                 request: submit.request.clone(),
                 jobs: ids,
-                spec: submit.spec.clone(),
+                spec: PackedSpec::from(&*submit.spec),
                 submitter: "tenant".into(),
                 at: wall,
             })]),

@@ -101,9 +101,11 @@ async fn submit(app: &App, args: RunArgs) -> Outcome<()> {
     conclude(output, &ends)
 }
 
-/// A request id that nobody else draws.
+/// A request id that nobody else draws. It begins with the time, so that the newest requests are
+/// neighbours in the table that remembers them.
 fn fresh_request(client: &Client) -> Outcome<RequestId> {
-    let text = format!("cli-{:032x}", client.env().random_u128());
+    let env = client.env();
+    let text = format!("cli-{:012x}{:016x}", env.clock.wall().0, env.random_u64());
     RequestId::new(&text).map_err(|error| Failure::new(FaultCode::Internal, error.to_string()))
 }
 

@@ -37,7 +37,7 @@ use federation_controller::raft::probe::{Prepared, Probe};
 use federation_controller::raft::{Group, RaftConfig, Storage};
 use federation_core::{
     AcceptNode, AdmitJobs, Assignment, CancelJob, Command, CommitPlan, FoundSite, LeasePlan,
-    OpenToken, PartPlan, Place, RegisterNode, TokenKind,
+    OpenToken, PackedSpec, PartPlan, Place, RegisterNode, TokenKind,
 };
 use specs::codec::{Blob, Message};
 use specs::fault::{Fault, FaultCode};
@@ -118,7 +118,7 @@ fn admit(number: u64) -> Command {
     Command::AdmitJobs(AdmitJobs {
         request: format!("request-{number:012}").parse().unwrap(),
         jobs: vec![JobId(u128::from(number))],
-        spec: Arc::new(spec),
+        spec: PackedSpec::from(&spec),
         submitter: "ada@example.org".into(),
         at: AT,
     })

@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 
 use federation_core::{
     AcceptNode, AdmitJobs, Assignment, Command, CommitPlan, FoundSite, LeasePlan, OpenToken,
-    PartPlan, Place, RecordParts, RegisterNode, Reply, State, StateBuilder, TokenKind, apply,
+    PackedSpec, PartPlan, Place, RecordParts, RegisterNode, Reply, State, StateBuilder, TokenKind,
+    apply,
 };
 use specs::codec::{Blob, Message};
 use specs::gpu::{GpuInfo, InventorySource};
@@ -82,7 +83,7 @@ fn admit(n: u64) -> Command {
     let it = Command::AdmitJobs(AdmitJobs {
         request: request.parse().unwrap(),
         jobs: vec![job_id(n)],
-        spec: Arc::new(spec(n)),
+        spec: PackedSpec::from(&spec(n)),
         submitter: "ada@berlin".into(),
         at: AT,
     });

@@ -10,12 +10,12 @@ use specs::id::{
     Boot, ControllerId, Country, Epoch, GpuIndex, GrantId, JobId, NodeId, RequestId, Revision,
     SiteId, TokenId,
 };
-use specs::job::JobSpec;
 use specs::site::SiteSpec;
 use specs::unit::Timestamp;
 use specs::wire::agent::{AttemptReport, Inventory};
 use specs::wire::peer::{GrantReport, GuestReport, LoanOrder, LoanSlot};
 
+use crate::state::compact::PackedSpec;
 use crate::state::{GrantSlot, TokenKind};
 
 specs::message! {
@@ -30,7 +30,7 @@ specs::message! {
     pub struct AdmitJobs {
         1 => request: RequestId,
         2 => jobs: Vec<JobId>,
-        3 => spec: Arc<JobSpec>,
+        3 => spec: PackedSpec,
         4 => submitter: String,
         5 => at: Timestamp,
     }

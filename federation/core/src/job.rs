@@ -13,7 +13,6 @@ use crate::apply::Reply;
 use crate::command::{AdmitJobs, CancelJob};
 use crate::effect::{Effect, Effects};
 use crate::lease;
-use crate::state::compact::KeptSpec;
 use crate::state::{
     ATTEMPTS_KEPT, Attempt, Ended, Job, JobPhase, Queued, RequestRecord, State, StopReason,
 };
@@ -21,7 +20,7 @@ use crate::state::{
 pub(crate) fn admit(state: &mut State, fx: &mut Effects, it: &AdmitJobs) -> Reply {
     if let Some(record) = state.requests.get(&it.request) {
         let same = record.jobs.as_slice().first().and_then(|id| state.jobs.get(id));
-        if same.is_some_and(|job| job.spec() == it.spec && job.submitter == it.submitter) {
+        if same.is_some_and(|job| job.spec == it.spec && job.submitter == it.submitter) {
             return Reply::Jobs { jobs: record.jobs.as_slice().to_vec(), repeated: true };
         }
         let message = alloc::format!("request `{}` was used for another job", it.request);
@@ -34,7 +33,7 @@ pub(crate) fn admit(state: &mut State, fx: &mut Effects, it: &AdmitJobs) -> Repl
     for (array_index, &id) in (0..).zip(&it.jobs) {
         let job = Job {
             id,
-            spec: KeptSpec::AtHand(it.spec.clone()),
+            spec: it.spec.clone(),
             array_index,
             submitter: it.submitter.clone(),
             submitted_at: it.at,
@@ -104,7 +103,6 @@ fn end(state: &mut State, id: JobId, end: JobState, outcome: Outcome, at: Timest
     let Some(job) = state.agreed.jobs.get_mut(&id) else { return };
     let key = job.queue_key();
     job.phase = JobPhase::Ended(Ended { state: end, outcome, at });
-    job.spec.pack();
     let leases: Vec<LeaseId> = job.attempts.iter().map(|attempt| attempt.lease).collect();
     state.queue.remove(&key);
     for lease in leases {

@@ -55,7 +55,7 @@ pub use leader::{Alarm, Leader};
 pub use placement::why::{could_ever_run, why};
 pub use restore::{RestorePlan, Restored, reign, restore};
 pub use state::chunk::{CHUNK_BYTES_MAX, Chunk, ChunkError, StateBuilder};
-pub use state::compact::{Few, KeptSpec};
+pub use state::compact::{Few, PackedSpec};
 pub use state::{
     Agreed, Attempt, Controller, Grant, Guest, GuestKey, Held, Job, JobPhase, Lease, Loan, Node,
     Part, Peer, State, Token, TokenKind,

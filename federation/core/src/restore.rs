@@ -233,7 +233,6 @@ fn reset_jobs(state: &mut State, done: &mut Restored, at: Timestamp, rules: Rule
             continue;
         };
         job.phase = JobPhase::Ended(Ended { state, outcome, at });
-        job.spec.pack();
     }
 }
 

@@ -23,7 +23,7 @@ use specs::wire::client::JobState;
 use specs::wire::peer::{GuestPhase, LoanSlot, Slot};
 
 use crate::table::{Index, Table};
-use compact::{Few, KeptSpec};
+use compact::{Few, PackedSpec};
 
 /// Most attempts that a job's record keeps; the oldest go first.
 pub(crate) const ATTEMPTS_KEPT: usize = 16;
@@ -101,7 +101,7 @@ specs::message! {
     /// A job, at its home.
     pub struct Job {
         1 => id: JobId,
-        2 => spec: KeptSpec,
+        2 => spec: PackedSpec,
         3 => array_index: u32,
         4 => submitter: String,
         5 => submitted_at: Timestamp,
@@ -369,8 +369,7 @@ impl Default for State {
 
 impl State {
     /// Derives the indexes.
-    pub(crate) fn index(mut agreed: Agreed) -> Self {
-        unpack_open(&mut agreed.jobs);
+    pub(crate) fn index(agreed: Agreed) -> Self {
         let mut queue = Vec::new();
         let mut peer_loans = Index::default();
         let mut drawn: Index<DrawKey, GpuCount> = Index::default();
@@ -485,20 +484,10 @@ impl State {
     }
 }
 
-/// Specs are read in packed; those of jobs that may still be placed are wanted at hand.
-fn unpack_open(jobs: &mut Table<JobId, Job>) {
-    let open: Vec<JobId> = jobs.values().filter(|job| !job.has_ended()).map(|job| job.id).collect();
-    for id in open {
-        if let Some(job) = jobs.get_mut(&id) {
-            job.spec.unpack();
-        }
-    }
-}
-
 impl Job {
     pub(crate) fn queue_key(&self) -> QueueKey {
         QueueKey {
-            rank: specs::job::PRIORITY_MAX.saturating_sub(self.priority()),
+            rank: specs::job::PRIORITY_MAX.saturating_sub(self.spec.priority()),
             order: self.order,
             array_index: self.array_index,
             job: self.id,
@@ -509,13 +498,6 @@ impl Job {
     #[must_use]
     pub fn spec(&self) -> Arc<JobSpec> {
         self.spec.get()
-    }
-
-    fn priority(&self) -> u32 {
-        match &self.spec {
-            KeptSpec::AtHand(spec) => spec.priority,
-            KeptSpec::Packed(_) => self.spec.get().priority,
-        }
     }
 
     #[must_use]

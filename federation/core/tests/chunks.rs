@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use federation_core::{
     AcceptNode, AddController, AddPeer, AdmitJobs, Agreed, Assignment, CHUNK_BYTES_MAX, CancelJob,
-    Chunk, ChunkError, Command, CommitPlan, FoundSite, KeptSpec, LeasePlan, OpenToken, PartPlan,
+    Chunk, ChunkError, Command, CommitPlan, FoundSite, LeasePlan, OpenToken, PackedSpec, PartPlan,
     PeerRecord, Place, RecordParts, RegisterNode, State, StateBuilder, TokenKind, apply, check,
 };
 use proptest::prelude::*;
@@ -77,7 +77,7 @@ fn submit(id: u64, jobs: u8, workdir: u16, priority: u8) -> Command {
     Command::AdmitJobs(AdmitJobs {
         request: format!("request-{id}").parse().unwrap(),
         jobs: (first..first + u128::from(jobs)).map(JobId).collect(),
-        spec: Arc::new(spec(workdir, priority)),
+        spec: PackedSpec::from(&spec(workdir, priority)),
         submitter: "ada".into(),
         at: AT,
     })
@@ -349,9 +349,8 @@ fn a_job_that_has_ended_says_as_before_what_it_asked_for() {
     let again = build(&state.chunks().collect::<Vec<_>>()).unwrap();
     for state in [&state, &again, &State::decode(&state.encode()).unwrap()] {
         let [ended, open] = [ended, open].map(|id| state.jobs.get(&id).unwrap());
-        assert!(matches!((&ended.spec, &open.spec), (KeptSpec::Packed(_), KeptSpec::AtHand(_))));
         assert_eq!(*ended.spec(), spec(9, 1));
-        assert_eq!(ended.spec, open.spec, "how it is kept makes no difference");
+        assert_eq!(ended.spec, open.spec);
         for kept in [&ended.spec, &open.spec] {
             assert!(kept.is_named("job"));
             assert!(!["", "jo", "jobs", "joc"].iter().any(|name| kept.is_named(name)));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use federation_core::{
     AcceptNode, AddController, AddPeer, AdmitJobs, CancelJob, Command, FoundSite, JobPhase, Leader,
-    OpenToken, PeerRecord, Reply, State, TokenKind, apply, check, job_state,
+    OpenToken, PackedSpec, PeerRecord, Reply, State, TokenKind, apply, check, job_state,
 };
 use specs::codec::Blob;
 use specs::gpu::{GpuInfo, InventorySource};
@@ -115,7 +115,7 @@ impl Site {
         self.apply(Command::AdmitJobs(AdmitJobs {
             request: format!("request-{id}").parse().unwrap(),
             jobs: vec![JobId(id)],
-            spec: Arc::new(spec),
+            spec: PackedSpec::from(&spec),
             submitter: "ada".into(),
             at: AT,
         }))
@@ -224,7 +224,7 @@ fn a_repeated_request_makes_nothing_new_and_another_job_under_it_is_refused() {
     let again = Command::AdmitJobs(AdmitJobs {
         request: "request-1".parse().unwrap(),
         jobs: vec![JobId(2)],
-        spec: Arc::new(job(1, 8)),
+        spec: PackedSpec::from(&job(1, 8)),
         submitter: "ada".into(),
         at: AT,
     });
@@ -232,7 +232,7 @@ fn a_repeated_request_makes_nothing_new_and_another_job_under_it_is_refused() {
     let other = Command::AdmitJobs(AdmitJobs {
         request: "request-1".parse().unwrap(),
         jobs: vec![JobId(3)],
-        spec: Arc::new(job(2, 8)),
+        spec: PackedSpec::from(&job(2, 8)),
         submitter: "ada".into(),
         at: AT,
     });

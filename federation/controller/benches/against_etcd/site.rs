@@ -196,8 +196,10 @@ fn free_udp_ports(count: usize) -> Vec<SocketAddr> {
     sockets.iter().map(|socket| socket.local_addr().unwrap()).collect()
 }
 
+/// As the `federation` command makes them.
 fn request(env: &Env) -> RequestId {
-    RequestId::new(&format!("bench-{:032x}", env.random_u128())).unwrap()
+    let (time, chance) = (env.clock.wall().0, env.random_u64());
+    RequestId::new(&format!("cli-{time:012x}{chance:016x}")).unwrap()
 }
 
 /// A job of [`JOB_BYTES`] bytes.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fabric_quic::lane::{Lane, LaneSender};
-use federation_core::{AdmitJobs, Command, Reply, State, could_ever_run};
+use federation_core::{AdmitJobs, Command, PackedSpec, Reply, State, could_ever_run};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use specs::codec::Message;
@@ -108,6 +108,7 @@ async fn admit(shared: &Arc<Shared>, submitter: &str, submits: Vec<JobSubmit>) -
         checked.push(check(shared, &state, &request, &spec).map(|()| {
             let jobs = (0..spec.array).map(|_| stamp(shared)).collect();
             let submitter = submitter.to_owned();
+            let spec = PackedSpec::from(&*spec);
             commands.push(Command::AdmitJobs(AdmitJobs { request, jobs, spec, submitter, at }));
         }));
     }

@@ -15,6 +15,7 @@ use specs::unit::{GpuCount, Instant};
 use specs::wire::agent::{AttemptPhase, AttemptReport, Inventory, NodeOrders, NodeReport};
 
 use super::*;
+use crate::PackedSpec;
 use crate::command::{
     AcceptNode, AddPeer, AdmitJobs, Command, FoundSite, MakeGrant, OpenToken, PeerRecord,
 };
@@ -119,7 +120,7 @@ impl World {
             labels: Default::default(),
         };
         let request = alloc::format!("request-{}", id.0).parse().unwrap();
-        let (jobs, spec, submitter) = (vec![id], Arc::new(spec), "ada".into());
+        let (jobs, spec, submitter) = (vec![id], PackedSpec::from(&spec), "ada".into());
         self.apply(Command::AdmitJobs(AdmitJobs { request, jobs, spec, submitter, at: AT }));
     }
 

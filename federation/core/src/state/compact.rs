@@ -2,86 +2,83 @@
 
 use core::slice;
 
-use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use specs::codec::{DecodeError, Field, Message, Reader, Value, Wire, get_message, put_delimited};
+use specs::codec::{DecodeError, Field, Message, Reader, Value, Wire, put_delimited};
 use specs::job::JobSpec;
 
-/// What a job asks for: at hand while it may still be placed, packed once it has ended. Which of
-/// the two makes no difference to anyone.
-#[derive(Debug, Clone)]
-pub enum KeptSpec {
-    AtHand(Arc<JobSpec>),
-    /// Invariant: the bytes of a spec, as this version writes them.
-    Packed(Box<[u8]>),
-}
+/// The number of [`JobSpec::priority`] on the wire.
+const PRIORITY_TAG: u32 = 3;
 
-impl KeptSpec {
-    /// The spec. Reads it anew if it is packed.
+/// What a job asks for, as the bytes of a [`JobSpec`]: one piece of memory where the spec has a
+/// dozen, shared by the jobs of an array. Most jobs wait or have ended, and nobody reads what they
+/// ask for.
+#[derive(Debug, Clone)]
+pub struct PackedSpec(Arc<[u8]>);
+
+impl PackedSpec {
+    /// The spec, read anew.
+    ///
+    /// # Panics
+    /// If the bytes are not those of a spec. Whoever admits a job has read its spec, so the agreed
+    /// state is broken then.
     #[must_use]
     pub fn get(&self) -> Arc<JobSpec> {
-        match self {
-            Self::AtHand(spec) => spec.clone(),
-            Self::Packed(bytes) => {
-                Arc::new(JobSpec::decode(bytes).expect("it was packed from a spec"))
+        Arc::new(JobSpec::decode(&self.0).expect("what was admitted was packed from a spec"))
+    }
+
+    /// The spec's priority; told without reading the rest.
+    pub(crate) fn priority(&self) -> u32 {
+        let mut reader = Reader::new(&self.0);
+        while let Ok(Some((tag, wire))) = reader.field() {
+            if (tag, wire) == (PRIORITY_TAG, Wire::Varint) {
+                return u32::get(&mut reader).unwrap_or_default();
+            }
+            if tag > PRIORITY_TAG || reader.skip(wire).is_err() {
+                break;
             }
         }
+        0
     }
 
-    /// Whether it bears the name; told without reading all of it.
+    /// Whether it bears the name; told without reading the rest.
     #[must_use]
     pub fn is_named(&self, name: &str) -> bool {
-        match self {
-            Self::AtHand(spec) => spec.name.as_str() == name,
-            // The name is the first field; longer than it can be, it matches nothing.
-            Self::Packed(bytes) => match bytes.as_ref() {
-                [_, len, rest @ ..] => {
-                    usize::from(*len) == name.len() && rest.starts_with(name.as_bytes())
-                }
-                _ => false,
-            },
+        // The name is the first field; longer than it can be, it matches nothing.
+        match self.0.as_ref() {
+            [_, len, rest @ ..] => {
+                usize::from(*len) == name.len() && rest.starts_with(name.as_bytes())
+            }
+            _ => false,
         }
-    }
-
-    pub(crate) fn pack(&mut self) {
-        if let Self::AtHand(spec) = self {
-            *self = Self::Packed(spec.encode().into_boxed_slice());
-        }
-    }
-
-    pub(crate) fn unpack(&mut self) {
-        *self = Self::AtHand(self.get());
     }
 }
 
-impl PartialEq for KeptSpec {
+impl From<&JobSpec> for PackedSpec {
+    fn from(spec: &JobSpec) -> Self {
+        Self(spec.encode().into())
+    }
+}
+
+impl PartialEq for PackedSpec {
+    /// Another version may have written the same in other bytes.
     fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Packed(one), Self::Packed(another)) => one == another,
-            _ => self.get() == other.get(),
-        }
+        self.0 == other.0 || self.get() == other.get()
     }
 }
 
-impl Eq for KeptSpec {}
+impl Eq for PackedSpec {}
 
-impl Value for KeptSpec {
+impl Value for PackedSpec {
     const WIRE: Wire = Wire::Bytes;
 
     fn put(&self, out: &mut Vec<u8>) {
-        match self {
-            Self::AtHand(spec) => spec.put(out),
-            Self::Packed(bytes) => put_delimited(bytes, out),
-        }
+        put_delimited(&self.0, out);
     }
 
-    /// Packed: most of those that are read in bulk have ended. What another version wrote is
-    /// written anew, so that equal specs have equal bytes.
     fn get(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let spec: JobSpec = get_message(reader)?;
-        Ok(Self::Packed(spec.encode().into_boxed_slice()))
+        Ok(Self(reader.bytes()?.into()))
     }
 }
 
