@@ -61,7 +61,7 @@ pub(crate) fn program() -> Option<String> {
 pub(crate) struct Cluster {
     members: Vec<Child>,
     pub(crate) version: String,
-    leader: String,
+    clients: Vec<String>,
 }
 
 impl Cluster {
@@ -85,13 +85,21 @@ impl Cluster {
                 .stderr(Stdio::null());
             members.push(member.spawn().unwrap());
         }
+        let clients = (0..3).map(client).collect();
+        let mut cluster = Self { members, version: String::new(), clients };
+        cluster.version = cluster.leader().await.1;
+        cluster
+    }
+
+    /// Where the leader is, and its version.
+    async fn leader(&self) -> (String, String) {
         let begun = Instant::now();
         loop {
-            for at in 0..3 {
-                if let Some(status) = status(&client(at)).await
+            for address in &self.clients {
+                if let Some(status) = status(address).await
                     && status.header.as_ref().is_some_and(|own| own.member_id == status.leader)
                 {
-                    return Self { members, version: status.version, leader: client(at) };
+                    return (address.clone(), status.version);
                 }
             }
             assert!(begun.elapsed() < PATIENCE, "etcd has no leader");
@@ -144,8 +152,9 @@ pub(crate) struct Client {
 /// As many clients as asked, over at most `connections` connections to the leader.
 pub(crate) async fn loops(cluster: &Cluster, clients: usize, connections: usize) -> Vec<Loop> {
     let mut channels = Vec::new();
+    let (leader, _) = cluster.leader().await;
     for _ in 0..clients.min(connections) {
-        channels.push(connect(&cluster.leader).await.unwrap());
+        channels.push(connect(&leader).await.unwrap());
     }
     let client = |number: usize| {
         let grpc = Grpc::new(channels[number % channels.len()].clone());
@@ -155,13 +164,13 @@ pub(crate) async fn loops(cluster: &Cluster, clients: usize, connections: usize)
 }
 
 impl Client {
-    pub(crate) async fn write(&mut self) {
+    pub(crate) async fn write(&mut self) -> bool {
         self.writes += 1;
         let key = format!("client-{:05}-{:02}", self.number, self.writes % KEYS).into_bytes();
         let put = PutRequest { key, value: vec![7; VALUE_BYTES] };
         self.grpc.ready().await.unwrap();
         let path = PathAndQuery::from_static("/etcdserverpb.KV/Put");
         let codec = ProstCodec::<PutRequest, PutResponse>::default();
-        self.grpc.unary(Request::new(put), path, codec).await.unwrap();
+        self.grpc.unary(Request::new(put), path, codec).await.is_ok()
     }
 }

@@ -65,7 +65,7 @@ impl Cell {
 pub(crate) async fn quiet(target: &Target<'_>, clients: usize, span: Duration) -> Cell {
     let mut best: Option<Cell> = None;
     for _ in 0..TRIES {
-        let cell = Box::pin(cell(target, clients, span)).await;
+        let Some(cell) = Box::pin(cell(target, clients, span)).await else { continue };
         if best.as_ref().is_none_or(|best| cell.others < best.others) {
             best = Some(cell);
         }
@@ -73,10 +73,11 @@ pub(crate) async fn quiet(target: &Target<'_>, clients: usize, span: Duration) -
             break;
         }
     }
-    best.unwrap()
+    best.expect("a cell without a refusal")
 }
 
-async fn cell(target: &Target<'_>, clients: usize, span: Duration) -> Cell {
+/// None if a write was refused: a busy machine may have cost a leader its office.
+async fn cell(target: &Target<'_>, clients: usize, span: Duration) -> Option<Cell> {
     let (processes, loops) = match target {
         Target::Etcd(cluster) => {
             (cluster.processes(), etcd::loops(cluster, clients, CONNECTIONS_MAX).await)
@@ -94,13 +95,15 @@ async fn cell(target: &Target<'_>, clients: usize, span: Duration) -> Cell {
                 let mut latencies = Histogram::<u64>::new(3).unwrap();
                 while !ends.load(Ordering::Relaxed) {
                     let begun = Instant::now();
-                    client.write().await;
+                    if !client.write().await {
+                        return None;
+                    }
                     if counts.load(Ordering::Relaxed) {
                         let micros = u64::try_from(begun.elapsed().as_micros()).unwrap();
                         latencies.record(micros).unwrap();
                     }
                 }
-                latencies
+                Some(latencies)
             })
         })
         .collect();
@@ -118,9 +121,9 @@ async fn cell(target: &Target<'_>, clients: usize, span: Duration) -> Cell {
     let others = others.as_secs_f64() / span.as_secs_f64() / f64::from(cores);
     let mut latencies = Histogram::<u64>::new(3).unwrap();
     for task in tasks {
-        latencies.add(task.await.unwrap()).unwrap();
+        latencies.add(task.await.unwrap()?).unwrap();
     }
-    Cell { latencies, span, server_cpu, client_cpu, others }
+    Some(Cell { latencies, span, server_cpu, client_cpu, others })
 }
 
 /// One client.
@@ -130,7 +133,8 @@ pub(crate) enum Loop {
 }
 
 impl Loop {
-    async fn write(&mut self) {
+    /// False if it was refused.
+    async fn write(&mut self) -> bool {
         match self {
             Self::Etcd(client) => client.write().await,
             Self::Site(client) => client.write().await,

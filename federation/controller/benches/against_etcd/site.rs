@@ -52,7 +52,7 @@ pub(crate) struct Cluster {
     /// The user's.
     endpoint: Endpoint,
     controllers: Vec<Child>,
-    leader: SocketAddr,
+    addresses: Vec<SocketAddr>,
     job: Arc<JobSpec>,
 }
 
@@ -81,7 +81,7 @@ impl Cluster {
             authority,
             endpoint,
             controllers: vec![spawn(&dir(0))],
-            leader: addresses[0],
+            addresses: addresses.clone(),
             job: Arc::new(job()),
         };
         for (at, address) in addresses.iter().enumerate().skip(1) {
@@ -97,11 +97,11 @@ impl Cluster {
         self.controllers.iter().map(Child::id).collect()
     }
 
-    async fn connect(&self) -> Connection {
+    async fn connect(&self, address: SocketAddr) -> Connection {
         let begun = Instant::now();
         loop {
             let expect = Expect::Controller { site: self.site.clone() };
-            match self.endpoint.connect(self.leader, expect).await {
+            match self.endpoint.connect(address, expect).await {
                 Ok(connection) => return connection,
                 Err(error) => assert!(begun.elapsed() < PATIENCE, "{error}"),
             }
@@ -111,7 +111,7 @@ impl Cluster {
 
     /// Asks until the site answers.
     async fn ask<A: Message>(&self, method: Method, question: &impl Message) -> A {
-        let connection = self.connect().await;
+        let connection = self.connect(self.addresses[0]).await;
         let begun = Instant::now();
         loop {
             match connection.call(method, question.encode(), None).await {
@@ -136,16 +136,15 @@ impl Cluster {
             .unwrap();
     }
 
-    /// Waits until there are that many voters, and remembers who leads.
-    async fn settle(&mut self, voters: usize) {
+    /// Waits until there are that many voters. Returns where the leader is.
+    async fn settle(&self, voters: usize) -> SocketAddr {
         let begun = Instant::now();
         loop {
             let views: ControllerViews = self.ask(Method::ControllerList, &Empty {}).await;
             let voting = views.controllers.iter().filter(|it| it.voter).count();
             let leader = views.controllers.iter().find(|it| it.leader);
             if let (true, Some(leader)) = (voting == voters, leader) {
-                self.leader = leader.address.parse().unwrap();
-                return;
+                return leader.address.parse().unwrap();
             }
             assert!(begun.elapsed() < PATIENCE, "the site has {voting} voters of {voters}");
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -159,7 +158,8 @@ impl Cluster {
         let issued: TokenIssued = self.ask(Method::NodeEnroll, &question).await;
         let token = Token::parse_as(TokenKind::Enrol, &issued.token).unwrap();
         let endpoint = endpoint(&self.env, &self.site, &self.authority, None);
-        let connection = endpoint.connect(self.leader, Expect::Pin(token.pin)).await.unwrap();
+        let leader = self.settle(CONTROLLERS).await;
+        let connection = endpoint.connect(leader, Expect::Pin(token.pin)).await.unwrap();
         let key = KeyRequest::create(&self.env).unwrap();
         let exporter = connection.exporter();
         let crypto = &self.env.crypto;
@@ -225,8 +225,9 @@ pub(crate) struct Client {
 /// As many clients as asked, over at most `connections` connections to the leader.
 pub(crate) async fn loops(cluster: &Cluster, clients: usize, connections: usize) -> Vec<Loop> {
     let mut lanes = Vec::new();
+    let leader = cluster.settle(CONTROLLERS).await;
     for _ in 0..clients.min(connections) {
-        let connection = cluster.connect().await;
+        let connection = cluster.connect(leader).await;
         lanes.push(Arc::new(SubmitLane::open(&cluster.env, &connection).await.unwrap()));
     }
     let client = |number: usize| {
@@ -237,8 +238,8 @@ pub(crate) async fn loops(cluster: &Cluster, clients: usize, connections: usize)
 }
 
 impl Client {
-    pub(crate) async fn write(&mut self) {
+    pub(crate) async fn write(&mut self) -> bool {
         let submit = JobSubmit { request: request(&self.env), spec: self.job.clone() };
-        self.lane.submit(submit).await.unwrap();
+        self.lane.submit(submit).await.is_ok()
     }
 }
