@@ -59,6 +59,10 @@ const BATCH: usize = 4_096;
 /// How many commands are applied without a snapshot, for comparison.
 const QUIET_COMMANDS: usize = 200_000;
 
+/// As the `federation` command has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn number(name: &str, default: u64) -> u64 {
     env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }

@@ -1,5 +1,6 @@
 //! Many submissions over one stream, of a controller that runs within the test.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![allow(clippy::disallowed_methods, reason = "a test is where the real environment is made")]
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, UdpSocket};

@@ -16,6 +16,7 @@
 //! `SECONDS` (3), `ROUNDS` (5) and `CLIENTS` (1,64,1024) change the run. `ETCD` names the program.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints what it found")]
 #![allow(clippy::unwrap_used, reason = "a benchmark stops at the first surprise")]
+#![allow(clippy::disallowed_methods, reason = "a benchmark reads the real clock")]
 
 mod etcd;
 mod load;

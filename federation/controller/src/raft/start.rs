@@ -224,22 +224,13 @@ impl Group {
         is_live.store(true, Ordering::Relaxed);
         raft.runtime_config().elect(!is_cut);
         raft.run();
-        if is_cut {
-            let recount = Recount {
-                id: id.0,
-                links: links.clone(),
-                raft: raft.clone(),
-                log: log.clone(),
-                snapshots: snapshots.clone(),
-                disk: disk.clone(),
-                abstention: abstention.clone(),
-            };
-            env.spawn(recount.run());
-        }
         let is_stopping = Arc::new(AtomicBool::new(false));
-        let audit =
-            Audit { windows, disk, snapshots: snapshots.clone(), on_fatal: on_fatal.clone() };
-        let audit = Arc::new(audit);
+        let audit = Arc::new(Audit {
+            windows,
+            disk: disk.clone(),
+            snapshots: snapshots.clone(),
+            on_fatal: on_fatal.clone(),
+        });
         let leadership =
             watch_leadership(links.clone(), &raft, is_stopping.clone(), on_fatal.clone());
         let inner = Inner {
@@ -265,13 +256,37 @@ impl Group {
             changing: tokio::sync::Mutex::default(),
         };
         let inner = Arc::new(inner);
-        let limits = Limits { yields: config.disk_yields, ends: config.disk_ends };
-        env.spawn(watch_disk(env.clone(), Arc::downgrade(&inner), limits, on_fatal));
-        env.spawn(watch_divergence(links, Arc::downgrade(&inner), config.verify));
-        env.spawn(watch_room(env.clone(), Arc::downgrade(&inner)));
-        env.spawn(watch_snapshots(env.clone(), Arc::downgrade(&inner), config.kept_entries));
+        if is_cut {
+            spawn_recount(&inner, &links, disk);
+        }
+        spawn_watches(&inner, &config, links, on_fatal);
         Ok((Self { inner }, applied))
     }
+}
+
+/// Makes a member vote again once it is whole.
+fn spawn_recount(inner: &Inner, links: &Links, disk: Arc<dyn Disk>) {
+    let recount = Recount {
+        id: inner.id.0,
+        links: links.clone(),
+        raft: inner.raft.clone(),
+        log: inner.log.clone(),
+        snapshots: inner.snapshots.clone(),
+        disk,
+        abstention: inner.abstention.clone(),
+    };
+    inner.env.spawn(recount.run());
+}
+
+/// What looks after a member as long as it is there.
+fn spawn_watches(inner: &Arc<Inner>, config: &RaftConfig, links: Links, on_fatal: OnFatal) {
+    let env = &inner.env;
+    let group = || Arc::downgrade(inner);
+    let limits = Limits { yields: config.disk_yields, ends: config.disk_ends };
+    env.spawn(watch_disk(env.clone(), group(), limits, on_fatal));
+    env.spawn(watch_divergence(links, group(), config.verify));
+    env.spawn(watch_room(env.clone(), group()));
+    env.spawn(watch_snapshots(env.clone(), group(), config.kept_entries));
 }
 
 /// While the disk is full, looks for room from time to time. A leader first lets another lead,

@@ -50,7 +50,7 @@ impl Windows {
     pub(crate) fn note(&self, entry: &Entry) {
         let index = entry.log_id.index;
         let mut inner = self.lock();
-        if index % WINDOW_ENTRIES == 0 {
+        if index.is_multiple_of(WINDOW_ENTRIES) {
             inner.open = Some(Open { next: index, hash: 0 });
         }
         // After a snapshot the rest of a window is skipped.
