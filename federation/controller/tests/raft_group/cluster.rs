@@ -1,6 +1,6 @@
 //! A group of members, each in a runtime of its own, so that one can be killed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -25,22 +25,34 @@ use specs::unit::{Instant, Millis, Timestamp};
 use specs::wire::method::Method;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Nothing in these tests takes this long, on any machine.
 const PATIENCE: Millis = Millis(60_000);
 const POLL: Duration = Duration::from_millis(5);
 
 /// Hands what comes from other members to the group, once it is there.
-struct Front(OnceLock<Group>);
+struct Front {
+    id: u64,
+    group: OnceLock<Group>,
+    cuts: Cuts,
+}
 
 impl Service for Front {
     fn call(&self, request: Request) -> BoxFuture<'_, Result<Bytes, Fault>> {
         Box::pin(async move {
-            match self.0.get() {
+            let caller = number(&request.caller);
+            if self.cuts.has(caller, self.id) {
+                return std::future::pending().await;
+            }
+            let answer = match self.group.get() {
                 Some(group) => group.handle_call(request.method, request.body).await,
                 None => Err(Fault::new(FaultCode::Unreachable, "not started")),
+            };
+            if self.cuts.has(self.id, caller) {
+                return std::future::pending().await;
             }
+            answer
         })
     }
 
@@ -48,12 +60,49 @@ impl Service for Front {
         method == Method::RaftAppend
     }
 
-    fn lane(&self, _request: Request, lane: Lane) -> BoxFuture<'_, ()> {
+    fn lane(&self, request: Request, lane: Lane) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            if let Some(group) = self.0.get() {
-                group.handle_lane(lane).await;
+            let caller = number(&request.caller);
+            if self.cuts.has(caller, self.id) || self.cuts.has(self.id, caller) {
+                // It stays open, and nothing is ever read from it.
+                let _held = lane;
+                return std::future::pending().await;
+            }
+            if let Some(group) = self.group.get() {
+                tokio::select! {
+                    () = group.handle_lane(lane) => {}
+                    () = self.cuts.until_any(caller, self.id) => {}
+                }
             }
         })
+    }
+}
+
+/// Zero for who is no member.
+fn number(identity: &Identity) -> u64 {
+    if let Identity::Controller { id, .. } = identity { id.0 } else { 0 }
+}
+
+/// Which members do not hear which: who speaks, who should hear. A request that is not heard is
+/// never answered, and an answer that is not heard is lost after its request was obeyed; a lane
+/// needs both directions.
+#[derive(Clone)]
+pub(crate) struct Cuts(Arc<watch::Sender<BTreeSet<(u64, u64)>>>);
+
+impl Cuts {
+    fn has(&self, from: u64, to: u64) -> bool {
+        self.0.borrow().contains(&(from, to))
+    }
+
+    async fn until_any(&self, one: u64, other: u64) {
+        let mut cuts = self.0.subscribe();
+        let cut = cuts.wait_for(|it| it.contains(&(one, other)) || it.contains(&(other, one)));
+        // The sender is `self`'s.
+        let _ = cut.await;
+    }
+
+    pub(crate) fn set(&self, cuts: impl IntoIterator<Item = (u64, u64)>) {
+        self.0.send_replace(cuts.into_iter().collect());
     }
 }
 
@@ -74,6 +123,7 @@ pub(crate) struct Cluster {
     addresses: BTreeMap<u64, SocketAddr>,
     pub(crate) members: BTreeMap<u64, Member>,
     tweak: fn(&mut RaftConfig),
+    pub(crate) cuts: Cuts,
 }
 
 /// A command that leaves a trace of its own.
@@ -99,7 +149,8 @@ impl Cluster {
         trust.trust(&site, authority.certificate()).unwrap();
         let (addresses, members) = (BTreeMap::new(), BTreeMap::new());
         let root = TempDir::new().unwrap();
-        Self { env, site, authority, trust, root, addresses, members, tweak }
+        let cuts = Cuts(Arc::new(watch::Sender::new(BTreeSet::new())));
+        Self { env, site, authority, trust, root, addresses, members, tweak, cuts }
     }
 
     /// A founded group of voters 1 to `voters`.
@@ -169,7 +220,8 @@ impl Cluster {
         let listen = self.addresses.get(&id).copied().unwrap_or(any);
         let config =
             EndpointConfig { listen, credentials: Some(credentials), trust: self.trust.clone() };
-        let front = Arc::new(Front(OnceLock::new()));
+        let (group, cuts) = (OnceLock::new(), self.cuts.clone());
+        let front = Arc::new(Front { id, group, cuts });
         let endpoint = Endpoint::bind(&self.env, config, front.clone()).unwrap();
         self.addresses.insert(id, endpoint.local_address());
         let mut config = RaftConfig::new(ControllerId(id), self.root.path().to_owned());
@@ -190,7 +242,7 @@ impl Cluster {
                 return Err(error);
             }
         };
-        assert!(front.0.set(group.clone()).is_ok());
+        assert!(front.group.set(group.clone()).is_ok());
         self.members.insert(id, Member { group, applied, fatal, runtime });
         Ok(())
     }
