@@ -13,5 +13,6 @@ mod linear;
 mod links;
 mod lost_tail;
 mod membership;
+mod retry;
 mod stall;
 mod transfer;
