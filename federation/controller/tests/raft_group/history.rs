@@ -3,7 +3,7 @@
 //! The object is a set that only grows: each write adds an element of its own, a read shows them
 //! all. What the set holds then follows from which writes came before, in whatever order.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 /// What was done, and what was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub(crate) fn is_linearizable(history: &[Operation]) -> bool {
     };
     let operations: Vec<&Operation> = history.iter().filter(matters).collect();
     let mut search =
-        Search { taken: vec![false; operations.len()], operations, visited: HashSet::new() };
+        Search { taken: vec![false; operations.len()], operations, visited: BTreeSet::new() };
     search.goes_on(0)
 }
 
@@ -45,7 +45,7 @@ struct Search<'h> {
     operations: Vec<&'h Operation>,
     taken: Vec<bool>,
     /// Sets of operations from which there is no way on.
-    visited: HashSet<Vec<bool>>,
+    visited: BTreeSet<Vec<bool>>,
 }
 
 impl Search<'_> {

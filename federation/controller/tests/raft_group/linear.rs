@@ -182,8 +182,10 @@ fn judged(seed: u64, reads: Reads) -> Vec<u64> {
     let writes = counted(|it| matches!(it.done, Done::Add(_)) && it.answered.is_some());
     let unknown = counted(|it| it.answered.is_none());
     let seen = counted(|it| matches!(it.done, Done::Sees(_)));
-    eprintln!("seed {seed}: {writes} writes, {unknown} unknown, {seen} reads");
-    assert!(writes > 20 && seen > 20, "nothing to judge");
+    assert!(
+        writes > 20 && seen > 20,
+        "seed {seed}, nothing to judge: {writes} writes, {unknown} unknown, {seen} reads"
+    );
     let bad = histories.iter().filter(|(_, history)| !is_linearizable(history));
     bad.map(|(set, _)| *set).collect()
 }

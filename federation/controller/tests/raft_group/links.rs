@@ -32,7 +32,6 @@ fn agrees_without(cluster: &Cluster, cuts: Vec<(u64, u64)>) -> u64 {
     std::thread::sleep(Duration::from_millis(2_000));
     cluster.propose(&token(1));
     let took = cluster.now().since(begun);
-    eprintln!("agreed {} ms after the cut", took.0);
     assert!(took < SOON, "{took:?}");
     let steady = term(cluster);
     for number in 2..50 {
