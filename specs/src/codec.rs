@@ -569,24 +569,26 @@ macro_rules! message {
 
         impl $crate::codec::Message for $name {
             #[allow(unused_variables, reason = "a message may have no fields")]
+            #[allow(unused_doc_comments, reason = "a field's attributes may be a cfg, too")]
             fn encode_to(&self, out: &mut $crate::codec::Buffer) {
-                $( $crate::codec::Field::put_field(&self.$field, $tag, out); )*
+                $( $(#[$fmeta])* $crate::codec::Field::put_field(&self.$field, $tag, out); )*
             }
 
+            #[allow(unused_doc_comments, reason = "as above")]
             fn decode_from(
                 mut reader: $crate::codec::Reader<'_>,
             ) -> Result<Self, $crate::codec::DecodeError> {
-                $( let mut $field = <$ty as $crate::codec::Field>::Slot::default(); )*
+                $( $(#[$fmeta])* let mut $field = <$ty as $crate::codec::Field>::Slot::default(); )*
                 while let Some((tag, wire)) = reader.field()? {
                     match tag {
-                        $( $tag => <$ty as $crate::codec::Field>::fill(
+                        $( $(#[$fmeta])* $tag => <$ty as $crate::codec::Field>::fill(
                             &mut $field, tag, wire, &mut reader,
                         )?, )*
                         _ => reader.skip(wire)?,
                     }
                 }
                 Ok(Self {
-                    $( $field: <$ty as $crate::codec::Field>::finish(
+                    $( $(#[$fmeta])* $field: <$ty as $crate::codec::Field>::finish(
                         $field, stringify!($field),
                     )?, )*
                 })
@@ -624,20 +626,23 @@ macro_rules! choice {
         }
 
         impl $crate::codec::Message for $name {
+            #[allow(unused_doc_comments, reason = "a variant's attributes may be a cfg, too")]
             fn encode_to(&self, out: &mut $crate::codec::Buffer) {
                 // Through `Option`, so that a default value still names its variant.
                 match self {
-                    $( Self::$variant(value) => $crate::codec::put_present(value, $tag, out), )*
+                    $( $(#[$vmeta])*
+                    Self::$variant(value) => $crate::codec::put_present(value, $tag, out), )*
                 }
             }
 
+            #[allow(unused_doc_comments, reason = "as above")]
             fn decode_from(
                 mut reader: $crate::codec::Reader<'_>,
             ) -> Result<Self, $crate::codec::DecodeError> {
                 let mut found = None;
                 while let Some((tag, wire)) = reader.field()? {
                     match tag {
-                        $( $tag => {
+                        $( $(#[$vmeta])* $tag => {
                             let mut slot = None;
                             <Option<$ty> as $crate::codec::Field>::fill(
                                 &mut slot, tag, wire, &mut reader,

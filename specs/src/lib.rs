@@ -47,4 +47,5 @@ pub mod job;
 pub mod jobfile;
 pub mod site;
 pub mod unit;
+pub mod version;
 pub mod wire;

@@ -316,7 +316,8 @@ impl World {
             | Command::AcceptNode(_)
             | Command::AddController(_)
             | Command::RemoveController(_)
-            | Command::EndRecovery(_) => return,
+            | Command::EndRecovery(_)
+            | Command::SetVersion(_) => return,
         };
         self.coverage.add(counted.0, counted.1);
     }

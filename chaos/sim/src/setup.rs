@@ -137,11 +137,7 @@ impl Knobs {
             job_max: Millis(if is_tight { 40_000 } else { rng.range(2_000, 25_000) }),
             own_states: rng.chance(250),
             check_every: 1 << rng.below(5),
-            heal_at: Time(if is_spilling {
-                rng.range(45_000, 60_000)
-            } else {
-                rng.range(30_000, 60_000)
-            }),
+            heal_at: Time(rng.range(if is_spilling { 45_000 } else { 30_000 }, 60_000)),
             submits: if is_spilling { rng.range(15, 40) } else { rng.range(8, 30) },
             busy_permille: if is_spilling { 850 } else { 0 },
             is_spilling,

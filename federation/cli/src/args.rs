@@ -90,6 +90,9 @@ pub(crate) enum Command {
     Restore(Box<RestoreArgs>),
     /// Look for what is wrong with the controllers, and say what to do; changes nothing
     Doctor(DoctorArgs),
+    /// Which versions the controllers know, and raising that of the site
+    #[command(subcommand)]
+    Upgrade(UpgradeCommand),
     /// Print a one-time token with which another site joins this one
     Invite(InviteArgs),
     /// Join the site that issued a token
@@ -308,6 +311,17 @@ pub(crate) struct DoctorArgs {
     pub(crate) online: bool,
     #[command(flatten)]
     pub(crate) format: FormatArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UpgradeCommand {
+    /// Ask each controller which versions it knows, and what hinders a raise
+    Status(FormatArgs),
+    /// Raise the site's version by one, once all controllers know it; not to be taken back
+    Finalize(FormatArgs),
+    /// Agree on what only a build with the feature `next` knows
+    #[command(hide = true)]
+    Rehearse { text: String },
 }
 
 #[derive(Debug, Args)]

@@ -170,7 +170,15 @@ async fn add(
     let address = advertise.map_or_else(|| listen.to_string(), str::to_owned);
     let mut client = app.client()?;
     let csr = Blob(key.csr().to_vec());
-    let question = ControllerAdd { address: address.clone(), csr, request, replaces };
+    let known = federation_controller::KNOWN;
+    let question = ControllerAdd {
+        address: address.clone(),
+        csr,
+        request,
+        replaces,
+        oldest: known.oldest,
+        newest: known.newest,
+    };
     let again = |failure: Failure| {
         let is_unsure = failure.code() == Some(FaultCode::OutcomeUnknown);
         let hint = "repeat the same command: it goes on where it was";

@@ -26,6 +26,7 @@ mod logs;
 mod node;
 mod output;
 mod site;
+mod upgrade;
 
 use std::env;
 use std::io::{self, IsTerminal};
@@ -100,6 +101,7 @@ async fn run(app: &App, command: Command) -> Outcome<()> {
         Command::Backup(args) => Box::pin(backup::run(app, args)).await,
         Command::Restore(args) => Box::pin(backup::restore(app, *args)).await,
         Command::Doctor(args) => doctor::run(app, args).await,
+        Command::Upgrade(command) => upgrade::run(app, command).await,
         Command::Invite(args) => site::invite(app, args).await,
         Command::Join(args) => site::join(app, args).await,
         Command::Site(command) => site::run(app, command).await,

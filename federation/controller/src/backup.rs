@@ -17,7 +17,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use federation_core::{State, StateBuilder};
+use federation_core::{KNOWN, State, StateBuilder};
 use specs::codec::{Blob, Message};
 use specs::fault::{Fault, FaultCode};
 use specs::id::{ControllerId, Revision, SiteId};
@@ -330,6 +330,10 @@ impl Reader {
                 let state = builder.finish();
                 let state =
                     state.map_err(|error| self.flawed(&Flaw::Content(error.to_string())))?;
+                if !KNOWN.has(state.version) {
+                    let why = format!("the site had version {}, this knows {KNOWN}", state.version);
+                    return Err(self.flawed(&Flaw::Content(why)));
+                }
                 return Ok((state, frames));
             }
             let data = self.bytes(length, FRAME_BYTES_MAX)?;

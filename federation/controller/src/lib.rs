@@ -39,6 +39,7 @@ pub use backup::{Backup, BackupMeta, BackupWriter, read_backup};
 pub use config::{ADMIN, InitOptions, Initialised, Joining, init, prepare_member, write_member};
 pub use doctor::{Finding, Findings, Level, certificate, examine, room};
 pub use error::ControllerError;
+pub use federation_core::KNOWN;
 pub use restore::{PendingRestore, RestoreOptions, RestoredSite};
 pub use serve::{METRICS_FILE, Ready, serve};
 pub use submit_lane::SubmitLane;

@@ -125,12 +125,16 @@ impl Shared {
         self.group.confirm().await.map_err(|error| self.propose_fault(error))
     }
 
-    fn propose_fault(&self, error: ProposeError) -> Fault {
+    pub(crate) fn propose_fault(&self, error: ProposeError) -> Fault {
         match error {
             ProposeError::NotLeader { .. } => self.not_leader(),
             ProposeError::DiskFull => {
                 Fault::new(FaultCode::DiskFull, "the disk of the site's log is full")
                     .with_hint("make room on the leader's disk; nothing acknowledged is lost")
+            }
+            error @ ProposeError::TooNew { .. } => {
+                Fault::new(FaultCode::Conflict, error.to_string())
+                    .with_hint("once all controllers know it: `federation upgrade finalize`")
             }
             ProposeError::Unknown(why) => Fault::new(
                 FaultCode::OutcomeUnknown,

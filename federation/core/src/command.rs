@@ -12,9 +12,12 @@ use specs::id::{
 };
 use specs::site::SiteSpec;
 use specs::unit::Timestamp;
+use specs::version::ClusterVersion;
 use specs::wire::agent::{AttemptReport, Inventory};
 use specs::wire::peer::{GrantReport, GuestReport, LoanOrder, LoanSlot};
 
+#[cfg(feature = "next")]
+use crate::next::Note;
 use crate::state::compact::PackedSpec;
 use crate::state::{GrantSlot, TokenKind};
 
@@ -239,6 +242,12 @@ specs::message! {
         /// The host's revision that the home was shown: an end recorded later stays.
         8 => shown: Revision,
     }
+
+    /// Raises the site's version by one. Whoever proposes it knows that every member of the group
+    /// knows the version; a member that does not stops here.
+    pub struct SetVersion {
+        1 => version: ClusterVersion,
+    }
 }
 
 specs::choice! {
@@ -276,6 +285,9 @@ specs::choice! {
         46 => RestorePeer(RestorePeer),
         47 => ReleasePeer(ReleasePeer),
         48 => ObeyPeer(ObeyPeer),
+        60 => SetVersion(SetVersion),
         70 => ArchiveJobs(ArchiveJobs),
+        #[cfg(feature = "next")]
+        1_000 => Note(Note),
     }
 }

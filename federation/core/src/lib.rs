@@ -32,12 +32,15 @@ mod invariant;
 mod job;
 mod leader;
 mod lease;
+#[cfg(feature = "next")]
+mod next;
 mod node;
 mod placement;
 mod restore;
 mod site;
 mod state;
 mod table;
+mod version;
 mod view;
 mod watch;
 
@@ -49,11 +52,13 @@ pub use client::{
 pub use command::{
     AcceptNode, AcceptPeer, AddController, AddPeer, AdmitJobs, ArchiveJobs, Assignment, CancelJob,
     Command, CommitPlan, DrainNode, FoundSite, LeasePlan, LoanPlan, MakeGrant, OpenToken, PartPlan,
-    PeerRecord, Place, RecallGrant, RecordParts, RegisterNode, RemoveController,
+    PeerRecord, Place, RecallGrant, RecordParts, RegisterNode, RemoveController, SetVersion,
 };
 pub use effect::Effect;
 pub use invariant::{Violation, check};
 pub use leader::{Alarm, Leader};
+#[cfg(feature = "next")]
+pub use next::Note;
 pub use placement::why::{could_ever_run, why};
 pub use restore::{RestorePlan, Restored, reign, restore};
 pub use state::chunk::{CHUNK_BYTES_MAX, Chunk, ChunkError, StateBuilder};
@@ -63,4 +68,5 @@ pub use state::{
     Part, Peer, State, Token, TokenKind,
 };
 pub use table::{Index, Table};
+pub use version::{KNOWN, raised_by};
 pub use view::capacity;

@@ -18,6 +18,7 @@ use specs::id::{
 use specs::job::JobSpec;
 use specs::site::{SiteSpec, Terms};
 use specs::unit::{GpuCount, Timestamp};
+use specs::version::ClusterVersion;
 use specs::wire::agent::{AttemptPhase, Ending, Outcome};
 use specs::wire::client::JobState;
 use specs::wire::peer::{GuestPhase, LoanSlot, Slot};
@@ -287,8 +288,14 @@ specs::message! {
         /// The revision at which the site was restored from a backup; none once all that ran
         /// before has surely ended. Nothing is placed until then.
         17 => recovering: Option<Revision>,
+        /// What all members of the group know. Invariant: only grows. A field or a variant that
+        /// came with a later version is absent below it.
+        18 => version: ClusterVersion,
         /// How many jobs have left the state. Invariant: only grows.
         20 => archived: u64,
+        /// How many notes were taken.
+        #[cfg(feature = "next")]
+        1_000 => notes: u64,
     }
 }
 
@@ -384,7 +391,10 @@ impl Default for State {
             last_controller: ControllerId(0),
             lapsed: Table::default(),
             recovering: None,
+            version: ClusterVersion::FIRST,
             archived: 0,
+            #[cfg(feature = "next")]
+            notes: 0,
         })
     }
 }

@@ -13,6 +13,7 @@ use crate::id::{
 };
 use crate::job::JobSpec;
 use crate::unit::{GpuCount, Millis, Timestamp};
+use crate::version::ClusterVersion;
 use crate::wire::agent::LogStream;
 use crate::wire::method::Method;
 use crate::wire::peer::ClassCapacity;
@@ -411,6 +412,9 @@ crate::message! {
         3 => request: RequestId,
         /// A controller that is removed as soon as the new one votes.
         4 => replaces: Option<ControllerId>,
+        /// The versions of a site that the release which prepares it knows.
+        5 => oldest: ClusterVersion,
+        6 => newest: ClusterVersion,
     }
 
     pub struct ControllerAdded {
@@ -425,6 +429,44 @@ crate::message! {
 
     pub struct ControllerRemove {
         1 => id: ControllerId,
+    }
+
+    /// What a controller knows, as it told the leader when that was asked.
+    pub struct ControllerVersions {
+        1 => id: ControllerId,
+        2 => address: String,
+        3 => leader: bool,
+        /// Empty if it did not say.
+        4 => build: String,
+        5 => oldest: ClusterVersion,
+        6 => newest: ClusterVersion,
+        /// It answered; if not, it is not known what it knows.
+        7 => heard: bool,
+        /// Why the site's version cannot be raised as it is; empty if it may.
+        8 => hinders: String,
+    }
+
+    pub struct UpgradeStatus {
+        /// The site's.
+        1 => version: ClusterVersion,
+        2 => controllers: Vec<ControllerVersions>,
+        /// What the rehearsal of a next release has left behind.
+        3 => notes: u64,
+    }
+
+    pub struct UpgradeFinalize {
+        1 => to: ClusterVersion,
+    }
+
+    pub struct UpgradeFinalized {
+        1 => version: ClusterVersion,
+        /// The site had the version before.
+        2 => repeated: bool,
+    }
+
+    /// Agrees on what only the rehearsal of a next release knows.
+    pub struct UpgradeRehearse {
+        1 => text: String,
     }
 
     pub struct Empty {}

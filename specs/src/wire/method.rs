@@ -78,6 +78,9 @@ methods! {
     140 => StaleRead, "stale.read", Client, 8_192, 5_000;
     141 => BackupOpen, "backup.open", Client, 4_096, 10_000;
     142 => BackupRead, "backup.read", Client, 4_096, 10_000;
+    150 => UpgradeStatus, "upgrade.status", Client, 4_096, 10_000;
+    151 => UpgradeFinalize, "upgrade.finalize", Client, 4_096, 10_000;
+    152 => UpgradeRehearse, "upgrade.rehearse", Client, 4_096, 10_000;
     // Agents. `wire::agent`.
     200 => NodeReport, "node.report", Agent, 0x10_0000, 5_000;
     210 => NodeNudge, "node.nudge", Node, 64, 2_000;

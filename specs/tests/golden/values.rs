@@ -13,6 +13,7 @@ use specs::id::{
 use specs::job::{JobClass, JobSpec, OnPartition, PlacementSpec};
 use specs::site::{LendRule, SiteSpec, Terms};
 use specs::unit::{GpuCount, Millis, Timestamp};
+use specs::version::ClusterVersion;
 use specs::wire::agent::{self, AttemptPhase, Ending, LogStream, Outcome, ValidityKind, Want};
 use specs::wire::client::{self, JobState, NodeState};
 use specs::wire::join;
@@ -479,6 +480,19 @@ fn controller_status() -> client::ControllerStatus {
     }
 }
 
+fn controller_versions() -> client::ControllerVersions {
+    client::ControllerVersions {
+        id: ControllerId(2),
+        address: "c2.berlin:7000".to_owned(),
+        leader: true,
+        build: "0.2.0".to_owned(),
+        oldest: ClusterVersion(2),
+        newest: ClusterVersion(3),
+        heard: true,
+        hinders: "it knows version 1".to_owned(),
+    }
+}
+
 fn client_controllers() -> Vec<Sample> {
     vec![
         sample(&controller_view()),
@@ -511,11 +525,22 @@ fn client_controllers() -> Vec<Sample> {
         }),
         sample(&client::BackupRead { backup: 77, piece: 3 }),
         sample(&client::BackupPiece { data: Blob(vec![9, 9]), last: true }),
+        sample(&controller_versions()),
+        sample(&client::UpgradeStatus {
+            version: ClusterVersion(2),
+            controllers: vec![controller_versions()],
+            notes: 5,
+        }),
+        sample(&client::UpgradeFinalize { to: ClusterVersion(3) }),
+        sample(&client::UpgradeFinalized { version: ClusterVersion(3), repeated: true }),
+        sample(&client::UpgradeRehearse { text: "x".to_owned() }),
         sample(&client::ControllerAdd {
             address: "c3.berlin:7000".to_owned(),
             csr: Blob(vec![0x30, 1]),
             request: request(),
             replaces: Some(ControllerId(1)),
+            oldest: ClusterVersion(2),
+            newest: ClusterVersion(3),
         }),
         sample(&client::ControllerAdded {
             id: ControllerId(3),

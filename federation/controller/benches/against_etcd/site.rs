@@ -125,6 +125,8 @@ impl Cluster {
     async fn add(&self, address: SocketAddr, dir: &Path) {
         let key = KeyRequest::create(&self.env).unwrap();
         let question = ControllerAdd {
+            oldest: federation_controller::KNOWN.oldest,
+            newest: federation_controller::KNOWN.newest,
             address: address.to_string(),
             csr: Blob(key.csr().to_vec()),
             request: request(&self.env),

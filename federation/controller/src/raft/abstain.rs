@@ -22,6 +22,7 @@ use openraft::RaftMetrics;
 use openraft::async_runtime::watch::WatchReceiver;
 use specs::codec::Message;
 use specs::unit::Millis;
+use specs::version::Versions;
 use specs::wire::method::Method;
 
 use super::links::Links;
@@ -30,6 +31,7 @@ use super::marker;
 use super::serve::Raft;
 use super::snapshot::Snapshots;
 use super::types::{LogId, Membership, Types, Vote};
+use super::version::BUILD;
 use super::wire::{TailRequest, TailResponse, get_id, put_id};
 
 /// How often the others are asked.
@@ -133,14 +135,22 @@ impl Abstention {
     }
 }
 
-/// What a member says of itself to one whose log was cut off.
-pub(crate) fn tail_of(metrics: &RaftMetrics<Types>, last: Option<LogId>) -> TailResponse {
+/// What a member says of itself to one whose log was cut off, and to a leader that asks what it
+/// knows.
+pub(crate) fn tail_of(
+    metrics: &RaftMetrics<Types>,
+    last: Option<LogId>,
+    known: Versions,
+) -> TailResponse {
     let membership = metrics.membership_config.membership();
     TailResponse {
         vote: (&metrics.vote).into(),
         last: put_id(last.as_ref()),
         leads: metrics.state.is_leader(),
         membership: membership.into(),
+        oldest: known.oldest,
+        newest: known.newest,
+        build: BUILD.to_owned(),
     }
 }
 

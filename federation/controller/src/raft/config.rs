@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use federation_core::KNOWN;
 use federation_wal::SEGMENT_BYTES;
 use openraft::{Config, ConfigError, SnapshotPolicy};
 use specs::id::ControllerId;
 use specs::unit::Millis;
+use specs::version::Versions;
 
 /// A leader's sign of life. Four may be lost or late before a follower minds.
 pub const HEARTBEAT: Millis = Millis(100);
@@ -80,6 +82,8 @@ pub struct RaftConfig {
     pub disk_yields: Millis,
     pub disk_ends: Millis,
     pub verify: Millis,
+    /// Versions of the site that this member takes part in; tests let it stand for another release.
+    pub known: Versions,
 }
 
 impl RaftConfig {
@@ -99,6 +103,7 @@ impl RaftConfig {
             disk_yields: DISK_YIELDS,
             disk_ends: DISK_ENDS,
             verify: VERIFY,
+            known: KNOWN,
         }
     }
 

@@ -111,6 +111,7 @@ pub(crate) fn members(raft: &Raft) -> Vec<Member> {
 pub(crate) async fn reconcile(
     raft: &Raft,
     wanted: &BTreeMap<ControllerId, String>,
+    unfit: &[ControllerId],
     close: &mut Close,
     now: Instant,
 ) -> Result<(), RaftError<Types, ClientWriteError<Types>>> {
@@ -120,7 +121,9 @@ pub(crate) async fn reconcile(
     {
         return Ok(());
     }
-    let stable = close.stable(&close_learners(&metrics), now);
+    let mut learners = close_learners(&metrics);
+    learners.retain(|id| !unfit.contains(&ControllerId(*id)));
+    let stable = close.stable(&learners, now);
     let Some(Step { change, why }) = next_step(&metrics, wanted, &stable) else { return Ok(()) };
     tracing::info!(%change, why, "the group's membership changes");
     // Whatever changed meanwhile was not looked at here.

@@ -44,6 +44,7 @@ mod tests;
 mod trigger;
 mod types;
 mod verify;
+mod version;
 mod watchdog;
 mod wire;
 
@@ -66,6 +67,7 @@ use specs::codec::Message;
 use specs::fault::Fault;
 use specs::id::{ControllerId, Revision};
 use specs::unit::Millis;
+use specs::version::ClusterVersion;
 use specs::wire::method::Method;
 use tokio::sync::watch;
 
@@ -84,6 +86,8 @@ pub use snapshot::Threads;
 pub use start::{StartError, Storage};
 pub use state_machine::{Applied, OnFatal};
 use types::Types;
+use version::{Asker, Gate};
+pub use version::{BUILD, MemberVersions, RaiseError, Told};
 
 /// How long a leader may take to confirm that it leads.
 const CONFIRM_SPAN: Millis = Millis(5_000);
@@ -113,6 +117,8 @@ struct Inner {
     is_stopping: Arc<AtomicBool>,
     abstention: Arc<Abstention>,
     audit: Arc<Audit>,
+    gate: Gate,
+    asker: Asker,
     changing: tokio::sync::Mutex<members::Close>,
 }
 
@@ -166,6 +172,9 @@ pub enum ProposeError {
     /// Nothing was done.
     #[error("the disk of this controller's log is full")]
     DiskFull,
+    /// Nothing was done.
+    #[error("this needs version {needs}, and the site has {has}")]
+    TooNew { needs: ClusterVersion, has: ClusterVersion },
     /// It may have been done, or may be yet.
     #[error("it is not known whether this was agreed on: {0}")]
     Unknown(String),
@@ -215,8 +224,8 @@ impl Group {
     /// Agrees on a command.
     ///
     /// # Errors
-    /// As [`ProposeError`] says. Only [`ProposeError::NotLeader`] and [`ProposeError::DiskFull`]
-    /// say for certain that nothing was done.
+    /// As [`ProposeError`] says. Only [`ProposeError::NotLeader`], [`ProposeError::DiskFull`] and
+    /// [`ProposeError::TooNew`] say for certain that nothing was done.
     pub async fn propose(&self, command: Command) -> Result<Committed, ProposeError> {
         let outcome = self.propose_all(&[command]).await?.pop();
         outcome.ok_or_else(|| ProposeError::Unknown("the answer is lost".to_owned()))
@@ -230,6 +239,10 @@ impl Group {
     pub async fn propose_all(&self, commands: &[Command]) -> Result<Vec<Committed>, ProposeError> {
         if self.inner.log.is_full() {
             return Err(ProposeError::DiskFull);
+        }
+        let has = self.inner.view.borrow().version;
+        if let Some(needs) = commands.iter().map(Command::since).max().filter(|it| *it > has) {
+            return Err(ProposeError::TooNew { needs, has });
         }
         let commands: Vec<Vec<u8>> = commands.iter().map(Message::encode).collect();
         if let Some(large) = commands.iter().find(|it| it.len() > COMMAND_MAX_BYTES) {
@@ -301,8 +314,10 @@ impl Group {
         wanted: BTreeMap<ControllerId, String>,
     ) -> Result<(), ProposeError> {
         let Ok(mut close) = self.inner.changing.try_lock() else { return Ok(()) };
+        let unfit = self.unfit_learners().await;
         let now = self.inner.env.clock.now();
-        let step = Box::pin(members::reconcile(&self.inner.raft, &wanted, &mut close, now));
+        let step = members::reconcile(&self.inner.raft, &wanted, &unfit, &mut close, now);
+        let step = Box::pin(step);
         match self.inner.env.timeout(CHANGE_SPAN, step).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => Err(to.into()),

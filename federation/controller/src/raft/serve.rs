@@ -22,6 +22,7 @@ use super::log_store::LogStore;
 use super::snapshot::{FileId, Image, Incoming, Offer, SNAPSHOT_MAX_BYTES, Snapshots, is_full};
 use super::state_machine::StateMachine;
 use super::types::{Types, Vote};
+use super::version::Gate;
 use super::wire::{
     AppendRequest, AppendResponse, SnapshotAck, SnapshotPiece, TailRequest, TransferResponse,
     WireTransferRequest, WireVote, WireVoteRequest, WireVoteResponse, get_id, put_id,
@@ -40,6 +41,7 @@ pub(crate) struct Server {
     log: LogStore,
     abstention: Arc<Abstention>,
     audit: Arc<Audit>,
+    gate: Gate,
     /// One at a time; held while a piece is written.
     transfer: Mutex<Transfer>,
     /// When entries, or a sign of life, were last taken from a leader.
@@ -64,9 +66,10 @@ impl Server {
         log: LogStore,
         abstention: Arc<Abstention>,
         audit: Arc<Audit>,
+        gate: Gate,
     ) -> Self {
         let (transfer, heard) = (Mutex::new(Transfer::None), std::sync::Mutex::default());
-        Self { env, raft, snapshots, log, abstention, audit, transfer, heard }
+        Self { env, raft, snapshots, log, abstention, audit, gate, transfer, heard }
     }
 
     /// Since a leader was last followed; none if none was.
@@ -104,7 +107,7 @@ impl Server {
             self.piece(parse(body)?).await?.encode()
         } else if method == Method::RaftTail {
             let TailRequest {} = parse(body)?;
-            tail_of(&raft.metrics().borrow_watched(), self.log.last()).encode()
+            tail_of(&raft.metrics().borrow_watched(), self.log.last(), self.gate.known).encode()
         } else if method == Method::RaftVerify {
             self.audit.answer(parse(body)?).await?.encode()
         } else {
@@ -211,8 +214,9 @@ impl Server {
         let (done, outcome) = watch::channel(None);
         *transfer = Transfer::Installs { offer: offer.clone(), outcome: outcome.clone() };
         let (raft, snapshots) = (self.raft.clone(), self.snapshots.clone());
+        let gate = self.gate.clone();
         self.env.spawn(async move {
-            let installed = Box::pin(install(raft, snapshots, vote, incoming)).await;
+            let installed = Box::pin(install(raft, snapshots, gate, vote, incoming)).await;
             done.send_replace(Some(installed));
         });
         Ok(Next::Wait(outcome))
@@ -234,6 +238,7 @@ enum Next {
 async fn install(
     raft: Raft,
     snapshots: Arc<Snapshots>,
+    gate: Gate,
     vote: Vote,
     incoming: Incoming,
 ) -> Installed {
@@ -243,6 +248,7 @@ async fn install(
         tracing::warn!(%error, "a snapshot that came in is not sound");
         Fault::new(FaultCode::InvalidArgument, format!("the snapshot is not sound: {error}"))
     })?;
+    gate.admit_snapshot(verified.version())?;
     let meta = verified.meta().clone();
     let snapshot = Snapshot { meta, snapshot: Image::Received(verified) };
     let response = raft.install_full_snapshot(vote, snapshot).await;

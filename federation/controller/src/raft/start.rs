@@ -14,6 +14,7 @@ use openraft::{ConfigError, RaftMetrics};
 use specs::fault::FaultCode;
 use specs::id::{ControllerId, SiteId};
 use specs::unit::Millis;
+use specs::version::{ClusterVersion, Versions};
 use tokio::sync::{mpsc, watch};
 
 use super::abstain::{Abstention, Recount};
@@ -30,6 +31,7 @@ use super::state_machine::{Applied, OnFatal, Outputs, StateMachine};
 use super::trigger::watch_snapshots;
 use super::types::Types;
 use super::verify::Windows;
+use super::version::{self, Asker, Gate};
 use super::watchdog::{Limits, watch_disk};
 use super::{Group, Inner, Leadership};
 
@@ -72,6 +74,8 @@ pub enum StartError {
     Quarantined(String),
     #[error("the log and the snapshot do not fit together: {0}")]
     Rebuild(String),
+    #[error("the site has version {found}, and this build of a controller knows {known}")]
+    Version { found: ClusterVersion, known: Versions },
 }
 
 impl StartError {
@@ -79,6 +83,7 @@ impl StartError {
     pub fn code(&self) -> FaultCode {
         match self {
             Self::Config(_) => FaultCode::InvalidArgument,
+            Self::Version { .. } => FaultCode::VersionMismatch,
             Self::Log(OpenError::InUse(_)) => FaultCode::Conflict,
             Self::Log(OpenError::DiskFull) => FaultCode::DiskFull,
             Self::Directory { .. }
@@ -102,6 +107,9 @@ impl StartError {
         match self {
             Self::Config(_) | Self::Log(OpenError::SegmentSize { .. }) => {
                 "change the configuration"
+            }
+            Self::Version { .. } => {
+                "install a release that knows that version; nothing was changed"
             }
             Self::Directory { .. } => "check that the directory is there and can be written",
             Self::Log(OpenError::InUse(_)) => "another controller runs in this directory: stop it",
@@ -199,12 +207,9 @@ impl Group {
     ) -> Result<(Self, mpsc::UnboundedReceiver<Applied>), StartError> {
         let id = config.id;
         let settings = Arc::new(config.openraft()?);
-        let is_cut = check_markers(&config, storage.wal.as_ref())?;
-        let log = open_log(env, &config, &storage, on_fatal.clone())?;
+        let opened = open(env, &config, &site, storage, &on_fatal)?;
+        let Opened { gate, is_cut, log, disk, snapshots, newest } = opened;
         let abstention = Arc::new(Abstention::new(is_cut));
-        let disk = storage.wal.clone();
-        let (snapshots, newest) = open_snapshots(env, &site, storage)?;
-        let snapshots = Arc::new(snapshots);
         let (view_sender, view) = watch::channel(State::default());
         let (applied_sender, applied) = mpsc::unbounded_channel();
         let is_live = Arc::new(AtomicBool::new(false));
@@ -216,11 +221,13 @@ impl Group {
             is_live: is_live.clone(),
             on_fatal: on_fatal.clone(),
         };
-        let machine = StateMachine::new(snapshots.clone(), newest, config.snapshot_rule(), outputs);
+        let machine = StateMachine::new(snapshots.clone(), newest, config.snapshot_rule(), outputs)
+            .guarded_by(gate.clone());
         let links = Links::new(env.clone(), site, pool);
         let network = Network { links: links.clone() };
-        let building = Box::pin(Raft::build(id.0, settings, network, log.clone(), machine));
-        let raft = building.await.map_err(|error| StartError::Rebuild(error.to_string()))?;
+        let raft = Box::pin(Raft::build(id.0, settings, network, log.clone(), machine))
+            .await
+            .map_err(|error| StartError::Rebuild(error.to_string()))?;
         is_live.store(true, Ordering::Relaxed);
         raft.runtime_config().elect(!is_cut);
         raft.run();
@@ -243,6 +250,7 @@ impl Group {
                 log.clone(),
                 abstention.clone(),
                 audit.clone(),
+                gate.clone(),
             ),
             proposer: Proposer::new(env, raft.clone()),
             raft,
@@ -253,6 +261,8 @@ impl Group {
             is_stopping,
             abstention,
             audit,
+            gate,
+            asker: Asker::new(links.clone()),
             changing: tokio::sync::Mutex::default(),
         };
         let inner = Arc::new(inner);
@@ -262,6 +272,34 @@ impl Group {
         spawn_watches(&inner, &config, links, on_fatal);
         Ok((Self { inner }, applied))
     }
+}
+
+/// What a member has on its disk.
+struct Opened {
+    gate: Gate,
+    is_cut: bool,
+    log: LogStore,
+    disk: Arc<dyn Disk>,
+    snapshots: Arc<Snapshots>,
+    newest: Option<Content>,
+}
+
+/// Opens and checks everything, in the order in which nothing is changed that is not understood.
+fn open(
+    env: &Env,
+    config: &RaftConfig,
+    site: &SiteId,
+    storage: Storage,
+    on_fatal: &OnFatal,
+) -> Result<Opened, StartError> {
+    let disk = storage.wal.clone();
+    let noted = check_noted(config.known, disk.as_ref())?;
+    let gate = Gate::new(config.known, disk.clone(), on_fatal.clone());
+    let is_cut = check_markers(config, disk.as_ref())?;
+    let log = open_log(env, config, &storage, on_fatal.clone())?;
+    let (snapshots, newest) = open_snapshots(env, site, storage)?;
+    check_version(config.known, noted, newest.as_ref(), &log)?;
+    Ok(Opened { gate, is_cut, log, disk, snapshots: Arc::new(snapshots), newest })
 }
 
 /// Makes a member vote again once it is whole.
@@ -304,6 +342,28 @@ async fn watch_room(env: Env, group: Weak<Inner>) {
         has_yielded = is_full;
         group.inner.log.look_for_room().await;
     }
+}
+
+/// Looks at what version was noted beside the log, before anything is opened.
+fn check_noted(known: Versions, disk: &dyn Disk) -> Result<ClusterVersion, StartError> {
+    let failed = |source| StartError::Log(OpenError::Disk { doing: "list a directory", source });
+    let found = version::noted(disk).map_err(failed)?;
+    if found > known.newest { Err(StartError::Version { found, known }) } else { Ok(found) }
+}
+
+/// Whether this build may take part in the group whose log and snapshot these are.
+fn check_version(
+    known: Versions,
+    noted: ClusterVersion,
+    newest: Option<&Content>,
+    log: &LogStore,
+) -> Result<(), StartError> {
+    let found = newest.map_or(noted, |(_, state)| state.version.max(noted));
+    let is_member = newest.is_some() || !log.is_empty();
+    if is_member && !known.has(found) {
+        return Err(StartError::Version { found, known });
+    }
+    Ok(())
 }
 
 /// Finds the newest snapshot, and checks whose it is.

@@ -23,9 +23,11 @@ use tokio::sync::{mpsc, watch};
 use super::config::SnapshotRule;
 use super::snapshot::{Content, Image, Latest, Since, Snapshots, is_full};
 use super::types::{
-    Answer, CommittedLeaderId, Entry, EntryPayload, LogId, SnapshotMeta, StoredMembership, Types,
+    Answer, CommittedLeaderId, Entry, EntryPayload, LogId, PayloadError, SnapshotMeta,
+    StoredMembership, Types,
 };
 use super::verify::Windows;
+use super::version::Gate;
 
 pub(crate) type RaftSnapshot = Snapshot<CommittedLeaderId, u64, openraft::BasicNode, Image>;
 
@@ -60,6 +62,7 @@ pub(crate) struct StateMachine {
     since: Since,
     /// The state when a snapshot was due, until openraft asks for it.
     kept: Option<Builder>,
+    gate: Gate,
     outputs: Outputs,
 }
 
@@ -80,10 +83,15 @@ impl StateMachine {
     ) -> Self {
         let (meta, state) = newest.unwrap_or_default();
         let (last, membership) = (meta.last_log_id, meta.last_membership);
-        let since = Since::default();
-        let machine = Self { state, last, membership, snapshots, rule, since, kept: None, outputs };
+        let (since, gate) = (Since::default(), Gate::default());
+        let machine =
+            Self { state, last, membership, snapshots, rule, since, kept: None, gate, outputs };
         machine.publish();
         machine
+    }
+
+    pub(crate) fn guarded_by(self, gate: Gate) -> Self {
+        Self { gate, ..self }
     }
 
     fn publish(&self) {
@@ -111,7 +119,8 @@ impl StateMachine {
             EntryPayload::Normal(payload) => {
                 bytes = payload.len();
                 let commands = payload.commands().map_err(|error| self.unreadable(&at, error))?;
-                Answer::Applied(self.apply_commands(&commands))
+                let applied = self.apply_commands(&commands);
+                Answer::Applied(applied.map_err(|error| self.unreadable(&at, error))?)
             }
         };
         self.last = Some(at);
@@ -134,23 +143,32 @@ impl StateMachine {
         }
     }
 
-    fn apply_commands(&mut self, commands: &[Command]) -> Vec<(Reply, Revision)> {
+    fn apply_commands(
+        &mut self,
+        commands: &[Command],
+    ) -> Result<Vec<(Reply, Revision)>, PayloadError> {
         let mut effects = BTreeSet::new();
         let mut answers = Vec::with_capacity(commands.len());
         for command in commands {
+            self.gate.admit(&self.state, command)?;
             let (reply, follows) = apply(&mut self.state, command);
             effects.extend(follows);
             answers.push((reply, self.state.revision));
         }
         self.tell(effects.into_iter().collect());
-        answers
+        Ok(answers)
     }
 
-    fn unreadable(&self, at: &LogId, error: super::types::PayloadError) -> io::Error {
-        let message = format!(
-            "entry {} of the log cannot be applied: {error}; install the version that wrote it",
-            at.index
-        );
+    fn unreadable(&self, at: &LogId, error: PayloadError) -> io::Error {
+        let install = match &error {
+            PayloadError::Version { needs, .. } => format!("a release that knows version {needs}"),
+            PayloadError::Format(_) | PayloadError::Short | PayloadError::Command(_) => {
+                let (at, known) = (self.state.version, self.gate.known);
+                format!("the release that wrote it (the site has version {at}, this knows {known})")
+            }
+        };
+        let message =
+            format!("entry {} of the log cannot be applied: {error}; install {install}", at.index);
         (self.outputs.on_fatal)(&message);
         io::Error::other(error)
     }

@@ -8,6 +8,7 @@ use openraft::impls::{BasicNode, leader_id_std};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use specs::codec::{Blob, DecodeError, Message, Reader, Value, Wire, put_encoded};
 use specs::id::Revision;
+use specs::version::{ClusterVersion, Versions};
 
 /// The format of a payload: what stands before the command's bytes.
 pub(crate) const PAYLOAD_FORMAT: u16 = 2;
@@ -47,6 +48,8 @@ pub(crate) enum PayloadError {
     Short,
     #[error("it is not a command that this version knows")]
     Command(#[source] DecodeError),
+    #[error("the site's controllers have agreed on version {needs}, and this build knows {known}")]
+    Version { needs: ClusterVersion, known: Versions },
 }
 
 specs::message! {

@@ -11,6 +11,7 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use specs::codec::{Blob, DecodeError};
+use specs::version::ClusterVersion;
 
 use super::types::{
     CommittedLeaderId, Entry, EntryPayload, LogId, Membership, Payload, SnapshotMeta,
@@ -134,6 +135,10 @@ specs::message! {
         3 => leads: bool,
         /// The one in effect at it.
         4 => membership: WireMembership,
+        /// The versions of a site that it knows.
+        5 => oldest: ClusterVersion,
+        6 => newest: ClusterVersion,
+        7 => build: String,
     }
 
     /// The hash of what was applied of one window of the log.

@@ -14,7 +14,7 @@ use specs::wire::client::{
 };
 
 use crate::raft::{Member, Without};
-use crate::service::{Asked, decode, encode};
+use crate::service::{Asked, decode, encode, upgrade};
 use crate::shared::Shared;
 
 /// Entries that a controller may lack and still take over within a moment.
@@ -87,6 +87,7 @@ pub(crate) async fn add(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fa
     if let Some(old) = it.replaces {
         check_replaced(shared, old, &it).await?;
     }
+    upgrade::check_build(&shared.confirm().await?, &it)?;
     let command = AddController { request: it.request, address: it.address, replaces: it.replaces };
     let Reply::Controller(id) = shared.propose(Command::AddController(command)).await? else {
         return Err(Fault::new(FaultCode::Internal, "the addition was answered strangely"));

@@ -31,6 +31,7 @@ mod peer;
 mod site;
 mod submit;
 mod token;
+mod upgrade;
 
 /// A request, however it came here.
 #[derive(Clone)]
@@ -249,6 +250,9 @@ async fn answer(shared: &Arc<Shared>, asked: Asked) -> Result<Bytes, Fault> {
         Method::ControllerAdd => controller::add(shared, &asked).await,
         Method::ControllerRemove => controller::remove(shared, &asked).await,
         Method::ControllerTransfer => controller::transfer(shared, &asked).await,
+        Method::UpgradeStatus => upgrade::status(shared).await,
+        Method::UpgradeFinalize => upgrade::finalize(shared, &asked).await,
+        Method::UpgradeRehearse => upgrade::rehearse(shared, &asked).await,
         Method::StaleRead => stale(shared, &asked),
         Method::BackupOpen => backup::open(shared, &asked).await,
         Method::BackupRead => backup::read(shared, &asked).await,

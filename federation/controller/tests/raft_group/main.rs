@@ -13,6 +13,7 @@ mod linear;
 mod links;
 mod lost_tail;
 mod membership;
+mod mixed;
 mod retry;
 mod stall;
 mod transfer;

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use federation_core::State;
 use federation_wal::DiskFile;
+use specs::version::ClusterVersion;
 
 use super::file::{Facts, FileId, Reader, sound_bytes};
 use super::{Image, Latest, SnapshotError, Snapshots, name_of, read_state};
@@ -158,6 +159,11 @@ pub(crate) fn read_piece(
 impl Verified {
     pub(crate) fn meta(&self) -> &SnapshotMeta {
         &self.latest.meta
+    }
+
+    /// Of the site whose state it is.
+    pub(crate) fn version(&self) -> ClusterVersion {
+        self.state.version
     }
 }
 

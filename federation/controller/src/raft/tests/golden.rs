@@ -3,10 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use federation_core::{Command, OpenToken, SetVersion, TokenKind};
+use federation_wal::Disk;
 use federation_wal::sim_disk::SimDisk;
 use openraft::EntryPayload;
 use openraft::impls::BasicNode;
 use specs::codec::{Blob, Message};
+use specs::id::TokenId;
+use specs::unit::Timestamp;
+use specs::version::ClusterVersion;
 
 use super::snapshots::{meta, state};
 use super::{entry, id, threads};
@@ -14,7 +19,7 @@ use crate::raft::record::{
     AppendRecord, CheckpointRecord, CommittedRecord, Record, TruncateRecord,
 };
 use crate::raft::snapshot::{Pace, Snapshots};
-use crate::raft::types::{Entry, Membership, Vote};
+use crate::raft::types::{Entry, Membership, Payload, Vote};
 use crate::raft::wire::{
     AppendRequest, AppendResponse, SnapshotAck, SnapshotPiece, TailRequest, TailResponse,
     VerifyRequest, WireComparison, WireWindow, WireWindows, get_entries, put_entries, put_id,
@@ -22,6 +27,11 @@ use crate::raft::wire::{
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let byte = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
+    (0..text.len()).step_by(2).map(byte).collect()
 }
 
 fn entries() -> Vec<Entry> {
@@ -93,10 +103,53 @@ fn what_a_member_says_of_its_tail_keeps_its_bytes() {
         last: put_id(Some(&id(3, 6))),
         leads: true,
         membership: (&membership).into(),
+        oldest: ClusterVersion(1),
+        newest: ClusterVersion(1),
+        build: String::new(),
     };
-    assert_eq!(TailResponse::decode(&response.encode()).unwrap(), response);
+    // As a build writes it that says nothing of versions.
     assert_eq!(hex(&response.encode()), GOLDEN_TAIL);
+    assert_eq!(TailResponse::decode(&unhex(GOLDEN_TAIL)).unwrap(), response);
+    let (newest, build) = (ClusterVersion(3), "0.2.0".to_owned());
+    let response = TailResponse { oldest: ClusterVersion(2), newest, build, ..response };
+    assert_eq!(TailResponse::decode(&response.encode()).unwrap(), response);
+    assert_eq!(hex(&response.encode()), format!("{GOLDEN_TAIL}280230033a05302e322e30"));
     assert_eq!(hex(&TailRequest {}.encode()), "");
+}
+
+/// Written before a site had a version.
+const GOLDEN_COMMAND: &str = "02000a1cf201190a100000000000000000000000000000000110011a01072805";
+const GOLDEN_SET_VERSION: &str = "02000a05e203020802";
+
+#[test]
+fn commands_in_the_log_keep_their_bytes() {
+    let token = Command::OpenToken(OpenToken {
+        token: TokenId(1),
+        kind: TokenKind::Invite,
+        key: Blob(vec![7]),
+        bound: String::new(),
+        expires_at: Timestamp(5),
+    });
+    let raise = Command::SetVersion(SetVersion { version: ClusterVersion(2) });
+    for (command, golden) in [(token, GOLDEN_COMMAND), (raise, GOLDEN_SET_VERSION)] {
+        let payload = Payload::of(&command);
+        assert_eq!(hex(payload.as_bytes()), golden);
+        assert_eq!(Payload::raw(unhex(golden)).commands().unwrap(), [command]);
+    }
+}
+
+#[test]
+fn a_snapshot_from_before_there_were_versions_is_one_of_the_first() {
+    let disk = SimDisk::new(1 << 20);
+    let bytes = unhex(GOLDEN_SNAPSHOT);
+    let name = "00000000000000000005-00000000000000000001.snapshot";
+    let mut file = disk.create(name, bytes.len() as u64).unwrap();
+    file.write_at(0, &bytes).unwrap();
+    file.sync_data().unwrap();
+    let opened = Snapshots::open(Arc::new(disk), threads(), Pace::default());
+    let (_, state) = opened.ok().unwrap().1.unwrap();
+    assert_eq!(state.version, ClusterVersion(1));
+    assert_eq!(state.encode(), super::snapshots::state(1).encode());
 }
 
 const GOLDEN_TAIL: &str =
