@@ -3,6 +3,11 @@
 //! to make and to read, and whether `apply` notices it.
 //!
 //! `cargo bench -p federation-core --bench scale [-- JOBS [NODES]]`
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts and ranks of a benchmark are small"
+)]
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
 #![allow(clippy::unwrap_used, reason = "a benchmark stops at the first surprise")]
 #![allow(clippy::disallowed_methods, reason = "a benchmark reads the real clock")]
