@@ -75,7 +75,11 @@ impl Record {
         let answered = match outcome {
             Ok(Ok(_)) => Some(self.tick()),
             // If it is seen all the same, no write explains that.
-            Ok(Err(ProposeError::NotLeader { .. } | ProposeError::DiskFull)) => return,
+            Ok(Err(
+                ProposeError::NotLeader { .. }
+                | ProposeError::DiskFull
+                | ProposeError::TooNew { .. },
+            )) => return,
             Ok(Err(ProposeError::Unknown(_) | ProposeError::Stopped(_))) | Err(_) => None,
         };
         let done = Done::Add(u32::try_from(number % SET).unwrap());
