@@ -84,8 +84,12 @@ pub async fn serve(
         Group::start(&env, raft, home.site.clone(), pool.clone(), on_fatal).await.map_err(
             |error| ControllerError::new(error.code(), error.to_string()).hint(error.hint()),
         )?;
-    mark.check_content(group.is_empty())?;
-    check_site(&home, &group)?;
+    let checked = mark.check_content(group.is_empty()).and_then(|()| check_site(&home, &group));
+    if let Err(error) = checked {
+        // Or its end would be taken for a failure, and end the process with less to say.
+        group.shutdown().await;
+        return Err(error);
+    }
     if !mark.is_used() {
         env.spawn(mark_used(env.clone(), group.clone(), mark));
     }
