@@ -72,7 +72,7 @@ fn spec(n: u64) -> JobSpec {
             format!("--seed={}", scatter(n)),
         ],
         env: pairs(&[("OMP_NUM_THREADS", "8"), ("NCCL_DEBUG", "WARN")]),
-        workdir: "/work/welding".into(),
+        workdir: "/home/ada/welding".into(),
         grace: Millis(30_000),
         retries: 3,
         on_partition: OnPartition::Restart,
