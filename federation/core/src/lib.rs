@@ -57,6 +57,11 @@ pub use invariant::{Violation, check};
 pub use leader::{Alarm, Leader};
 #[cfg(feature = "next")]
 pub use next::Note;
+pub use placement::fleet::{
+    Ask, AttributeIndex, Busy, ClassIndex, ClassTotals, Fill, Fleet, FreeShape, GPU_MILLI,
+    GROUPS_LOOKED_AT_MAX, GpuAsk, GpuMask, GroupIndex, LOOKED_AT_MAX, Level, NODE_GPUS_MAX,
+    NodeIndex, NodeShape, Placement, Scorer, Shortage, Taken, Together,
+};
 pub use placement::why::{could_ever_run, why};
 pub use restore::{RestorePlan, Restored, reign, restore};
 pub use state::chunk::{CHUNK_BYTES_MAX, Chunk, ChunkError, StateBuilder};
