@@ -225,6 +225,11 @@ impl World {
         if method == Method::JobCancel {
             let selector = JobSelector::decode(body).map_err(broken)?;
             let state = self.state_at(at);
+            let archive = &self.sites[at.site].log.archive;
+            let has_left = |job: JobId| !state.jobs.contains(&job) && archive.contains_key(&job);
+            if selector.text.parse().is_ok_and(has_left) {
+                return Ok(Some(Ask::Cancel(Vec::new())));
+            }
             let jobs = federation_core::resolve_jobs(&state, &selector.text).map_err(Ok)?;
             return Ok(Some(Ask::Cancel(jobs)));
         }

@@ -44,6 +44,7 @@ marks! {
     JobsCancelled = "jobs_cancelled",
     JobsLost = "jobs_lost",
     JobsRefused = "jobs_refused",
+    JobsArchived = "jobs_archived",
     ProcessesStarted = "processes_started",
     GuestsStarted = "guests_started",
     GangsStarted = "gang_parts_started",

@@ -11,10 +11,11 @@
 //! What it does not promise: that a proposer learns what became of its proposal, that a deposed
 //! leader knows that it is deposed, that a new leader has applied what is committed.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use federation_core::{Command, Effect, Reply, State, apply};
+use federation_core::{Command, Effect, Job, Reply, State, apply, leaving};
+use specs::id::JobId;
 
 use crate::clock::Time;
 
@@ -47,6 +48,8 @@ pub(crate) struct Log {
     /// The member that leads in this term; none while nobody does.
     pub(crate) leader: Option<usize>,
     last_ticket: u64,
+    /// What has left the state.
+    pub(crate) archive: BTreeMap<JobId, Job>,
 }
 
 impl Log {
@@ -58,6 +61,7 @@ impl Log {
             term: 0,
             leader: None,
             last_ticket: 0,
+            archive: BTreeMap::new(),
         }
     }
 
@@ -68,6 +72,11 @@ impl Log {
     /// The state after everything that is committed.
     pub(crate) fn latest(&self) -> &State {
         &self.states[self.entries.len()]
+    }
+
+    /// A job, wherever it is by now.
+    pub(crate) fn job(&self, id: &JobId) -> Option<&Job> {
+        self.latest().jobs.get(id).or_else(|| self.archive.get(id))
     }
 
     /// The state after so many entries.
@@ -111,6 +120,9 @@ impl Log {
 
     pub(crate) fn append(&mut self, command: Arc<Command>, ticket: Ticket) {
         let mut state = self.latest().clone();
+        if let Command::ArchiveJobs(it) = &*command {
+            self.archive.extend(leaving(&state, it).into_iter().map(|it| (it.job.id, it.job)));
+        }
         let (reply, effects) = apply(&mut state, &command);
         self.entries.push(Entry { command, ticket, reply, effects });
         self.states.push(state);

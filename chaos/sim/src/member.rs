@@ -131,9 +131,11 @@ impl World {
     /// A member leads in this term, whatever it has applied by now.
     pub(crate) fn become_leader(&mut self, at: CtlRef, term: u64) {
         let now = self.clock(self.machine_of(at));
+        let retention = self.knobs.retention;
         let controller = self.controller_mut(at);
         controller.forget_all();
-        controller.reign = Some(Reign { term, leader: Leader::new(now, term), proposed: vec![] });
+        let leader = Leader::new(now, term).archiving(retention);
+        controller.reign = Some(Reign { term, leader, proposed: vec![] });
         controller.targets.clear();
         let life = controller.life;
         self.note(|world| format!("{} leads in term {term}", world.controller_name(at)));

@@ -296,6 +296,9 @@ impl World {
                 self.coverage.add(Mark::GuestsForgotten, it.forget.len() as u64);
                 (Mark::GuestsRefused, refused.saturating_sub(leases))
             }
+            Command::ArchiveJobs(_) => {
+                (Mark::JobsArchived, after.archived.saturating_sub(before.archived))
+            }
             Command::RecordParts(_) | Command::RecordPeer(_) => {
                 let kept = |state: &federation_core::State| {
                     state.jobs.values().filter(|job| job.kept.is_some()).count()

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use federation_core::{AcceptNode, Command, FoundSite, OpenToken, State, TokenKind};
+use federation_core::{AcceptNode, Command, FoundSite, OpenToken, Retention, State, TokenKind};
 use specs::codec::Blob;
 use specs::gpu::{GpuClass, GpuInfo};
 use specs::id::{ControllerId, Country, GpuIndex, NodeId, SiteId, TokenId, UserId};
@@ -62,8 +62,16 @@ pub(crate) struct Knobs {
     pub(crate) is_spilling: bool,
     /// How many of the submissions all go to the first site.
     pub(crate) busy_permille: u64,
+    /// Which ended jobs stay in a site's state.
+    pub(crate) retention: Retention,
     /// Mean span between faults of each kind; zero for none.
     faults: Vec<u64>,
+}
+
+/// Mostly none stays for long; but each until what was sent while it ran has arrived.
+fn draw_retention(rng: &mut Rng) -> Retention {
+    let jobs = if rng.chance(800) { 0 } else { rng.index(20) };
+    Retention { jobs, age_min: Millis(rng.range(12_000, 20_000)) }
 }
 
 impl Knobs {
@@ -100,6 +108,7 @@ impl Knobs {
         if is_tight {
             faults[place_of(FaultKind::CutNode)] = rng.range(5_000, 10_000);
         }
+        let retention = draw_retention(rng);
         Self {
             sites: if rng.chance(600) { 2 } else { 3 },
             terms,
@@ -132,6 +141,7 @@ impl Knobs {
             submits: if is_spilling { rng.range(15, 40) } else { rng.range(8, 30) },
             busy_permille: if is_spilling { 850 } else { 0 },
             is_spilling,
+            retention,
             faults,
         }
     }

@@ -8,7 +8,7 @@ use specs::id::{ControllerId, JobId, Revision};
 use crate::command::Command;
 use crate::effect::{Effect, Effects};
 use crate::state::State;
-use crate::{exchange, job, lease, node, restore, site, version};
+use crate::{archive, exchange, job, lease, node, restore, site, version};
 
 /// What the proposer of a command is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +36,7 @@ pub fn apply(state: &mut State, command: &Command) -> (Reply, Vec<Effect>) {
         Command::FoundSite(it) => site::found(state, fx, it),
         Command::AdmitJobs(it) => job::admit(state, fx, it),
         Command::CancelJob(it) => job::cancel(state, fx, it),
+        Command::ArchiveJobs(it) => archive::archive(state, it),
         Command::RegisterNode(it) => node::register(state, fx, it),
         Command::SuspectNode(it) => node::suspect(state, it),
         Command::RestoreNode(it) => node::restore(state, fx, it),

@@ -43,6 +43,13 @@ specs::message! {
         2 => at: Timestamp,
     }
 
+    /// Takes ended jobs out of the state, and forgets requests none of whose jobs is left in it.
+    /// Whatever it names and may not go stays.
+    pub struct ArchiveJobs {
+        1 => jobs: Vec<JobId>,
+        2 => requests: Vec<RequestId>,
+    }
+
     /// Takes note of an agent's life and of what its node has.
     pub struct RegisterNode {
         1 => node: NodeId,
@@ -279,6 +286,7 @@ specs::choice! {
         47 => ReleasePeer(ReleasePeer),
         48 => ObeyPeer(ObeyPeer),
         60 => SetVersion(SetVersion),
+        70 => ArchiveJobs(ArchiveJobs),
         #[cfg(feature = "next")]
         1_000 => Note(Note),
     }

@@ -14,16 +14,18 @@ use crate::command::{AdmitJobs, CancelJob};
 use crate::effect::{Effect, Effects};
 use crate::lease;
 use crate::state::{
-    ATTEMPTS_KEPT, Attempt, Ended, Job, JobPhase, Queued, RequestRecord, State, StopReason,
+    ATTEMPTS_KEPT, Attempt, EndKey, Ended, Job, JobPhase, Queued, RequestRecord, State, StopReason,
 };
 
 pub(crate) fn admit(state: &mut State, fx: &mut Effects, it: &AdmitJobs) -> Reply {
     if let Some(record) = state.requests.get(&it.request) {
-        let same = record.jobs.as_slice().first().and_then(|id| state.jobs.get(id));
+        let same = record.jobs.as_slice().iter().find_map(|id| state.jobs.get(id));
         if same.is_some_and(|job| job.spec == it.spec && job.submitter == it.submitter) {
             return Reply::Jobs { jobs: record.jobs.as_slice().to_vec(), repeated: true };
         }
-        let message = alloc::format!("request `{}` was used for another job", it.request);
+        let is_known = same.is_some();
+        let what = if is_known { "another job" } else { "jobs that are in the archive" };
+        let message = alloc::format!("request `{}` was used for {what}", it.request);
         let hint = "give each new job a request id of its own";
         return Reply::Refused(Fault::new(FaultCode::Conflict, message).with_hint(hint));
     }
@@ -103,6 +105,7 @@ fn end(state: &mut State, id: JobId, end: JobState, outcome: Outcome, at: Timest
     let Some(job) = state.agreed.jobs.get_mut(&id) else { return };
     let key = job.queue_key();
     job.phase = JobPhase::Ended(Ended { state: end, outcome, at });
+    state.ended.insert(EndKey { at, job: id }, ());
     let leases: Vec<LeaseId> = job.attempts.iter().map(|attempt| attempt.lease).collect();
     state.queue.remove(&key);
     for lease in leases {

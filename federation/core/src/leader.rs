@@ -29,6 +29,7 @@ use specs::wire::peer::{
     ClassCapacity, Demand, GrantReport, GuestPhase, GuestReport, PeerOrders, PeerReport,
 };
 
+use crate::archive::{Archivist, Retention};
 use crate::command::{
     AttemptKey, Command, CommitPlan, EndRecovery, ExpireGrant, ObeyPeer, RecordParts, RecordPeer,
     RegisterNode, ReleaseNode, ReleasePeer, RestoreNode, RestorePeer, ReturnGrant, SuspectNode,
@@ -98,6 +99,7 @@ pub struct Leader {
     waiting: Vec<Waiting>,
     /// A job waits that did not when [`Leader::waits_anew`] was last asked.
     waits_anew: bool,
+    archivist: Archivist,
 }
 
 /// A job that fits nowhere at present.
@@ -129,7 +131,16 @@ impl Leader {
             idle_since: BTreeMap::new(),
             waiting: Vec::new(),
             waits_anew: false,
+            archivist: Archivist::default(),
         }
+    }
+
+    /// Lets ended jobs leave the state, except those that are to stay. Without it all stay: whoever
+    /// applies commands must keep what leaves.
+    #[must_use]
+    pub fn archiving(mut self, retention: Retention) -> Self {
+        self.archivist.retention = Some(retention);
+        self
     }
 
     /// An agent asks: what must be agreed before it is answered.
@@ -371,6 +382,7 @@ impl Leader {
         }
         self.poll_plan(now, at, state, &mut commands);
         self.poll_held(now, state, &mut commands);
+        commands.extend(self.archivist.plan(at, state).map(Command::ArchiveJobs));
         (commands, alarms)
     }
 

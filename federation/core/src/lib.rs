@@ -23,6 +23,7 @@
 extern crate alloc;
 
 mod apply;
+mod archive;
 mod client;
 mod command;
 mod effect;
@@ -44,12 +45,13 @@ mod view;
 mod watch;
 
 pub use apply::{Reply, apply};
+pub use archive::{Leaving, Retention, leaving};
 pub use client::{
     grant_views, job_state, job_view, loan_views, node_views, resolve_jobs, site_views,
 };
 pub use command::{
-    AcceptNode, AcceptPeer, AddController, AddPeer, AdmitJobs, Assignment, CancelJob, Command,
-    CommitPlan, DrainNode, FoundSite, LeasePlan, LoanPlan, MakeGrant, OpenToken, PartPlan,
+    AcceptNode, AcceptPeer, AddController, AddPeer, AdmitJobs, ArchiveJobs, Assignment, CancelJob,
+    Command, CommitPlan, DrainNode, FoundSite, LeasePlan, LoanPlan, MakeGrant, OpenToken, PartPlan,
     PeerRecord, Place, RecallGrant, RecordParts, RegisterNode, RemoveController, SetVersion,
 };
 pub use effect::Effect;

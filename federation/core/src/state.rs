@@ -291,6 +291,8 @@ specs::message! {
         /// What all members of the group know. Invariant: only grows. A field or a variant that
         /// came with a later version is absent below it.
         18 => version: ClusterVersion,
+        /// How many jobs have left the state. Invariant: only grows.
+        20 => archived: u64,
         /// How many notes were taken.
         #[cfg(feature = "next")]
         1_000 => notes: u64,
@@ -305,6 +307,23 @@ pub(crate) struct QueueKey {
     pub order: Revision,
     pub array_index: u32,
     pub job: JobId,
+}
+
+/// When a job ended, by the clock of the leader that said so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct EndKey {
+    pub at: Timestamp,
+    pub job: JobId,
+}
+
+impl EndKey {
+    /// None of a job that has not ended.
+    pub(crate) fn of(job: &Job) -> Option<Self> {
+        match &job.phase {
+            JobPhase::Ended(ended) => Some(Self { at: ended.at, job: job.id }),
+            JobPhase::Queued(_) | JobPhase::Leased(_) | JobPhase::Loaned(_) => None,
+        }
+    }
 }
 
 /// GPUs of a node that loans draw on a grant.
@@ -333,6 +352,8 @@ pub struct State {
     pub(crate) agreed: Agreed,
     /// Jobs that wait for a place.
     pub(crate) queue: Index<QueueKey, ()>,
+    /// Jobs that have ended, in the order of their ends.
+    pub(crate) ended: Index<EndKey, ()>,
     /// Leases with a part on a node that has not ended.
     pub(crate) node_leases: Index<(NodeId, LeaseId), ()>,
     /// Lapsed leases with a part of which the node may still tell.
@@ -371,6 +392,7 @@ impl Default for State {
             lapsed: Table::default(),
             recovering: None,
             version: ClusterVersion::FIRST,
+            archived: 0,
             #[cfg(feature = "next")]
             notes: 0,
         })
@@ -380,7 +402,7 @@ impl Default for State {
 impl State {
     /// Derives the indexes.
     pub(crate) fn index(agreed: Agreed) -> Self {
-        let mut queue = Vec::new();
+        let (mut queue, mut ended) = (Vec::new(), Vec::new());
         let mut peer_loans = Index::default();
         let mut drawn: Index<DrawKey, GpuCount> = Index::default();
         for job in agreed.jobs.values() {
@@ -394,11 +416,13 @@ impl State {
                         drawn.insert(key, before.plus(slot.gpus));
                     }
                 }
-                JobPhase::Leased(_) | JobPhase::Ended(_) => {}
+                JobPhase::Leased(_) => {}
+                JobPhase::Ended(it) => ended.push((EndKey { at: it.at, job: job.id }, ())),
             }
         }
         // Entries that come in order fill the leaves.
         queue.sort_unstable();
+        ended.sort_unstable();
         let mut node_leases = Index::default();
         for lease in agreed.leases.values() {
             for part in lease.parts.iter().filter(|part| part.outcome.is_none()) {
@@ -411,8 +435,8 @@ impl State {
                 node_lapsed.insert((part.node.clone(), lease.id), ());
             }
         }
-        let queue = queue.into_iter().collect();
-        Self { agreed, queue, node_leases, node_lapsed, peer_loans, drawn }
+        let (queue, ended) = (queue.into_iter().collect(), ended.into_iter().collect());
+        Self { agreed, queue, ended, node_leases, node_lapsed, peer_loans, drawn }
     }
 
     /// The bytes of a snapshot.

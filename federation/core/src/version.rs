@@ -55,6 +55,7 @@ impl Command {
             | Self::ReleasePeer(_)
             | Self::ObeyPeer(_)
             | Self::EndRecovery(_)
+            | Self::ArchiveJobs(_)
             | Self::SetVersion(_) => ClusterVersion(1),
             #[cfg(feature = "next")]
             Self::Note(_) => crate::next::SINCE,

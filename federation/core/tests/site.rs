@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use federation_core::{
-    AcceptNode, AddController, AddPeer, AdmitJobs, CancelJob, Command, FoundSite, JobPhase, Leader,
-    OpenToken, PackedSpec, PeerRecord, Reply, State, TokenKind, apply, check, job_state,
+    AcceptNode, AddController, AddPeer, AdmitJobs, ArchiveJobs, CancelJob, Command, FoundSite,
+    JobPhase, Leader, OpenToken, PackedSpec, PeerRecord, Reply, Retention, State, TokenKind, apply,
+    check, job_state, leaving,
 };
 use specs::codec::Blob;
 use specs::gpu::{GpuInfo, InventorySource};
@@ -471,4 +472,93 @@ fn a_snapshot_holds_all_of_the_state() {
     for state in [&berlin.state, &giga.state] {
         assert_eq!(State::decode(&state.encode()).as_ref(), Ok(state));
     }
+}
+
+/// Two jobs that have ended, with their requests.
+fn with_ended() -> Site {
+    let mut site = Site::found("berlin");
+    site.node("n1", 8);
+    for id in [1, 2] {
+        site.submit(id, job(1, 8));
+        site.apply(Command::CancelJob(CancelJob { job: JobId(id), at: AT }));
+    }
+    site
+}
+
+fn archive(jobs: &[u128], requests: &[u128]) -> Command {
+    Command::ArchiveJobs(ArchiveJobs {
+        jobs: jobs.iter().map(|id| JobId(*id)).collect(),
+        requests: requests.iter().map(|id| format!("request-{id}").parse().unwrap()).collect(),
+    })
+}
+
+#[test]
+fn only_what_has_ended_leaves_and_each_once() {
+    let mut site = with_ended();
+    site.submit(3, job(1, 8));
+    site.poll();
+    site.submit(4, job(1, 8));
+    assert_eq!(site.state_of(3), JobState::Starting);
+    let Command::ArchiveJobs(it) = archive(&[4, 3, 2, 2, 9], &[]) else { panic!("none") };
+    let left: Vec<_> = leaving(&site.state, &it).iter().map(|it| (it.number, it.job.id)).collect();
+    assert_eq!(left, [(1, JobId(2))]);
+    assert_eq!(site.apply(Command::ArchiveJobs(it.clone())), Reply::Done);
+    assert_eq!((site.state.archived, site.state.jobs.len()), (1, 3));
+    assert!(matches!(site.apply(Command::ArchiveJobs(it)), Reply::NoOp(_)));
+    assert_eq!(site.state.archived, 1);
+    // What the node says of the running job is heard as ever, and of the others as little.
+    site.ask("n1", 1, 8, vec![ended(1, Outcome::exited(0, 0))]);
+    assert_eq!(site.state_of(3), JobState::Finished);
+}
+
+#[test]
+fn a_request_is_remembered_until_its_jobs_have_left_and_it_is_forgotten() {
+    let mut site = with_ended();
+    assert!(matches!(site.apply(archive(&[], &[1])), Reply::NoOp(_)));
+    assert!(matches!(site.submit(1, job(1, 8)), Reply::Jobs { repeated: true, .. }));
+    site.apply(archive(&[1], &[]));
+    let Reply::Refused(fault) = site.submit(1, job(1, 8)) else { panic!("it was taken again") };
+    assert!(fault.message.contains("in the archive"), "{}", fault.message);
+    assert_eq!(site.apply(archive(&[], &[1, 2])), Reply::Done);
+    assert_eq!(site.state.requests.len(), 1);
+    assert!(matches!(site.submit(1, job(1, 8)), Reply::Jobs { repeated: false, .. }));
+}
+
+#[test]
+fn a_late_report_of_a_job_that_left_starts_nothing() {
+    let mut site = Site::found("berlin");
+    site.node("n1", 8);
+    site.submit(1, JobSpec { retries: 0, ..job(1, 8) });
+    site.poll();
+    // The node is given up, and with it the job, whose end may still be told.
+    for _ in 0..4 {
+        site.now = site.now.after(Millis(100_000));
+        site.poll();
+    }
+    assert_eq!(site.state_of(1), JobState::Lost);
+    assert_eq!(site.apply(archive(&[1], &[])), Reply::Done);
+    let orders = site.ask("n1", 1, 8, vec![ended(1, Outcome::exited(0, 0))]);
+    assert!(orders.leases.is_empty());
+    assert!(site.state.jobs.is_empty() && site.state.leases.is_empty());
+}
+
+#[test]
+fn a_leader_lets_the_oldest_go_and_only_after_their_time() {
+    let mut site = with_ended();
+    let retention = Retention { jobs: 1, age_min: Millis(5_000) };
+    site.leader = Leader::new(site.now, 2).archiving(retention);
+    let planned = |site: &mut Site, at| {
+        let (commands, _) = site.leader.poll_commands(site.now, Timestamp(at), &site.state);
+        commands.into_iter().find(|it| matches!(it, Command::ArchiveJobs(_)))
+    };
+    assert_eq!(planned(&mut site, 5_999), None);
+    let plan = planned(&mut site, 6_000);
+    assert_eq!(plan, Some(archive(&[1], &[])));
+    site.apply(plan.unwrap());
+    let swept = planned(&mut site, 6_000);
+    assert_eq!(swept, Some(archive(&[], &[1])));
+    site.apply(swept.unwrap());
+    assert_eq!(planned(&mut site, 6_000), None);
+    site.leader = Leader::new(site.now, 3);
+    assert_eq!(planned(&mut site, u64::MAX), None, "a leader without an archive lets nothing go");
 }

@@ -21,7 +21,7 @@ pub(crate) fn due(state: &State, job: JobId) -> Millis {
 }
 
 pub(crate) fn on_due(world: &World, site: usize, job: JobId) -> Found {
-    let record = world.sites[site].log.latest().jobs.get(&job);
+    let record = world.sites[site].log.job(&job);
     let waits = record.is_some_and(|it| it.spec().on_partition == OnPartition::Wait);
     let Some(parts) = world.oracle.executing.get(&job).filter(|_| !waits) else {
         return Found::new();

@@ -16,6 +16,7 @@ pub(crate) fn on_commit(before: &State, after: &State) -> Found {
     grows("the revision", before.revision.0, after.revision.0);
     grows("the last lease", before.last_lease.0, after.last_lease.0);
     grows("the last grant", before.last_grant.0, after.last_grant.0);
+    grows("the archive", before.archived, after.archived);
     for peer in before.peers.values() {
         let Some(now) = after.peers.get(&peer.site) else { continue };
         grows("what was taken in of a peer", peer.seen.0, now.seen.0);

@@ -56,7 +56,7 @@ fn end_is_true(world: &World, job: &Job) -> Found {
 pub(crate) fn at_the_end(world: &World) -> Found {
     let mut found = Found::new();
     for (id, site) in &world.oracle.acknowledged {
-        let job = world.sites[*site].log.latest().jobs.get(id);
+        let job = world.sites[*site].log.job(id);
         match job.map(|job| &job.phase) {
             Some(JobPhase::Ended(end)) => {
                 let first = world.oracle.ends.get(id).map(|(_, outcome)| outcome);

@@ -97,7 +97,7 @@ fn nothing_was_finished(world: &World, job: &Job) -> Found {
 
 fn home_has_it(world: &World, known: &Known) -> bool {
     let Some(home) = world.site_index(&known.home) else { return false };
-    let Some(job) = world.sites[home].log.latest().jobs.get(&known.job) else { return false };
+    let Some(job) = world.sites[home].log.job(&known.job) else { return false };
     let attempt = job.attempts.iter().find(|it| it.epoch == known.epoch);
     job.has_ended()
         || job.kept.is_some()
