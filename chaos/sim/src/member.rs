@@ -134,7 +134,10 @@ impl World {
         let retention = self.knobs.retention;
         let controller = self.controller_mut(at);
         controller.forget_all();
-        let leader = Leader::new(now, term).archiving(retention);
+        let mut leader = Leader::new(now, term);
+        if let Some(retention) = retention {
+            leader = leader.archiving(retention);
+        }
         controller.reign = Some(Reign { term, leader, proposed: vec![] });
         controller.targets.clear();
         let life = controller.life;

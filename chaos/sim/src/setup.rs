@@ -62,20 +62,24 @@ pub(crate) struct Knobs {
     pub(crate) is_spilling: bool,
     /// How many of the submissions all go to the first site.
     pub(crate) busy_permille: u64,
-    /// Which ended jobs stay in a site's state.
-    pub(crate) retention: Retention,
+    /// Which ended jobs stay in a site's state; none: all.
+    pub(crate) retention: Option<Retention>,
     /// Mean span between faults of each kind; zero for none.
     faults: Vec<u64>,
 }
 
-/// Mostly none stays for long; but each until what was sent while it ran has arrived.
-fn draw_retention(rng: &mut Rng) -> Retention {
+/// Mostly none stays for long; but each until what was sent while it ran has arrived. In half of
+/// the worlds all stay, so that what the archive brings with it hides nothing else.
+fn draw_retention(seed: u64) -> Option<Retention> {
+    let mut rng = Rng::of(seed, "retention");
     let jobs = if rng.chance(800) { 0 } else { rng.index(20) };
-    Retention { jobs, age_min: Millis(rng.range(12_000, 20_000)) }
+    let retention = Retention { jobs, age_min: Millis(rng.range(12_000, 20_000)) };
+    rng.chance(500).then_some(retention)
 }
 
 impl Knobs {
-    pub(crate) fn draw(rng: &mut Rng) -> Self {
+    pub(crate) fn draw(seed: u64) -> Self {
+        let rng = &mut Rng::of(seed, "knobs");
         let node_lease = rng.range(2_000, 5_000);
         let loan_term = rng.range(node_lease + 3_000, 15_000);
         let ask_every = rng.range(node_lease / 5, node_lease * 2 / 5);
@@ -108,7 +112,6 @@ impl Knobs {
         if is_tight {
             faults[place_of(FaultKind::CutNode)] = rng.range(5_000, 10_000);
         }
-        let retention = draw_retention(rng);
         Self {
             sites: if rng.chance(600) { 2 } else { 3 },
             terms,
@@ -141,7 +144,7 @@ impl Knobs {
             submits: if is_spilling { rng.range(15, 40) } else { rng.range(8, 30) },
             busy_permille: if is_spilling { 850 } else { 0 },
             is_spilling,
-            retention,
+            retention: draw_retention(seed),
             faults,
         }
     }

@@ -282,7 +282,7 @@ impl World {
             now: Time(0),
             heap: BinaryHeap::new(),
             scheduled: 0,
-            knobs: Knobs::draw(&mut Rng::of(seed, "knobs")),
+            knobs: Knobs::draw(seed),
             network: Network::new(seed),
             machines: Vec::new(),
             sites: Vec::new(),

@@ -459,6 +459,9 @@ pub(crate) struct JobListArgs {
     /// Those that have ended too
     #[arg(long, short)]
     pub(crate) all: bool,
+    /// Those that left the site's state for its archive, the last first
+    #[arg(long, conflicts_with_all = ["all", "watch"])]
+    pub(crate) archived: bool,
     /// Go on printing as they change
     #[arg(long, short)]
     pub(crate) watch: bool,

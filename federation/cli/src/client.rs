@@ -234,19 +234,25 @@ impl Client {
         let limit = begun.after(self.budget.plus(ask.wait));
         let mut is_unsure = false;
         let mut pause = PAUSE;
+        let mut told = None;
         loop {
             let left = limit.since(self.env.clock.now());
             let fault = match self.attempt(ask, left).await {
                 Ok(answer) => return Ok(answer),
                 Err(fault) => fault,
             };
+            // That one more controller did not answer says less than what one answered.
+            let silence = [FaultCode::Unreachable, FaultCode::Timeout, FaultCode::OutcomeUnknown];
+            if !silence.contains(&fault.code) {
+                told = Some(fault.clone());
+            }
             is_unsure |= fault.code == FaultCode::OutcomeUnknown;
             if !fault.code.is_retryable() {
                 return Err(fault.into());
             }
             let jittered = Millis(pause.0 / 2 + self.env.random_u64() % pause.0);
             if self.env.clock.now().after(jittered) >= limit {
-                return Err(self.gave_up(ask, fault, is_unsure));
+                return Err(self.gave_up(ask, told.unwrap_or(fault), is_unsure));
             }
             self.env.sleep(jittered).await;
             pause = pause.times(2).min(PAUSE_MAX);
@@ -485,6 +491,18 @@ mod tests {
         let down = silent.local_addr().unwrap().to_string();
         let mut client = site.client(vec![down, up], LONG);
         let Empty {} = client.read(Method::NodeList, &Empty {}).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_a_controller_answered_outweighs_the_silence_of_another() {
+        let mut site = Site::new();
+        let unled = site.run(vec![Err(FaultCode::NotLeader)]);
+        let lost = site.run(vec![Err(FaultCode::OutcomeUnknown)]);
+        let mut client = site.client(vec![unled, lost], SHORT);
+        let outcome: Outcome<Empty> = client.read(Method::NodeList, &Empty {}).await;
+        let failure = outcome.unwrap_err();
+        assert!(!site.calls(0).is_empty() && !site.calls(1).is_empty());
+        assert_eq!(failure.code(), Some(FaultCode::NotLeader), "{failure:?}");
     }
 
     #[tokio::test]

@@ -156,7 +156,7 @@ fn print_submitted(output: Output, request: &RequestId, done: &JobSubmitted) -> 
 
 async fn list(app: &App, args: JobListArgs) -> Outcome<()> {
     let mut client = app.client()?;
-    let question = JobList { active_only: !args.all, limit: args.limit };
+    let question = JobList { active_only: !args.all, limit: args.limit, archived: args.archived };
     let output = app.output(args.format);
     if args.watch {
         let watching = watch(&mut client, &question, output);
@@ -169,7 +169,9 @@ async fn list(app: &App, args: JobListArgs) -> Outcome<()> {
     let views: JobViews = client.read(Method::JobList, &question).await?;
     let stale = client.close().await;
     output.as_of(stale).list(&views.jobs, Some(views.revision))?;
-    if views.jobs.is_empty() && output.format() == Format::Table && !args.all {
+    if views.jobs.is_empty() && output.format() == Format::Table && args.archived {
+        note("no job is in the archive yet");
+    } else if views.jobs.is_empty() && output.format() == Format::Table && !args.all {
         note("no job is active; --all shows those that have ended too");
     }
     if views.cut {
@@ -496,6 +498,7 @@ impl Listed for JobView {
             "started_ms": moment_ms(self.started_at),
             "finished_ms": moment_ms(self.finished_at),
             "remote_age_ms": self.remote_age.0,
+            "archived": self.archived,
             "attempts": self.attempts.iter().map(Listed::json).collect::<Vec<_>>(),
         })
     }

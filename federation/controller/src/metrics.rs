@@ -92,6 +92,11 @@ fn raft(shared: &Shared, gauges: &Gauges) -> prometheus::Result<()> {
     gauges.one("spillway_raft_log_index", "Index of the last entry in the log.", raft.last_log)?;
     gauges.one("spillway_raft_applied_index", "Index of the last entry applied.", raft.applied)?;
     gauges.one("spillway_raft_snapshot_index", "Last index in the snapshot.", raft.snapshot)?;
+    let archive = shared.group.archive();
+    let help = "Jobs that have left the site's state for its archive.";
+    gauges.one("spillway_archive_jobs", help, archive.archived)?;
+    let help = "Of them, those that this controller's archive lacks.";
+    gauges.one("spillway_archive_missing_jobs", help, archive.missing)?;
     let revision = shared.group.state().revision.0;
     gauges.one("spillway_state_revision", "Commands applied since the site's founding.", revision)
 }

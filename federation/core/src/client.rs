@@ -127,6 +127,7 @@ pub fn job_view(state: &State, job: &Job, leader: Option<(&Leader, Instant)>) ->
         attempts: job.attempts.iter().map(attempt_view).collect(),
         cancel_requested: job.cancel,
         remote_age,
+        archived: false,
     }
 }
 

@@ -100,6 +100,8 @@ crate::message! {
         1 => active_only: bool,
         /// At most this many, the latest first; zero for the server's limit.
         2 => limit: u32,
+        /// Those in the archive instead, as they left the state.
+        3 => archived: bool,
     }
 
     pub struct JobViews {
@@ -152,6 +154,8 @@ crate::message! {
         17 => cancel_requested: bool,
         /// Age of what is known, if it comes from a peer that has been silent; else zero.
         18 => remote_age: Millis,
+        /// It is in the site's archive.
+        19 => archived: bool,
     }
 
     pub struct JobLogs {

@@ -97,6 +97,7 @@ methods! {
     404 => RaftTransfer, "raft.transfer", Raft, 0x1_0000, 2_000;
     405 => RaftTail, "raft.tail", Raft, 0x1_0000, 2_000;
     406 => RaftVerify, "raft.verify", Raft, 0x10_0000, 5_000;
+    407 => RaftArchive, "raft.archive", Raft, 0x1_0000, 10_000;
     410 => Forward, "raft.forward", Raft, 0x100_0000, 35_000;
     // Holders of a token. `wire::join`.
     500 => JoinRedeem, "join.redeem", Token, 0x1_0000, 15_000;

@@ -295,6 +295,7 @@ fn job_view() -> client::JobView {
         attempts: vec![attempt_view()],
         cancel_requested: true,
         remote_age: Millis(12_000),
+        archived: true,
     }
 }
 
@@ -325,7 +326,7 @@ fn client_jobs() -> Vec<Sample> {
         }),
         sample(&client::JobSelector { text: "llama".to_owned() }),
         sample(&client::JobCancelled { jobs: vec![job_view()] }),
-        sample(&client::JobList { active_only: true, limit: 100 }),
+        sample(&client::JobList { active_only: true, limit: 100, archived: true }),
         sample(&client::JobViews { revision: Revision(80), jobs: vec![job_view()], cut: true }),
         sample(&client::JobWait {
             job: job(),

@@ -379,6 +379,7 @@ mod tests {
             attempts: vec![],
             cancel_requested: is_service,
             remote_age: Millis::ZERO,
+            archived: false,
         }
     }
 

@@ -125,7 +125,7 @@ fn only_services_run(submitted: &[Submitted], views: &[JobView]) -> bool {
 }
 
 async fn of_all(home: &mut Client, submitted: &[Submitted]) -> Outcome<Vec<JobView>> {
-    let question = JobList { active_only: false, limit: LIST_MAX };
+    let question = JobList { active_only: false, limit: LIST_MAX, archived: false };
     let views: JobViews = home.read(Method::JobList, &question).await?;
     let find = |job: &Submitted| {
         let found = views.jobs.iter().find(|view| view.id == job.id).cloned();

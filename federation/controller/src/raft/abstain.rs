@@ -16,6 +16,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fabric_quic::env::Env;
+use fabric_quic::pool::CONTROL;
 use federation_wal::Disk;
 use futures::future::join_all;
 use openraft::RaftMetrics;
@@ -211,7 +212,8 @@ impl Recount {
         let others = inquiry.others(self.id, own);
         let asked = others.into_iter().map(|(id, address)| async move {
             self.links.learn(id, &address);
-            let answer = self.links.ask(id, Method::RaftTail, TailRequest {}.encode(), ANSWER_SPAN);
+            let answer =
+                self.links.ask(id, CONTROL, Method::RaftTail, TailRequest {}.encode(), ANSWER_SPAN);
             (id, env.timeout(ANSWER_SPAN, answer).await)
         });
         for (id, answer) in join_all(asked).await {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Weak};
 
+use fabric_quic::pool::CONTROL;
 use federation_wal::Disk;
 use futures::future::join_all;
 use specs::codec::Message;
@@ -71,7 +72,7 @@ pub(crate) async fn watch_divergence(links: Links, group: Weak<Inner>, every: Mi
 }
 
 async fn compare(links: &Links, group: &Group) -> Judgement {
-    let windows = group.inner.audit.windows.newest();
+    let windows = group.inner.own.audit.windows.newest();
     let members = group.members();
     let own = group.inner.id;
     let voters = members.iter().filter(|it| it.voter).map(|it| it.id.0).collect();
@@ -79,7 +80,7 @@ async fn compare(links: &Links, group: &Group) -> Judgement {
     let asked = members.iter().filter(|it| it.id != own).map(|member| {
         let (id, body) = (member.id.0, body.clone());
         async move {
-            let answer = links.ask(id, Method::RaftVerify, body, COMPARE_SPAN);
+            let answer = links.ask(id, CONTROL, Method::RaftVerify, body, COMPARE_SPAN);
             let answer = links.env().timeout(COMPARE_SPAN, answer).await.ok()?.ok()?;
             Some((id, WireComparison::decode(&answer).ok()?))
         }
@@ -103,12 +104,12 @@ async fn act(links: &Links, group: &Group, judgement: Judgement, alarmed: &mut B
         tracing::error!(id, window = number, "a member differs from what a majority has applied");
         if id == group.inner.id.0 {
             group.hand_over().await;
-            if let Err(error) = group.inner.audit.condemn(number).await {
+            if let Err(error) = group.inner.own.audit.condemn(number).await {
                 tracing::error!(%error, "this member could not be put into quarantine");
             }
         } else {
             let body = VerifyRequest::Condemn(WireWindow { number, hash: 0 }).encode();
-            let told = links.ask(id, Method::RaftVerify, body, COMPARE_SPAN);
+            let told = links.ask(id, CONTROL, Method::RaftVerify, body, COMPARE_SPAN);
             // If it did not hear, it is found again in the next round.
             let _ = links.env().timeout(COMPARE_SPAN, told).await;
         }

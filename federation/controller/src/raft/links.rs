@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use fabric_quic::connection::{CallOptions, Connection};
 use fabric_quic::env::Env;
-use fabric_quic::pool::{CONTROL, Pool};
+use fabric_quic::pool::Pool;
 use fabric_quic::verify::Expect;
 use specs::id::{ControllerId, SiteId};
 use specs::unit::{Instant, Millis};
@@ -84,15 +84,16 @@ impl Links {
         }
     }
 
-    /// Asks a member something, over the connection for what is small and urgent.
+    /// Asks a member something, over the connection of a class.
     pub(crate) async fn ask(
         &self,
         id: u64,
+        class: &'static str,
         method: Method,
         body: Vec<u8>,
         span: Millis,
     ) -> Result<Bytes, String> {
-        let connection = self.connection(id, CONTROL).await?;
+        let connection = self.connection(id, class).await?;
         let options = CallOptions { deadline: Some(span), ..CallOptions::default() };
         let called = connection.call_with(method, body, options).await;
         called.map_err(|error| error.to_string())

@@ -22,6 +22,8 @@
 //! Deliberately absent: reads by clock (leader leases), witnesses, and any meaning of a command.
 
 mod abstain;
+mod archive;
+mod asker;
 mod audit;
 mod config;
 mod links;
@@ -71,22 +73,20 @@ use specs::version::ClusterVersion;
 use specs::wire::method::Method;
 use tokio::sync::watch;
 
-use abstain::Abstention;
-use audit::Audit;
+pub use archive::ArchiveView;
+use asker::Asker;
 pub use config::{
     COMMAND_MAX_BYTES, CutLog, ELECTION_MAX, ELECTION_MIN, HEARTBEAT, KEPT_ENTRIES, RaftConfig,
     SNAPSHOT_BYTES, SNAPSHOT_ENTRIES,
 };
-use log_store::LogStore;
 pub use members::{Member, Without};
 pub use offline::{Look, SnapshotLook, found_with, look};
 use propose::Proposer;
-use serve::{Raft, Server};
+use serve::{Own, Raft, Server};
 pub use snapshot::Threads;
 pub use start::{StartError, Storage};
 pub use state_machine::{Applied, OnFatal};
 use types::Types;
-use version::{Asker, Gate};
 pub use version::{BUILD, MemberVersions, RaiseError, Told};
 
 /// How long a leader may take to confirm that it leads.
@@ -109,15 +109,11 @@ struct Inner {
     env: Env,
     raft: Raft,
     proposer: Proposer,
-    log: LogStore,
     server: Server,
-    snapshots: Arc<snapshot::Snapshots>,
+    own: Own,
     view: watch::Receiver<State>,
     leadership: watch::Receiver<Leadership>,
     is_stopping: Arc<AtomicBool>,
-    abstention: Arc<Abstention>,
-    audit: Arc<Audit>,
-    gate: Gate,
     asker: Asker,
     changing: tokio::sync::Mutex<members::Close>,
 }
@@ -196,14 +192,14 @@ impl Group {
     /// For how long the log's disk has been at what it was last asked to do; none while it is idle.
     #[must_use]
     pub fn disk_stalled_for(&self) -> Option<Duration> {
-        self.inner.log.stalled_for()
+        self.inner.own.log.stalled_for()
     }
 
     /// True if nothing was ever agreed on or voted for here: a controller before the site is
     /// founded, or one that waits to be taken in.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.inner.log.is_empty()
+        self.inner.own.log.is_empty()
     }
 
     /// Founds the group with this member alone.
@@ -237,7 +233,7 @@ impl Group {
     /// # Errors
     /// As [`Group::propose`], for all of them.
     pub async fn propose_all(&self, commands: &[Command]) -> Result<Vec<Committed>, ProposeError> {
-        if self.inner.log.is_full() {
+        if self.inner.own.log.is_full() {
             return Err(ProposeError::DiskFull);
         }
         let has = self.inner.view.borrow().version;
@@ -259,7 +255,7 @@ impl Group {
         }
         let outcome = self.inner.proposer.propose(commands).await;
         match outcome {
-            Err(ProposeError::Unknown(_)) if self.inner.log.is_full() => {
+            Err(ProposeError::Unknown(_)) if self.inner.own.log.is_full() => {
                 Err(ProposeError::Unknown("the disk is full".to_owned()))
             }
             outcome => outcome,
@@ -356,10 +352,10 @@ impl Group {
             applied: index(raft.last_applied),
             snapshot: index(raft.snapshot),
             purged: index(raft.purged),
-            snapshot_bytes: self.inner.snapshots.latest().map_or(0, |latest| latest.bytes),
+            snapshot_bytes: self.inner.own.snapshots.latest().map_or(0, |latest| latest.bytes),
             is_leader: raft.state.is_leader(),
-            is_full: self.inner.log.is_full(),
-            is_abstaining: !self.inner.abstention.is_over(),
+            is_full: self.inner.own.log.is_full(),
+            is_abstaining: !self.inner.own.abstention.is_over(),
         }
     }
 
@@ -370,8 +366,8 @@ impl Group {
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::warn!(%error, "the agreement did not stop cleanly");
         }
-        let log = self.inner.log.clone();
-        match self.inner.snapshots.off_thread(move || log.close()).await {
+        let log = self.inner.own.log.clone();
+        match self.inner.own.snapshots.off_thread(move || log.close()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "the log was not sealed"),
             Err(error) => tracing::error!(%error, "the log was not sealed"),

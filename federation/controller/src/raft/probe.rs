@@ -16,6 +16,7 @@ use openraft::type_config::TypeConfigExt;
 use specs::id::ControllerId;
 use tokio::sync::{mpsc, watch};
 
+use super::archive::{Archive, FILE_BYTES};
 use super::config::{RaftConfig, SnapshotRule};
 use super::snapshot::{Pace, Snapshots};
 use super::start::{StartError, Storage, open_log};
@@ -55,7 +56,8 @@ impl Probe {
     /// # Errors
     /// As [`super::Group::start`].
     pub fn open(env: &Env, dir: &Path) -> Result<Self, StartError> {
-        let Storage { snapshots, threads, .. } = Storage::real(dir)?;
+        let Storage { snapshots, archive, threads, .. } = Storage::real(dir)?;
+        let archive = Archive::open(archive, threads.clone(), FILE_BYTES);
         let pace = Pace::by(env.clock.clone());
         let (snapshots, newest) = Snapshots::open(snapshots, threads, pace)?;
         let last = newest.as_ref().and_then(|(meta, _)| meta.last_log_id);
@@ -63,6 +65,7 @@ impl Probe {
         let (applied_sender, applied) = mpsc::unbounded_channel();
         let outputs = Outputs {
             windows: super::verify::Windows::default(),
+            archive,
             view: view_sender,
             applied: applied_sender,
             is_live: Arc::new(AtomicBool::new(false)),

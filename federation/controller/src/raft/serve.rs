@@ -17,6 +17,7 @@ use specs::wire::method::Method;
 use tokio::sync::{Mutex, watch};
 
 use super::abstain::{Abstention, tail_of};
+use super::archive::{Archive, answer};
 use super::audit::Audit;
 use super::log_store::LogStore;
 use super::snapshot::{FileId, Image, Incoming, Offer, SNAPSHOT_MAX_BYTES, Snapshots, is_full};
@@ -37,15 +38,22 @@ const INSTALL_POLL: Millis = Millis(2_000);
 pub(crate) struct Server {
     env: Env,
     raft: Raft,
-    snapshots: Arc<Snapshots>,
-    log: LogStore,
-    abstention: Arc<Abstention>,
-    audit: Arc<Audit>,
-    gate: Gate,
+    own: Own,
     /// One at a time; held while a piece is written.
     transfer: Mutex<Transfer>,
     /// When entries, or a sign of life, were last taken from a leader.
     heard: std::sync::Mutex<Option<Instant>>,
+}
+
+/// What a member answers from.
+#[derive(Clone)]
+pub(crate) struct Own {
+    pub(crate) snapshots: Arc<Snapshots>,
+    pub(crate) log: LogStore,
+    pub(crate) abstention: Arc<Abstention>,
+    pub(crate) audit: Arc<Audit>,
+    pub(crate) gate: Gate,
+    pub(crate) archive: Arc<Archive>,
 }
 
 /// The snapshot that comes in.
@@ -59,17 +67,9 @@ enum Transfer {
 type Installed = Result<WireVote, Fault>;
 
 impl Server {
-    pub(crate) fn new(
-        env: Env,
-        raft: Raft,
-        snapshots: Arc<Snapshots>,
-        log: LogStore,
-        abstention: Arc<Abstention>,
-        audit: Arc<Audit>,
-        gate: Gate,
-    ) -> Self {
+    pub(crate) fn new(env: Env, raft: Raft, own: Own) -> Self {
         let (transfer, heard) = (Mutex::new(Transfer::None), std::sync::Mutex::default());
-        Self { env, raft, snapshots, log, abstention, audit, gate, transfer, heard }
+        Self { env, raft, own, transfer, heard }
     }
 
     /// Since a leader was last followed; none if none was.
@@ -83,21 +83,21 @@ impl Server {
         let raft = &self.raft;
         let answer = if method == Method::RaftVote {
             let request = parse::<WireVoteRequest>(body)?;
-            if !self.abstention.allows(get_id(request.last)) {
+            if !self.own.abstention.allows(get_id(request.last)) {
                 return Ok(self.no_vote().encode().into());
             }
             let response = raft.vote(request.into()).await.map_err(|e| stopped(&e))?;
             WireVoteResponse::from(&response).encode()
         } else if method == Method::RaftPreVote {
             let request = parse::<WireVoteRequest>(body)?;
-            if !self.abstention.allows(get_id(request.last)) {
+            if !self.own.abstention.allows(get_id(request.last)) {
                 return Ok(self.no_vote().encode().into());
             }
             let response = raft.pre_vote(request.into()).await.map_err(|e| stopped(&e))?;
             WireVoteResponse::from(&response).encode()
         } else if method == Method::RaftTransfer {
             let request = parse::<WireTransferRequest>(body)?;
-            if !self.abstention.is_over() {
+            if !self.own.abstention.is_over() {
                 let why = "this member does not stand: its log was cut off";
                 return Err(Fault::new(FaultCode::Conflict, why));
             }
@@ -107,9 +107,12 @@ impl Server {
             self.piece(parse(body)?).await?.encode()
         } else if method == Method::RaftTail {
             let TailRequest {} = parse(body)?;
-            tail_of(&raft.metrics().borrow_watched(), self.log.last(), self.gate.known).encode()
+            tail_of(&raft.metrics().borrow_watched(), self.own.log.last(), self.own.gate.known)
+                .encode()
         } else if method == Method::RaftVerify {
-            self.audit.answer(parse(body)?).await?.encode()
+            self.own.audit.answer(parse(body)?).await?.encode()
+        } else if method == Method::RaftArchive {
+            answer(&self.own.archive, parse(body)?).await?.encode()
         } else {
             let message = format!("{method} is not a call of Raft's");
             return Err(Fault::new(FaultCode::Unimplemented, message));
@@ -120,7 +123,7 @@ impl Server {
     /// What a member that abstains answers a candidate.
     fn no_vote(&self) -> WireVoteResponse {
         let vote = self.raft.metrics().borrow_watched().vote;
-        let last = put_id(self.log.last().as_ref());
+        let last = put_id(self.own.log.last().as_ref());
         WireVoteResponse { vote: (&vote).into(), is_granted: false, last }
     }
 
@@ -203,7 +206,7 @@ impl Server {
         };
         if piece.offset == incoming.have() && !piece.data.0.is_empty() {
             let work = move || incoming.push(&piece.data.0).map(|()| incoming);
-            let pushed = self.snapshots.off_thread(work).await.flatten();
+            let pushed = self.own.snapshots.off_thread(work).await.flatten();
             incoming = pushed.map_err(|error| not_kept(&error))?;
         }
         if !incoming.is_whole() {
@@ -213,8 +216,8 @@ impl Server {
         }
         let (done, outcome) = watch::channel(None);
         *transfer = Transfer::Installs { offer: offer.clone(), outcome: outcome.clone() };
-        let (raft, snapshots) = (self.raft.clone(), self.snapshots.clone());
-        let gate = self.gate.clone();
+        let (raft, snapshots) = (self.raft.clone(), self.own.snapshots.clone());
+        let gate = self.own.gate.clone();
         self.env.spawn(async move {
             let installed = Box::pin(install(raft, snapshots, gate, vote, incoming)).await;
             done.send_replace(Some(installed));
@@ -223,8 +226,8 @@ impl Server {
     }
 
     async fn receive(&self, offer: Offer) -> Result<Incoming, Fault> {
-        let snapshots = self.snapshots.clone();
-        let begun = self.snapshots.off_thread(move || snapshots.receive(offer)).await.flatten();
+        let snapshots = self.own.snapshots.clone();
+        let begun = self.own.snapshots.off_thread(move || snapshots.receive(offer)).await.flatten();
         begun.map_err(|error| not_kept(&error))
     }
 }

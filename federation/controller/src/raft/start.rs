@@ -18,6 +18,8 @@ use specs::version::{ClusterVersion, Versions};
 use tokio::sync::{mpsc, watch};
 
 use super::abstain::{Abstention, Recount};
+use super::archive::{Archive, FILE_BYTES, watch_archive};
+use super::asker::Asker;
 use super::audit::{Audit, watch_divergence};
 use super::config::{CutLog, RaftConfig};
 use super::links::Links;
@@ -25,13 +27,13 @@ use super::log_store::{LogStore, OpenStoreError, ReplayError};
 use super::marker;
 use super::network::Network;
 use super::propose::Proposer;
-use super::serve::{Raft, Server};
+use super::serve::{Own, Raft, Server};
 use super::snapshot::{Content, Pace, SnapshotError, Snapshots, Threads};
 use super::state_machine::{Applied, OnFatal, Outputs, StateMachine};
 use super::trigger::watch_snapshots;
 use super::types::Types;
 use super::verify::Windows;
-use super::version::{self, Asker, Gate};
+use super::version::{self, Gate};
 use super::watchdog::{Limits, watch_disk};
 use super::{Group, Inner, Leadership};
 
@@ -49,6 +51,8 @@ pub struct Storage {
     pub wal: Arc<dyn Disk>,
     /// The directory of snapshots.
     pub snapshots: Arc<dyn Disk>,
+    /// The directory of jobs that have left the state.
+    pub archive: Arc<dyn Disk>,
     /// For the log's writer, and for snapshots.
     pub threads: Threads,
 }
@@ -155,7 +159,7 @@ impl From<(String, SnapshotError)> for StartError {
 }
 
 impl Storage {
-    /// Directories `wal` and `snapshots` of `dir`, and threads of the system.
+    /// Directories `wal`, `snapshots` and `archive` of `dir`, and threads of the system.
     ///
     /// # Errors
     /// A directory cannot be made or opened.
@@ -172,7 +176,8 @@ impl Storage {
         let threads: Threads = Arc::new(|name: &str, task: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.to_owned()).spawn(task).map(drop)
         });
-        Ok(Self { wal: disk("wal")?, snapshots: disk("snapshots")?, threads })
+        let (wal, snapshots, archive) = (disk("wal")?, disk("snapshots")?, disk("archive")?);
+        Ok(Self { wal, snapshots, archive, threads })
     }
 }
 
@@ -208,7 +213,7 @@ impl Group {
         let id = config.id;
         let settings = Arc::new(config.openraft()?);
         let opened = open(env, &config, &site, storage, &on_fatal)?;
-        let Opened { gate, is_cut, log, disk, snapshots, newest } = opened;
+        let Opened { gate, is_cut, log, disk, snapshots, archive, newest } = opened;
         let abstention = Arc::new(Abstention::new(is_cut));
         let (view_sender, view) = watch::channel(State::default());
         let (applied_sender, applied) = mpsc::unbounded_channel();
@@ -216,6 +221,7 @@ impl Group {
         let windows = Windows::default();
         let outputs = Outputs {
             windows: windows.clone(),
+            archive: archive.clone(),
             view: view_sender,
             applied: applied_sender,
             is_live: is_live.clone(),
@@ -240,29 +246,18 @@ impl Group {
         });
         let leadership =
             watch_leadership(links.clone(), &raft, is_stopping.clone(), on_fatal.clone());
+        let own = Own { snapshots, log, abstention, audit, gate, archive };
         let inner = Inner {
             id,
             env: env.clone(),
-            server: Server::new(
-                env.clone(),
-                raft.clone(),
-                snapshots.clone(),
-                log.clone(),
-                abstention.clone(),
-                audit.clone(),
-                gate.clone(),
-            ),
+            server: Server::new(env.clone(), raft.clone(), own.clone()),
             proposer: Proposer::new(env, raft.clone()),
             raft,
-            log,
-            snapshots,
+            own,
             view,
             leadership,
             is_stopping,
-            abstention,
-            audit,
-            gate,
-            asker: Asker::new(links.clone()),
+            asker: Asker::new(env, links.clone()),
             changing: tokio::sync::Mutex::default(),
         };
         let inner = Arc::new(inner);
@@ -281,6 +276,7 @@ struct Opened {
     log: LogStore,
     disk: Arc<dyn Disk>,
     snapshots: Arc<Snapshots>,
+    archive: Arc<Archive>,
     newest: Option<Content>,
 }
 
@@ -297,9 +293,11 @@ fn open(
     let gate = Gate::new(config.known, disk.clone(), on_fatal.clone());
     let is_cut = check_markers(config, disk.as_ref())?;
     let log = open_log(env, config, &storage, on_fatal.clone())?;
+    let (files, threads) = (storage.archive.clone(), storage.threads.clone());
     let (snapshots, newest) = open_snapshots(env, site, storage)?;
     check_version(config.known, noted, newest.as_ref(), &log)?;
-    Ok(Opened { gate, is_cut, log, disk, snapshots: Arc::new(snapshots), newest })
+    let (snapshots, archive) = (Arc::new(snapshots), Archive::open(files, threads, FILE_BYTES));
+    Ok(Opened { gate, is_cut, log, disk, snapshots, archive, newest })
 }
 
 /// Makes a member vote again once it is whole.
@@ -308,10 +306,10 @@ fn spawn_recount(inner: &Inner, links: &Links, disk: Arc<dyn Disk>) {
         id: inner.id.0,
         links: links.clone(),
         raft: inner.raft.clone(),
-        log: inner.log.clone(),
-        snapshots: inner.snapshots.clone(),
+        log: inner.own.log.clone(),
+        snapshots: inner.own.snapshots.clone(),
         disk,
-        abstention: inner.abstention.clone(),
+        abstention: inner.own.abstention.clone(),
     };
     inner.env.spawn(recount.run());
 }
@@ -322,6 +320,7 @@ fn spawn_watches(inner: &Arc<Inner>, config: &RaftConfig, links: Links, on_fatal
     let group = || Arc::downgrade(inner);
     let limits = Limits { yields: config.disk_yields, ends: config.disk_ends };
     env.spawn(watch_disk(env.clone(), group(), limits, on_fatal));
+    env.spawn(watch_archive(env.clone(), group()));
     env.spawn(watch_divergence(links, group(), config.verify));
     env.spawn(watch_room(env.clone(), group()));
     env.spawn(watch_snapshots(env.clone(), group(), config.kept_entries));
@@ -335,12 +334,12 @@ async fn watch_room(env: Env, group: Weak<Inner>) {
         env.sleep(ROOM_CHECK_SPAN).await;
         let Some(inner) = group.upgrade() else { return };
         let group = Group { inner };
-        let is_full = group.inner.log.is_full();
+        let is_full = group.inner.own.log.is_full();
         if is_full && !has_yielded {
             group.hand_over().await;
         }
         has_yielded = is_full;
-        group.inner.log.look_for_room().await;
+        group.inner.own.log.look_for_room().await;
     }
 }
 

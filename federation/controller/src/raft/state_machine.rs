@@ -4,6 +4,7 @@
 //! * Readers see the state after a whole batch, and see it before any proposer of the batch is
 //!   answered.
 //! * A command that cannot be read stops the member. It is never skipped: the states would differ.
+//! * What leaves the state is in the archive, durable, before a snapshot without it is kept.
 //! * A snapshot is built from a state that nobody changes any more, on a thread of its own. To keep
 //!   one costs the same for any size; to drop one does not, so that is done on another thread too.
 
@@ -12,7 +13,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use federation_core::{Command, Effect, Reply, State, apply};
+use federation_core::{Command, Effect, Reply, State, apply, leaving};
 use futures::{Stream, StreamExt};
 use openraft::storage::{
     ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot,
@@ -20,6 +21,7 @@ use openraft::storage::{
 use specs::id::Revision;
 use tokio::sync::{mpsc, watch};
 
+use super::archive::Archive;
 use super::config::SnapshotRule;
 use super::snapshot::{Content, Image, Latest, Since, Snapshots, is_full};
 use super::types::{
@@ -50,6 +52,7 @@ pub(crate) struct Outputs {
     pub(crate) is_live: Arc<AtomicBool>,
     pub(crate) on_fatal: OnFatal,
     pub(crate) windows: Windows,
+    pub(crate) archive: Arc<Archive>,
 }
 
 /// The state machine of one member.
@@ -71,6 +74,7 @@ pub(crate) struct Builder {
     meta: SnapshotMeta,
     state: State,
     snapshots: Arc<Snapshots>,
+    archive: Arc<Archive>,
 }
 
 impl StateMachine {
@@ -151,6 +155,9 @@ impl StateMachine {
         let mut answers = Vec::with_capacity(commands.len());
         for command in commands {
             self.gate.admit(&self.state, command)?;
+            if let Command::ArchiveJobs(it) = command {
+                self.outputs.archive.add(leaving(&self.state, it));
+            }
             let (reply, follows) = apply(&mut self.state, command);
             effects.extend(follows);
             answers.push((reply, self.state.revision));
@@ -178,8 +185,8 @@ impl StateMachine {
     }
 
     fn builder(&self) -> Builder {
-        let snapshots = self.snapshots.clone();
-        Builder { meta: self.meta(), state: self.state.clone(), snapshots }
+        let (snapshots, archive) = (self.snapshots.clone(), self.outputs.archive.clone());
+        Builder { meta: self.meta(), state: self.state.clone(), snapshots, archive }
     }
 }
 
@@ -221,8 +228,12 @@ impl RaftStateMachine<Types> for StateMachine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, image: Image) -> io::Result<()> {
-        let snapshots = self.snapshots.clone();
-        let installed = self.snapshots.off_thread(move || snapshots.take_in(image)).await?;
+        let (snapshots, archive) = (self.snapshots.clone(), self.outputs.archive.clone());
+        let work = move || {
+            archive.settle()?;
+            snapshots.take_in(image)
+        };
+        let installed = self.snapshots.off_thread(work).await?;
         let state = installed.map_err(io::Error::other)?;
         let old = std::mem::replace(&mut self.state, state);
         self.last = meta.last_log_id;
@@ -248,7 +259,11 @@ impl RaftSnapshotBuilder<Types> for Builder {
     async fn build_snapshot(&mut self) -> io::Result<RaftSnapshot> {
         let (writer, meta) = (self.snapshots.clone(), self.meta.clone());
         let state = std::mem::take(&mut self.state);
-        let work = move || writer.save(&meta, &state);
+        let archive = self.archive.clone();
+        let work = move || {
+            archive.settle()?;
+            writer.save(&meta, &state)
+        };
         match self.snapshots.off_thread(work).await? {
             Ok(latest) => Ok(stored(&self.snapshots, latest)),
             Err(error) if is_full(&error) => {

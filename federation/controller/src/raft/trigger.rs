@@ -25,7 +25,7 @@ pub(crate) async fn watch_snapshots(env: Env, group: Weak<Inner>, kept_entries: 
     let mut before = Matched::new();
     loop {
         let Some(inner) = group.upgrade() else { return };
-        let snapshots = inner.snapshots.clone();
+        let snapshots = inner.own.snapshots.clone();
         let now = matched(&inner);
         let last = inner.raft.metrics().borrow_watched().last_log_index.unwrap_or(0);
         let would_lose = |(id, at): (&u64, &Option<u64>)| {
@@ -59,6 +59,6 @@ impl Group {
     /// Has a snapshot of the present state written, soon. [`Group::metrics`] tells when it is
     /// there.
     pub fn ask_for_snapshot(&self) {
-        self.inner.snapshots.trigger.ask();
+        self.inner.own.snapshots.trigger.ask();
     }
 }

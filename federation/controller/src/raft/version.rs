@@ -14,6 +14,7 @@
 use std::io;
 use std::sync::Arc;
 
+use fabric_quic::pool::CONTROL;
 use federation_core::{Command, KNOWN, SetVersion, State, raised_by};
 use federation_wal::Disk;
 use futures::future::join_all;
@@ -23,9 +24,7 @@ use specs::id::ControllerId;
 use specs::unit::Millis;
 use specs::version::{ClusterVersion, Versions};
 use specs::wire::method::Method;
-use tokio::sync::{mpsc, oneshot};
 
-use super::links::Links;
 use super::state_machine::OnFatal;
 use super::types::PayloadError;
 use super::wire::{TailRequest, TailResponse};
@@ -35,8 +34,6 @@ use super::{Group, Member, ProposeError, marker};
 const NOTE: &str = "cluster-version-";
 /// How long a member may take to say what it knows.
 const ANSWER_SPAN: Millis = Millis(2_000);
-/// Questions that wait to be asked; a group is smaller.
-const QUEUE: usize = 64;
 
 /// What a controller calls its build.
 #[cfg(not(feature = "next"))]
@@ -117,45 +114,6 @@ pub struct Told {
     pub build: String,
 }
 
-/// The way to ask members. The connections belong to a task, as they keep the endpoint alive whose
-/// service has the group.
-pub(crate) struct Asker {
-    questions: mpsc::Sender<(Member, oneshot::Sender<Told>)>,
-}
-
-impl Asker {
-    pub(crate) fn new(links: Links) -> Self {
-        let (questions, mut asked) = mpsc::channel::<(Member, oneshot::Sender<Told>)>(QUEUE);
-        links.env().clone().spawn(async move {
-            while let Some((member, answer)) = asked.recv().await {
-                let links = links.clone();
-                links.env().clone().spawn(async move {
-                    if let Some(told) = ask(&links, &member).await {
-                        // No one waits when the time is up.
-                        let _ = answer.send(told);
-                    }
-                });
-            }
-        });
-        Self { questions }
-    }
-
-    async fn ask(&self, member: &Member) -> Option<Told> {
-        let (answer, told) = oneshot::channel();
-        self.questions.send((member.clone(), answer)).await.ok()?;
-        told.await.ok()
-    }
-}
-
-async fn ask(links: &Links, member: &Member) -> Option<Told> {
-    links.learn(member.id.0, &member.address);
-    let body = TailRequest {}.encode();
-    let answer = links.ask(member.id.0, Method::RaftTail, body, ANSWER_SPAN);
-    let answer = links.env().timeout(ANSWER_SPAN, answer).await.ok()?.ok()?;
-    let TailResponse { oldest, newest, build, .. } = TailResponse::decode(&answer).ok()?;
-    Some(Told { known: Versions { oldest, newest }, build })
-}
-
 /// A member, and what it knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberVersions {
@@ -198,13 +156,21 @@ impl Group {
     async fn versions_of(&self, members: Vec<Member>) -> Vec<MemberVersions> {
         let asked = members.into_iter().map(|member| async move {
             let told = if member.id == self.inner.id {
-                Some(Told { known: self.inner.gate.known, build: BUILD.to_owned() })
+                Some(Told { known: self.inner.own.gate.known, build: BUILD.to_owned() })
             } else {
-                self.inner.asker.ask(&member).await
+                self.ask_version(member.clone()).await
             };
             MemberVersions { member, told }
         });
         join_all(asked).await
+    }
+
+    async fn ask_version(&self, member: Member) -> Option<Told> {
+        let body = TailRequest {}.encode();
+        let asked = self.inner.asker.ask(member, CONTROL, Method::RaftTail, body, ANSWER_SPAN);
+        let answer = asked.await.ok()?;
+        let TailResponse { oldest, newest, build, .. } = TailResponse::decode(&answer).ok()?;
+        Some(Told { known: Versions { oldest, newest }, build })
     }
 
     /// Raises the site's version, if that is by one and every member, heard since the call, knows

@@ -11,6 +11,7 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use specs::codec::{Blob, DecodeError};
+use specs::id::JobId;
 use specs::version::ClusterVersion;
 
 use super::types::{
@@ -157,6 +158,25 @@ specs::message! {
         1 => same: Vec<u64>,
         /// With its own hashes.
         2 => differs: Vec<WireWindow>,
+    }
+
+    /// Asks for jobs that have left the state: one by its id, or those of the numbers named.
+    pub struct ArchiveRequest {
+        1 => from: u64,
+        2 => upto: u64,
+        3 => job: Option<JobId>,
+    }
+
+    pub struct WireArchived {
+        1 => number: u64,
+        2 => id: JobId,
+        /// The job as the core encodes it.
+        3 => job: Blob,
+    }
+
+    /// Those of them that are here, as many as one answer holds.
+    pub struct ArchiveResponse {
+        1 => jobs: Vec<WireArchived>,
     }
 
     /// What a snapshot's state is the state of.

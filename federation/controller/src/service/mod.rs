@@ -232,9 +232,9 @@ async fn answer(shared: &Arc<Shared>, asked: Asked) -> Result<Bytes, Fault> {
         Method::EnrolRedeem => token::redeem_enrol(shared, &asked).await,
         Method::JobSubmit => submit::submit(shared, &asked).await,
         Method::JobCancel => client::cancel(shared, &asked).await,
-        Method::JobList
-        | Method::JobShow
-        | Method::NodeList
+        Method::JobList => client::list_any(shared, &asked).await,
+        Method::JobShow => client::show_any(shared, &asked).await,
+        Method::NodeList
         | Method::SiteList
         | Method::Capacity
         | Method::GrantList
@@ -265,6 +265,7 @@ async fn answer(shared: &Arc<Shared>, asked: Asked) -> Result<Bytes, Fault> {
         | Method::RaftSnapshot
         | Method::RaftTransfer
         | Method::RaftTail
+        | Method::RaftArchive
         | Method::RaftVerify
         | Method::Forward => {
             let message = format!("{method} is not for a controller to answer");

@@ -21,6 +21,7 @@ fn a_full_disk_refuses_commands_and_still_answers_reads() {
     let storage = Storage {
         wal: Arc::new(disk.clone()),
         snapshots: Arc::new(SimDisk::new(1 << 20)),
+        archive: Arc::new(SimDisk::new(64 << 20)),
         threads: threads(),
     };
     cluster.start_on(1, storage);
@@ -81,6 +82,7 @@ fn a_disk_that_fails_stops_its_member_alone() {
     let storage = Storage {
         wal: Arc::new(disk.clone()),
         snapshots: Arc::new(SimDisk::new(1 << 20)),
+        archive: Arc::new(SimDisk::new(64 << 20)),
         threads: threads(),
     };
     cluster.start_on(3, storage);
@@ -101,6 +103,7 @@ fn a_leader_with_a_full_disk_lets_another_lead() {
     let storage = Storage {
         wal: Arc::new(disk.clone()),
         snapshots: Arc::new(SimDisk::new(1 << 20)),
+        archive: Arc::new(SimDisk::new(64 << 20)),
         threads: threads(),
     };
     cluster.start_on(1, storage);

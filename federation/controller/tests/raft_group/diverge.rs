@@ -28,7 +28,8 @@ fn blind(config: &mut RaftConfig) {
 
 fn storage(disk: &SimDisk) -> Storage {
     let snapshots = Arc::new(SimDisk::new(64 << 20));
-    Storage { wal: Arc::new(disk.clone()), snapshots, threads: threads() }
+    let archive = Arc::new(SimDisk::new(64 << 20));
+    Storage { wal: Arc::new(disk.clone()), snapshots, archive, threads: threads() }
 }
 
 fn open(disk: &SimDisk, mut visit: impl FnMut(&[u8])) -> Wal {

@@ -56,7 +56,8 @@ impl GatedDisk {
 
     pub(crate) fn storage(&self) -> Storage {
         let snapshots = Arc::new(SimDisk::new(64 << 20));
-        Storage { wal: Arc::new(self.clone()), snapshots, threads: threads() }
+        let archive = Arc::new(SimDisk::new(64 << 20));
+        Storage { wal: Arc::new(self.clone()), snapshots, archive, threads: threads() }
     }
 
     /// The disk as the next process finds it.

@@ -95,7 +95,8 @@ impl DiskFile for GatedFile {
 
 fn storage(disk: &GatedDisk) -> Storage {
     let snapshots = Arc::new(SimDisk::new(1 << 20));
-    Storage { wal: Arc::new(disk.clone()), snapshots, threads: threads() }
+    let archive = Arc::new(SimDisk::new(64 << 20));
+    Storage { wal: Arc::new(disk.clone()), snapshots, archive, threads: threads() }
 }
 
 /// Long enough to restart a member before anyone misses it.

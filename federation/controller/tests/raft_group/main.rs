@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod agree;
+mod archive;
 mod catch_up;
 mod cluster;
 mod cut;

@@ -147,6 +147,7 @@ fn a_transfer_that_a_kill_broke_off_goes_on_and_no_one_loses_the_leader() {
     let storage = |snapshots: &StoppingDisk| Storage {
         wal: Arc::new(wal.clone()),
         snapshots: Arc::new(snapshots.clone()),
+        archive: Arc::new(SimDisk::new(64 << 20)),
         threads: threads(),
     };
     cluster.start_on(4, storage(&stopping));

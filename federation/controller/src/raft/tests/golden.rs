@@ -21,8 +21,9 @@ use crate::raft::record::{
 use crate::raft::snapshot::{Pace, Snapshots};
 use crate::raft::types::{Entry, Membership, Payload, Vote};
 use crate::raft::wire::{
-    AppendRequest, AppendResponse, SnapshotAck, SnapshotPiece, TailRequest, TailResponse,
-    VerifyRequest, WireComparison, WireWindow, WireWindows, get_entries, put_entries, put_id,
+    AppendRequest, AppendResponse, ArchiveRequest, ArchiveResponse, SnapshotAck, SnapshotPiece,
+    TailRequest, TailResponse, VerifyRequest, WireArchived, WireComparison, WireWindow,
+    WireWindows, get_entries, put_entries, put_id,
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -154,6 +155,22 @@ fn a_snapshot_from_before_there_were_versions_is_one_of_the_first() {
 
 const GOLDEN_TAIL: &str =
     "0a06080310021801120408031006180122160a020801120708011203613a31120708021203623a32";
+
+#[test]
+fn archived_jobs_keep_their_bytes() {
+    let job = specs::id::JobId(5 << 64 | 7);
+    let request = ArchiveRequest { from: 3, upto: 300, job: Some(job) };
+    let archived = WireArchived { number: 3, id: job, job: Blob(b"xy".to_vec()) };
+    let response = ArchiveResponse { jobs: vec![archived] };
+    let bytes = [request.encode(), response.encode()];
+    assert_eq!(bytes.map(|bytes| hex(&bytes)), GOLDEN_ARCHIVE);
+    assert_eq!(ArchiveResponse::decode(&response.encode()).unwrap(), response);
+}
+
+const GOLDEN_ARCHIVE: [&str; 2] = [
+    "080310ac021a1000000000000000050000000000000007",
+    "0a1808031210000000000000000500000000000000071a027879",
+];
 
 #[test]
 fn comparisons_keep_their_bytes() {

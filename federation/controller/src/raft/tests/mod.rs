@@ -87,7 +87,10 @@ pub(super) fn machine(disk: Arc<dyn Disk>) -> Machine {
     let (view_sender, view) = watch::channel(State::default());
     let (applied_sender, applied) = mpsc::unbounded_channel();
     let (fatal_sender, fatal) = mpsc::unbounded_channel();
+    let archive = Arc::new(SimDisk::new(ROOM));
+    let archive = crate::raft::archive::Archive::open(archive, threads(), 64 << 10);
     let outputs = Outputs {
+        archive,
         view: view_sender,
         applied: applied_sender,
         is_live: Arc::new(AtomicBool::new(true)),
