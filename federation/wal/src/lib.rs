@@ -68,6 +68,7 @@
 
 mod disk;
 pub mod format;
+pub mod hooked_disk;
 mod inspect;
 pub mod oracle;
 mod prepare;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use federation_wal::hooked_disk::{Call, Hook, HookedDisk};
 use federation_wal::sim_disk::SimDisk;
 use federation_wal::{
     Config, Disk, Environment, MIN_SEGMENT_BYTES, OpenError, RecoverError, TornTail, Wal, Wish,
@@ -102,7 +103,7 @@ fn a_disk_that_takes_long_is_seen_to() {
     let now = Arc::new(Mutex::new(Duration::ZERO));
     let clock = Arc::clone(&now);
     let gate = Gate::default();
-    let disk = Arc::new(SlowDisk { disk: SimDisk::new(1 << 20), gate: Arc::clone(&gate) });
+    let disk = Arc::new(HookedDisk::new(SimDisk::new(1 << 20), Held(Arc::clone(&gate))));
     let environment = Environment {
         disk,
         salts: Box::new(|| 7),
@@ -132,54 +133,13 @@ fn a_disk_that_takes_long_is_seen_to() {
     }
 }
 
-struct SlowDisk {
-    disk: SimDisk,
-    gate: Gate,
-}
+/// Lets no write pass until it is opened.
+struct Held(Gate);
 
-struct SlowFile {
-    file: Box<dyn federation_wal::DiskFile>,
-    gate: Gate,
-}
-
-impl Disk for SlowDisk {
-    fn lock(&self) -> std::io::Result<federation_wal::DirectoryLock> {
-        self.disk.lock()
-    }
-    fn list(&self) -> std::io::Result<Vec<String>> {
-        self.disk.list()
-    }
-    fn create(&self, name: &str, bytes: u64) -> std::io::Result<Box<dyn federation_wal::DiskFile>> {
-        let file = self.disk.create(name, bytes)?;
-        Ok(Box::new(SlowFile { file, gate: Arc::clone(&self.gate) }))
-    }
-    fn open(&self, name: &str) -> std::io::Result<Box<dyn federation_wal::DiskFile>> {
-        self.disk.open(name)
-    }
-    fn rename(&self, from: &str, to: &str) -> std::io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn remove(&self, name: &str) -> std::io::Result<()> {
-        self.disk.remove(name)
-    }
-    fn sync_directory(&self) -> std::io::Result<()> {
-        self.disk.sync_directory()
-    }
-}
-
-impl federation_wal::DiskFile for SlowFile {
-    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
-        let open = self.gate.0.lock().unwrap();
-        drop(self.gate.1.wait_while(open, |open| !*open).unwrap());
-        self.file.write_at(offset, bytes)
-    }
-    fn read_at(&mut self, offset: u64, bytes: &mut [u8]) -> std::io::Result<()> {
-        self.file.read_at(offset, bytes)
-    }
-    fn len(&mut self) -> std::io::Result<u64> {
-        self.file.len()
-    }
-    fn sync_data(&mut self) -> std::io::Result<()> {
-        self.file.sync_data()
+impl Hook for Held {
+    fn write(&self, _: &[u8], call: Call<'_>) -> std::io::Result<()> {
+        let open = self.0.0.lock().unwrap();
+        drop(self.0.1.wait_while(open, |open| !*open).unwrap());
+        call()
     }
 }

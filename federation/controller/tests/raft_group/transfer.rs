@@ -6,8 +6,8 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use federation_controller::raft::{RaftConfig, Storage};
 use federation_core::{Command, OpenToken, TokenKind};
+use federation_wal::hooked_disk::{Call, Hook, HookedDisk};
 use federation_wal::sim_disk::SimDisk;
-use federation_wal::{DirectoryLock, Disk, DiskFile};
 use specs::codec::Blob;
 use specs::id::TokenId;
 use specs::unit::Timestamp;
@@ -41,19 +41,18 @@ fn only_when_asked(config: &mut RaftConfig) {
     config.kept_entries = 0;
 }
 
-/// A disk that stops after so many large writes, until it is let go on.
-#[derive(Clone)]
-struct StoppingDisk {
-    disk: SimDisk,
-    stop: Arc<(Mutex<bool>, Condvar)>,
-    large_writes: Arc<AtomicUsize>,
-    stop_at: usize,
+/// Stops after so many large writes, for good.
+struct Stop {
+    at: usize,
+    large_writes: AtomicUsize,
+    has_ended: Mutex<bool>,
+    ended: Condvar,
 }
 
-impl StoppingDisk {
-    fn new(disk: SimDisk, stop_at: usize) -> Self {
-        let (stop, large_writes) = (Arc::default(), Arc::default());
-        Self { disk, stop, large_writes, stop_at }
+impl Stop {
+    fn after(at: usize) -> Self {
+        let (has_ended, ended) = (Mutex::default(), Condvar::new());
+        Self { at, large_writes: AtomicUsize::new(0), has_ended, ended }
     }
 
     fn written(&self) -> usize {
@@ -62,66 +61,19 @@ impl StoppingDisk {
 
     /// What waits fails, as nothing that a killed process did not write is written.
     fn end(&self) {
-        *self.stop.0.lock().unwrap() = true;
-        self.stop.1.notify_all();
-    }
-
-    fn wrap(&self, file: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
-        Box::new(StoppingFile { file, disk: self.clone() })
+        *self.has_ended.lock().unwrap() = true;
+        self.ended.notify_all();
     }
 }
 
-impl Disk for StoppingDisk {
-    fn lock(&self) -> io::Result<DirectoryLock> {
-        self.disk.lock()
-    }
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.disk.list()
-    }
-    fn create(&self, name: &str, bytes: u64) -> io::Result<Box<dyn DiskFile>> {
-        Ok(self.wrap(self.disk.create(name, bytes)?))
-    }
-    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        Ok(self.wrap(self.disk.open(name)?))
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.disk.remove(name)
-    }
-    fn sync_directory(&self) -> io::Result<()> {
-        self.disk.sync_directory()
-    }
-}
-
-struct StoppingFile {
-    file: Box<dyn DiskFile>,
-    disk: StoppingDisk,
-}
-
-impl DiskFile for StoppingFile {
-    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        if bytes.len() > 100_000
-            && self.disk.large_writes.fetch_add(1, Ordering::Relaxed) >= self.disk.stop_at
-        {
-            let ended = self.disk.stop.0.lock().unwrap();
-            let _ended = self.disk.stop.1.wait_while(ended, |ended| !*ended).unwrap();
+impl Hook for Stop {
+    fn write(&self, bytes: &[u8], call: Call<'_>) -> io::Result<()> {
+        if bytes.len() > 100_000 && self.large_writes.fetch_add(1, Ordering::Relaxed) >= self.at {
+            let ended = self.has_ended.lock().unwrap();
+            let _ended = self.ended.wait_while(ended, |ended| !*ended).unwrap();
             return Err(io::Error::other("the process is gone"));
         }
-        self.file.write_at(offset, bytes)
-    }
-    fn read_at(&mut self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
-        self.file.read_at(offset, bytes)
-    }
-    fn len(&mut self) -> io::Result<u64> {
-        self.file.len()
-    }
-    fn resize(&mut self, bytes: u64) -> io::Result<()> {
-        self.file.resize(bytes)
-    }
-    fn sync_data(&mut self) -> io::Result<()> {
-        self.file.sync_data()
+        call()
     }
 }
 
@@ -143,8 +95,8 @@ fn a_transfer_that_a_kill_broke_off_goes_on_and_no_one_loses_the_leader() {
 
     let (wal, snapshots) = (SimDisk::new(256 << 20), SimDisk::new(256 << 20));
     let stop_at = pieces / 2;
-    let stopping = StoppingDisk::new(snapshots.clone(), stop_at);
-    let storage = |snapshots: &StoppingDisk| Storage {
+    let stopping = HookedDisk::new(snapshots.clone(), Stop::after(stop_at));
+    let storage = |snapshots: &HookedDisk<Stop>| Storage {
         wal: Arc::new(wal.clone()),
         snapshots: Arc::new(snapshots.clone()),
         archive: Arc::new(SimDisk::new(64 << 20)),
@@ -159,20 +111,20 @@ fn a_transfer_that_a_kill_broke_off_goes_on_and_no_one_loses_the_leader() {
         let step = wanted.clone();
         // The step waits for the transfer, so it may end without an answer.
         let _ = cluster.on(leader, |group| async move { group.reconcile_members(step).await });
-        (stopping.written() > stop_at).then_some(())
+        (stopping.hook.written() > stop_at).then_some(())
     });
     let killer = stopping.clone();
     snapshots.kill_process();
     wal.kill_process();
-    killer.end();
+    killer.hook.end();
     cluster.kill(4);
 
-    let rest = StoppingDisk::new(snapshots, usize::MAX);
+    let rest = HookedDisk::new(snapshots, Stop::after(usize::MAX));
     cluster.start_on(4, storage(&rest));
     cluster.settle(&[1, 2, 3, 4]);
     let state = cluster.converge();
     assert!((0..BULKY).all(|number| has_token(&state, number)));
-    let rest = rest.written();
+    let rest = rest.hook.written();
     eprintln!("{pieces} pieces: {stop_at} before the kill and {rest} after it");
     // Of the piece at the break some chunks are sound: it may come again.
     assert!(rest <= pieces - stop_at + 2, "{rest} pieces after a break at {stop_at} of {pieces}");

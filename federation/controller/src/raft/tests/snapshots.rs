@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use federation_core::{Command, OpenToken, State, TokenKind, apply};
+use federation_wal::hooked_disk::{Call, Hook, HookedDisk};
 use federation_wal::sim_disk::SimDisk;
 use federation_wal::{DirectoryLock, Disk, DiskFile};
 use openraft::impls::BasicNode;
@@ -164,7 +165,7 @@ fn at_every_step(lie: Lie, work: &Work) -> Result<(), String> {
             let disk = SimDisk::new(ROOM);
             open(&disk).0.save(&meta(7), &old).unwrap();
             disk.cut_power_after(step);
-            is_done = work(Arc::new(LyingDisk { disk: disk.clone(), lie })).is_ok();
+            is_done = work(Arc::new(HookedDisk::new(disk.clone(), lie))).is_ok();
             if seed == 0 {
                 disk.kill_process()
             } else {
@@ -237,61 +238,12 @@ enum Lie {
     Names,
 }
 
-struct LyingDisk {
-    disk: SimDisk,
-    lie: Lie,
-}
-
-struct LyingFile {
-    file: Box<dyn DiskFile>,
-    lie: Lie,
-}
-
-impl LyingDisk {
-    fn wrap(&self, file: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
-        Box::new(LyingFile { file, lie: self.lie })
+impl Hook for Lie {
+    fn sync(&self, call: Call<'_>) -> io::Result<()> {
+        if *self == Self::Bytes { Ok(()) } else { call() }
     }
-}
-
-impl Disk for LyingDisk {
-    fn lock(&self) -> io::Result<DirectoryLock> {
-        self.disk.lock()
-    }
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.disk.list()
-    }
-    fn create(&self, name: &str, bytes: u64) -> io::Result<Box<dyn DiskFile>> {
-        Ok(self.wrap(self.disk.create(name, bytes)?))
-    }
-    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        Ok(self.wrap(self.disk.open(name)?))
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.disk.remove(name)
-    }
-    fn sync_directory(&self) -> io::Result<()> {
-        if self.lie == Lie::Names { Ok(()) } else { self.disk.sync_directory() }
-    }
-}
-
-impl DiskFile for LyingFile {
-    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_at(offset, bytes)
-    }
-    fn read_at(&mut self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
-        self.file.read_at(offset, bytes)
-    }
-    fn len(&mut self) -> io::Result<u64> {
-        self.file.len()
-    }
-    fn resize(&mut self, bytes: u64) -> io::Result<()> {
-        self.file.resize(bytes)
-    }
-    fn sync_data(&mut self) -> io::Result<()> {
-        if self.lie == Lie::Bytes { Ok(()) } else { self.file.sync_data() }
+    fn sync_directory(&self, call: Call<'_>) -> io::Result<()> {
+        if *self == Self::Names { Ok(()) } else { call() }
     }
 }
 
