@@ -16,7 +16,7 @@ use super::links::Links;
 use super::marker;
 use super::snapshot::Snapshots;
 use super::state_machine::OnFatal;
-use super::verify::{Judgement, Windows, judge};
+use super::verify::{Judgement, Windows, judge, name_of};
 use super::wire::{VerifyRequest, WireComparison, WireWindow};
 use super::{Group, Inner};
 
@@ -47,8 +47,7 @@ impl Audit {
 
     /// This member differs from the others. It stops, and never starts again.
     async fn condemn(&self, window: u64) -> io::Result<()> {
-        let why =
-            format!("what it applied in window {window} of the log is not what others applied");
+        let why = format!("{} is not what others have", name_of(window));
         let (disk, text) = (self.disk.clone(), why.clone());
         let set = move || marker::set(disk.as_ref(), marker::QUARANTINE, &text);
         self.snapshots.off_thread(set).await??;

@@ -75,6 +75,7 @@ pub(crate) struct Builder {
     state: State,
     snapshots: Arc<Snapshots>,
     archive: Arc<Archive>,
+    windows: Windows,
 }
 
 impl StateMachine {
@@ -186,7 +187,8 @@ impl StateMachine {
 
     fn builder(&self) -> Builder {
         let (snapshots, archive) = (self.snapshots.clone(), self.outputs.archive.clone());
-        Builder { meta: self.meta(), state: self.state.clone(), snapshots, archive }
+        let windows = self.outputs.windows.clone();
+        Builder { meta: self.meta(), state: self.state.clone(), snapshots, archive, windows }
     }
 }
 
@@ -265,7 +267,12 @@ impl RaftSnapshotBuilder<Types> for Builder {
             writer.save(&meta, &state)
         };
         match self.snapshots.off_thread(work).await? {
-            Ok(latest) => Ok(stored(&self.snapshots, latest)),
+            Ok(latest) => {
+                if let Some(last) = latest.meta.last_log_id {
+                    self.windows.note_state(last.index, &latest.digest);
+                }
+                Ok(stored(&self.snapshots, latest))
+            }
             Err(error) if is_full(&error) => {
                 tracing::warn!("no space left for a snapshot: the log grows until there is");
                 // openraft takes one that is not newer than its last for none.

@@ -6,6 +6,10 @@
 //! begins in the middle of one, after a restart or with a snapshot, has none for it. After a
 //! restart windows are hashed from what the log reads back as.
 //!
+//! What commands made of the state is compared too, where it costs nothing: members take snapshots
+//! at the same entries, and a snapshot has a digest of its state. Such a digest stands beside the
+//! windows under a number that no window has.
+//!
 //! The leader sends its hashes to all others from time to time. If a majority of the voters agrees
 //! on a window, whoever differs is told to stop for good; if none does, there is only an alarm.
 
@@ -14,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use specs::codec::Message;
 
+use super::snapshot::StateDigest;
 use super::types::{Entry, EntryPayload};
 use super::wire::{WireComparison, WireMembership, WireWindow, WireWindows};
 
@@ -26,6 +31,19 @@ pub(crate) const SENT_WINDOWS: usize = 8_192;
 /// Differences that one answer names; the first one is enough.
 const NAMED_WINDOWS: usize = 16;
 
+/// Digests of states that are kept.
+const KEPT_STATES: usize = 16;
+/// Set in the number of a state's digest; the rest is the index of the state's last entry.
+const STATE: u64 = 1 << 63;
+
+/// What a number stands for, in words.
+pub(crate) fn name_of(number: u64) -> String {
+    if number & STATE == 0 {
+        return format!("what it applied in window {number} of the log");
+    }
+    format!("the state that entry {} left it with", number & !STATE)
+}
+
 /// The hashes of one member. Clones share them.
 #[derive(Clone, Default)]
 pub(crate) struct Windows {
@@ -36,6 +54,8 @@ pub(crate) struct Windows {
 struct Inner {
     /// Whole windows by number, the newest last; not necessarily without gaps.
     whole: VecDeque<(u64, u64)>,
+    /// Digests of states, as windows.
+    states: VecDeque<(u64, u64)>,
     open: Option<Open>,
 }
 
@@ -70,19 +90,34 @@ impl Windows {
         }
     }
 
+    /// Takes in the digest of the state after the entry.
+    pub(crate) fn note_state(&self, index: u64, digest: &StateDigest) {
+        let [a, b, c, d, e, f, g, h, ..] = *digest;
+        let mut inner = self.lock();
+        if inner.states.len() == KEPT_STATES {
+            inner.states.pop_front();
+        }
+        inner.states.push_back((index | STATE, u64::from_le_bytes([a, b, c, d, e, f, g, h])));
+    }
+
     /// The newest windows, as many as are compared at a time.
     pub(crate) fn newest(&self) -> WireWindows {
         let inner = self.lock();
         let skipped = inner.whole.len().saturating_sub(SENT_WINDOWS);
         let window = |(number, hash): &(u64, u64)| WireWindow { number: *number, hash: *hash };
-        WireWindows { windows: inner.whole.iter().skip(skipped).map(window).collect() }
+        WireWindows {
+            windows: inner.whole.iter().skip(skipped).chain(&inner.states).map(window).collect(),
+        }
     }
 
     /// Compares a leader's windows with those that are here too.
     pub(crate) fn compare(&self, theirs: &WireWindows) -> WireComparison {
-        let own: BTreeMap<u64, u64> = self.lock().whole.iter().copied().collect();
+        let own: BTreeMap<u64, u64> = {
+            let inner = self.lock();
+            inner.whole.iter().chain(&inner.states).copied().collect()
+        };
         let mut comparison = WireComparison { same: Vec::new(), differs: Vec::new() };
-        for window in theirs.windows.iter().take(SENT_WINDOWS) {
+        for window in theirs.windows.iter().take(SENT_WINDOWS + KEPT_STATES) {
             match own.get(&window.number) {
                 Some(hash) if *hash == window.hash => comparison.same.push(window.number),
                 Some(hash) if comparison.differs.len() < NAMED_WINDOWS => {
@@ -199,6 +234,20 @@ mod tests {
         let comparison = b.compare(&a.newest());
         assert_eq!(comparison.same, [0, 2, 3]);
         assert_eq!(comparison.differs.iter().map(|it| it.number).collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
+    fn equal_entries_that_left_other_states_differ() {
+        let (a, b, c) = (applied(0, 256, None), applied(0, 256, None), applied(0, 256, None));
+        for (member, state) in [(&a, 7), (&b, 7), (&c, 8)] {
+            member.note_state(200, &[7; 32]);
+            member.note_state(250, &[state; 32]);
+        }
+        let (windows, voters) = (a.newest(), BTreeSet::from([1, 2, 3]));
+        let answers = BTreeMap::from([answer(2, &a, &b), answer(3, &a, &c)]);
+        let judgement = judge(1, &windows, &voters, &answers);
+        assert_eq!(judgement.odd, BTreeMap::from([(3, 250 | STATE)]));
+        assert_eq!(name_of(250 | STATE), "the state that entry 250 left it with");
     }
 
     #[test]

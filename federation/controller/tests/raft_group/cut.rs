@@ -79,7 +79,7 @@ fn rotten(tweak: fn(&mut RaftConfig)) -> Rotten {
     disk.rot_last();
     cluster.kill(lost);
     let disks: Vec<GatedDisk> = disks.iter().map(GatedDisk::again).collect();
-    assert!(has_torn_tail(&disks[at(rotten)]).unwrap());
+    assert!(has_torn_tail(&disks[at(rotten)].0).unwrap());
     Rotten { cluster, disks, lost, rotten, late }
 }
 
@@ -124,7 +124,7 @@ fn a_second_restart_does_not_end_the_abstention() {
     cluster.kill(rotten);
     let disk = disks[at(rotten)].again();
     // Nothing on the disk tells of the cut any more, but the marker.
-    assert!(!has_torn_tail(&disk).unwrap() && disk.has_marker());
+    assert!(!has_torn_tail(&disk.0).unwrap() && disk.has_marker());
     cluster.start_on(rotten, disk.storage());
     cluster.start_on(late, disks[at(late)].storage());
     std::thread::sleep(NO_LEADER_SPAN);
@@ -161,8 +161,8 @@ fn a_site_that_lost_its_power_comes_back_by_itself() {
     let unanswered = running.spawn(async move { group.propose(striking(2)).await });
     cluster.until("entries that are written and not synced", |_| {
         let holds = |disk: &GatedDisk| {
-            let names = disk.disk.list().unwrap();
-            let bytes = names.iter().flat_map(|name| disk.disk.read(name));
+            let names = disk.0.disk.list().unwrap();
+            let bytes = names.iter().flat_map(|name| disk.0.disk.read(name));
             bytes.filter(|byte| *byte == 0x5a).count() >= 4_096
         };
         disks.iter().all(holds).then_some(())
@@ -173,11 +173,11 @@ fn a_site_that_lost_its_power_comes_back_by_itself() {
         cluster.kill(id);
     }
     for (seed, disk) in (7..).zip(&disks) {
-        disk.disk.power_loss(seed);
+        disk.0.disk.power_loss(seed);
     }
     let disks: Vec<GatedDisk> = disks.iter().map(GatedDisk::again).collect();
     for (id, disk) in (1..).zip(&disks) {
-        assert!(has_torn_tail(disk).unwrap(), "the power loss tore nothing at member {id}");
+        assert!(has_torn_tail(&disk.0).unwrap(), "the power loss tore nothing at member {id}");
         cluster.start_on(id, disk.storage());
     }
     cluster.propose(&token(3));

@@ -1,5 +1,6 @@
 //! Members that applied something else under the same log id.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fabric_quic::env::Env;
@@ -26,8 +27,24 @@ fn blind(config: &mut RaftConfig) {
     config.verify = Millis(1 << 40);
 }
 
+/// Snapshots that cover what comes before them.
+fn covering(config: &mut RaftConfig) {
+    blind(config);
+    config.snapshot_entries = 40;
+    config.kept_entries = 0;
+}
+
+fn covering_and_comparing(config: &mut RaftConfig) {
+    covering(config);
+    small(config);
+}
+
 fn storage(disk: &SimDisk) -> Storage {
-    let snapshots = Arc::new(SimDisk::new(64 << 20));
+    with_snapshots(disk, &SimDisk::new(64 << 20))
+}
+
+fn with_snapshots(disk: &SimDisk, snapshots: &SimDisk) -> Storage {
+    let snapshots = Arc::new(snapshots.clone());
     let archive = Arc::new(SimDisk::new(64 << 20));
     Storage { wal: Arc::new(disk.clone()), snapshots, archive, threads: threads() }
 }
@@ -68,11 +85,12 @@ fn forged(disk: &SimDisk) -> SimDisk {
 }
 
 /// A group whose member `odd` comes back with another command under an id that all have.
-fn diverged(tweak: fn(&mut RaftConfig)) -> (Cluster, SimDisk, u64) {
+fn diverged(tweak: fn(&mut RaftConfig)) -> (Cluster, BTreeMap<u64, SimDisk>, u64) {
     let mut cluster = Cluster::new(tweak);
-    let disks: Vec<SimDisk> = (0..3).map(|_| SimDisk::new(256 << 20)).collect();
-    for (id, disk) in (1..).zip(&disks) {
-        cluster.start_on(id, storage(disk));
+    let mut disks: BTreeMap<u64, SimDisk> =
+        (1..=3).map(|id| (id, SimDisk::new(256 << 20))).collect();
+    for (id, disk) in &disks {
+        cluster.start_on(*id, storage(disk));
     }
     let address = cluster.address(1);
     cluster.on(1, |group| async move { group.found(address).await }).unwrap();
@@ -84,27 +102,60 @@ fn diverged(tweak: fn(&mut RaftConfig)) -> (Cluster, SimDisk, u64) {
     let leader = cluster.leader();
     let odd = (1..=3).find(|id| *id != leader).unwrap();
     cluster.kill(odd);
-    let disk = &disks[usize::try_from(odd - 1).unwrap()];
-    disk.kill_process();
-    let disk = forged(disk);
+    disks[&odd].kill_process();
+    let disk = forged(&disks[&odd]);
     cluster.start_on(odd, storage(&disk));
-    (cluster, disk, odd)
+    disks.insert(odd, disk);
+    (cluster, disks, odd)
 }
 
 #[test]
 fn a_member_that_applied_another_command_stops_and_stays_away() {
-    let (mut cluster, disk, odd) = diverged(small);
+    let (mut cluster, disks, odd) = diverged(small);
+    let disk = &disks[&odd];
     let why = cluster.until_fatal(odd);
     assert!(why.contains("differs from its group"), "{why}");
     cluster.kill(odd);
     disk.kill_process();
     assert!(disk.list().unwrap().iter().any(|name| name == "quarantine"));
-    let error = cluster.try_start_on(odd, storage(&disk)).unwrap_err();
+    let error = cluster.try_start_on(odd, storage(disk)).unwrap_err();
     assert!(matches!(error, StartError::Quarantined(_)), "{error}");
     assert!(error.hint().contains("add a controller"), "{}", error.hint());
     // The others go on.
     cluster.propose(&token(MANY));
     assert!(has_token(&cluster.converge(), MANY));
+}
+
+#[test]
+fn a_state_that_differs_is_found_when_no_log_shows_why_any_more() {
+    let (mut cluster, disks, odd) = diverged(blind);
+    let snapshots: BTreeMap<u64, SimDisk> =
+        (1..=3).map(|id| (id, SimDisk::new(64 << 20))).collect();
+    let start_again = |cluster: &mut Cluster, tweak| {
+        cluster.retweak(tweak);
+        for (id, disk) in &disks {
+            cluster.kill(*id);
+            disk.kill_process();
+            snapshots[id].kill_process();
+            cluster.start_on(*id, with_snapshots(disk, &snapshots[id]));
+        }
+        cluster.settle(&[1, 2, 3]);
+    };
+    start_again(&mut cluster, covering);
+    for number in MANY..MANY + 100 {
+        cluster.propose(&token(number));
+    }
+    for id in 1..=3 {
+        cluster.until("a snapshot that covers the forged command", |cluster| {
+            (cluster.group(id).metrics().snapshot > MANY).then_some(())
+        });
+    }
+    start_again(&mut cluster, covering_and_comparing);
+    for number in MANY + 100..MANY + 200 {
+        cluster.propose(&token(number));
+    }
+    let why = cluster.until_fatal(odd);
+    assert!(why.contains("the state that entry"), "{why}");
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub(crate) enum Gate {
 
 /// A simulated disk behind a gate.
 #[derive(Clone)]
-pub(crate) struct GatedDisk(HookedDisk<Lock>);
+pub(crate) struct GatedDisk(pub(crate) HookedDisk<Lock>);
 
 #[derive(Default)]
 pub(crate) struct Lock {

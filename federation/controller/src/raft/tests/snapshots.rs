@@ -4,9 +4,9 @@ use std::io;
 use std::sync::Arc;
 
 use federation_core::{Command, OpenToken, State, TokenKind, apply};
+use federation_wal::Disk;
 use federation_wal::hooked_disk::{Call, Hook, HookedDisk};
 use federation_wal::sim_disk::SimDisk;
-use federation_wal::{DirectoryLock, Disk, DiskFile};
 use openraft::impls::BasicNode;
 use specs::codec::Blob;
 use specs::id::TokenId;
