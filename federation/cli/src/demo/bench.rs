@@ -11,7 +11,8 @@ use specs::job::JobSpec;
 use specs::jobfile::{self, Format as FileFormat};
 use specs::unit::{Millis, Timestamp};
 use specs::wire::client::{
-    ControllerViews, Empty, JobState, JobSubmit, JobSubmitted, JobView, JobWait,
+    ControllerViews, Empty, JobSelector, JobState, JobSubmit, JobSubmitted, JobView, JobViews,
+    JobWait,
 };
 use specs::wire::method::Method;
 
@@ -30,17 +31,22 @@ const FAILOVER_SPAN: Millis = Millis(30_000);
 /// Between two tries to commit.
 const TRY_SPAN: Millis = Millis(10);
 
-/// A job that ends at once, at a named site.
-fn job(site: &str) -> Outcome<JobSpec> {
+/// A job of one GPU at a named site.
+fn job(site: &str, command: &str) -> Outcome<JobSpec> {
     let text = format!(
         "apiVersion: spillway/v1\nkind: Job\nmetadata: {{name: bench}}\nspec:\n  class: simulation\n  \
-         resources: {{gpus: {{count: 1}}}}\n  run: {{command: [\"true\"]}}\n  \
+         resources: {{gpus: {{count: 1}}}}\n  run: {{command: [{command}]}}\n  \
          placement: {{sites: [{site}]}}\n"
     );
     jobfile::read(&text, FileFormat::Yaml, "bench.yaml").map_err(|error| {
         Failure::new(FaultCode::Internal, format!("the benchmark's own job: {error}"))
     })
 }
+
+/// Ends at once.
+const SHORT: &str = "\"true\"";
+/// Outlasts every kill.
+const LONG: &str = "sleep, \"86400\"";
 
 /// Spans in milliseconds, sorted.
 struct Spans(Vec<u64>);
@@ -83,6 +89,9 @@ struct Figures {
     first_spilled: u64,
     spilled: Spans,
     failover: Spans,
+    /// Jobs that ran through all failovers, and how many of them had another attempt or an end.
+    watched: usize,
+    touched: usize,
     /// Name of a process and its resident memory, KiB.
     memory: Vec<(String, u64)>,
 }
@@ -109,6 +118,8 @@ pub(crate) async fn measure(app: &App, args: BenchArgs) -> Outcome<()> {
                     "submit_to_running_first_spilled_ms": figures.first_spilled,
                     "submit_to_running_spilled": figures.spilled.json(),
                     "failover": figures.failover.json(),
+                    "jobs_watched": figures.watched,
+                    "jobs_touched": figures.touched,
                     "memory": memory.collect::<Vec<_>>(),
                 }),
             )
@@ -119,6 +130,8 @@ pub(crate) async fn measure(app: &App, args: BenchArgs) -> Outcome<()> {
             line(&format!("submit to running, first spill: ms={}", figures.first_spilled), "\n")?;
             line(&figures.spilled.row("submit to running, spilled"), "\n")?;
             line(&figures.failover.row("leader killed to next commit"), "\n")?;
+            let (touched, watched) = (figures.touched, figures.watched);
+            line(&format!("touched by the kills: jobs={touched} of={watched}"), "\n")?;
             figures.memory.iter().try_for_each(|(name, kib)| {
                 line(&format!("resident memory, {name}: kib={kib}"), "\n")
             })
@@ -136,9 +149,17 @@ async fn figures(
     let mut home = raise(app, ground, sites).await?;
     let startup = app.env().clock.now().since(begun);
     note("measuring the way to running");
-    let local = latencies(&mut home, &job(HOME.name)?, args.jobs).await?;
-    let first_spilled = latency(&mut home, &job(HOST.name)?).await?;
-    let spilled = latencies(&mut home, &job(HOST.name)?, args.jobs).await?;
+    let (here, there) = (job(HOME.name, SHORT)?, job(HOST.name, SHORT)?);
+    let local = latencies(&mut home, &here, args.jobs).await?;
+    let first_spilled = latency(&mut home, &there).await?;
+    let spilled = latencies(&mut home, &there, args.jobs).await?;
+    let mut watched = Vec::new();
+    for site in [HOME.name, HOST.name] {
+        watched.push(submit(&mut home, &job(site, LONG)?).await?);
+    }
+    for job in &watched {
+        await_running(&mut home, *job).await?;
+    }
     let processes = || sites.iter().flat_map(|site| &site.processes);
     let memory = processes().map(|it| Ok((it.name.clone(), resident_kib(it)?)));
     let memory = memory.collect::<Outcome<_>>()?;
@@ -150,7 +171,32 @@ async fn figures(
         failover.push(kill_leader(app, ground, site).await?);
     }
     let failover = Spans::of(failover);
-    Ok(Figures { startup, local, first_spilled, spilled, failover, memory })
+    let mut home = client_of(ground, HOME.name)?;
+    let mut touched = 0;
+    for job in &watched {
+        let selector = JobSelector { text: job.to_string() };
+        let views: JobViews = home.read(Method::JobShow, &selector).await?;
+        let is_whole = |it: &JobView| it.state == JobState::Running && it.epoch == Epoch(1);
+        touched += usize::from(!views.jobs.iter().all(is_whole));
+    }
+    home.close().await;
+    let watched = watched.len();
+    Ok(Figures { startup, local, first_spilled, spilled, failover, watched, touched, memory })
+}
+
+async fn await_running(client: &mut Client, job: JobId) -> Outcome<()> {
+    let env = client.env().clone();
+    let limit = env.clock.now().after(JOB_SPAN);
+    let mut known = JobState::Queued;
+    while known != JobState::Running {
+        if env.clock.now() >= limit {
+            return Err(Failure::new(FaultCode::Timeout, format!("{job} does not run")));
+        }
+        let wait = JobWait { job, state: Some(known), wait: Millis(5_000), epoch: Epoch(0) };
+        let view: JobView = client.poll(Method::JobWait, &wait, wait.wait).await?;
+        known = view.state;
+    }
+    Ok(())
 }
 
 async fn submit(client: &mut Client, spec: &JobSpec) -> Outcome<JobId> {
@@ -196,7 +242,7 @@ async fn kill_leader(app: &App, ground: &Ground, site: &mut Site) -> Outcome<u64
     let leader = views.controllers.iter().find(|view| view.leader);
     let nth = leader.and_then(|view| usize::try_from(view.id.0).ok()).unwrap_or(1);
     client.close().await;
-    let spec = job(site.plan.name)?;
+    let spec = job(site.plan.name, SHORT)?;
     let process = site.processes.get_mut(nth - 1).expect("controllers come first");
     process.crash().await;
     let begun = env.clock.now();
