@@ -400,9 +400,22 @@ pub fn put_encoded(bytes: &[u8], tag: u32, out: &mut Vec<u8>) {
     put_delimited(bytes, out);
 }
 
-/// Writes a message as a delimited value.
+/// Writes a message as a delimited value. It is written where it will stand, behind room for a
+/// length of one byte: only a longer one has to move.
 pub fn put_message<M: Message>(message: &M, out: &mut Vec<u8>) {
-    put_delimited(&message.encode(), out);
+    let at = out.len();
+    out.push(0);
+    message.encode_to(out);
+    let begin = at + 1;
+    let len = out.len() - begin;
+    match (u8::try_from(len), out.get_mut(at)) {
+        (Ok(short @ 0..0x80), Some(place)) => *place = short,
+        _ => {
+            let mut head = Vec::new();
+            put_varint(len as u64, &mut head);
+            out.splice(at..begin, head);
+        }
+    }
 }
 
 /// Reads a delimited message.

@@ -185,6 +185,7 @@ impl LaneReceiver {
             return None;
         };
         if self.arrived.len() < HEAD_LEN + len {
+            self.arrived.reserve(HEAD_LEN + len - self.arrived.len());
             return None;
         }
         self.arrived.advance(HEAD_LEN);

@@ -34,7 +34,7 @@ use specs::wire::method::Method;
 use super::links::Links;
 use super::snapshot::{Image, read_piece};
 use super::state_machine::RaftSnapshot;
-use super::types::{Types, Vote};
+use super::types::{EntryPayload, Types, Vote};
 use super::wire::{
     AppendRequest, AppendResponse, SnapshotAck, SnapshotPiece, TransferResponse,
     WireTransferRequest, WireVoteRequest, WireVoteResponse,
@@ -44,6 +44,8 @@ use super::wire::{
 const WINDOW: usize = 64;
 /// How long an append may wait for its answer; a follower syncs its disk before it gives one.
 const ACK_SPAN: Millis = Millis(5_000);
+/// More than the bytes of an append beside its commands, and of an entry beside its own.
+const ENTRY_ROOM: usize = 96;
 /// How long one piece of a snapshot may take, so that a transfer may take as long as it moves.
 const PIECE_SPAN: Millis = Millis(15_000);
 /// How long the receiver of a whole snapshot may take to read and install it; it does so at far
@@ -233,7 +235,7 @@ impl<S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Session<'_, S> {
                         self.requests = None;
                         continue;
                     };
-                    let frame = AppendRequest::from(&request).encode();
+                    let frame = frame_of(&request);
                     match env.timeout(ACK_SPAN, sender.send(frame)).await {
                         Ok(Ok(())) => self.in_flight += 1,
                         Ok(Err(error)) => return Some(Err(unreachable(&error))),
@@ -255,6 +257,17 @@ impl<S> Drop for Session<'_, S> {
             self.peer.links.missed(self.peer.id);
         }
     }
+}
+
+/// An append's bytes. Their room is known: growing would copy long entries again and again.
+fn frame_of(request: &AppendEntriesRequest<Types>) -> Vec<u8> {
+    let entries = request.entries.iter().map(|entry| match &entry.payload {
+        EntryPayload::Normal(payload) => payload.len() + ENTRY_ROOM,
+        EntryPayload::Blank | EntryPayload::Membership(_) => ENTRY_ROOM,
+    });
+    let mut frame = Vec::with_capacity(ENTRY_ROOM + entries.sum::<usize>());
+    AppendRequest::from(request).encode_to(&mut frame);
+    frame
 }
 
 async fn next_of<S: Stream + Unpin>(stream: &mut Option<S>) -> Option<S::Item> {

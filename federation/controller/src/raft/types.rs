@@ -10,6 +10,8 @@ use specs::codec::{Blob, DecodeError, Message, Reader, Value, Wire, put_encoded}
 use specs::id::Revision;
 use specs::version::{ClusterVersion, Versions};
 
+/// Most bytes before a command: its field's key and its length.
+const HEAD_MAX: usize = 8;
 /// The format of a payload: what stands before the command's bytes.
 pub(crate) const PAYLOAD_FORMAT: u16 = 2;
 
@@ -62,12 +64,14 @@ specs::message! {
 impl Payload {
     /// One command.
     pub(crate) fn of(command: &Command) -> Self {
-        Self::of_encoded([&command.encode()])
+        Self::of_encoded([&command.encode()].into_iter())
     }
 
     /// Commands as their bytes; the same bytes as those of [`Commands`].
-    pub(crate) fn of_encoded<'a>(commands: impl IntoIterator<Item = &'a Vec<u8>>) -> Self {
-        let mut bytes = PAYLOAD_FORMAT.to_le_bytes().to_vec();
+    pub(crate) fn of_encoded<'a>(commands: impl Iterator<Item = &'a Vec<u8>> + Clone) -> Self {
+        let room = commands.clone().map(|command| command.len() + HEAD_MAX).sum::<usize>();
+        let mut bytes = Vec::with_capacity(room + HEAD_MAX);
+        bytes.extend(PAYLOAD_FORMAT.to_le_bytes());
         for command in commands {
             put_encoded(command, 1, &mut bytes);
         }
