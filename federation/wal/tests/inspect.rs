@@ -11,8 +11,7 @@ use std::time::Duration;
 use federation_wal::hooked_disk::{Call, Hook, HookedDisk};
 use federation_wal::sim_disk::SimDisk;
 use federation_wal::{
-    Config, Disk, Environment, MIN_SEGMENT_BYTES, OpenError, RecoverError, TornTail, Wal, Wish,
-    inspect,
+    Config, Environment, MIN_SEGMENT_BYTES, OpenError, RecoverError, TornTail, Wal, Wish, inspect,
 };
 
 static SALT: AtomicU32 = AtomicU32::new(1);
