@@ -48,9 +48,12 @@ const CRATES: &[Rule] = &[
         may_use: &["specs", "federation/core", "federation/wal", "fabric/quic"],
         kind: Kind::Shell,
     },
+    Rule { path: "gpu-agent/emulator", may_use: &[], kind: Kind::Shell },
+    Rule { path: "gpu-agent/xtask", may_use: &[], kind: Kind::Shell },
     Rule {
         path: "gpu-agent/daemon",
-        may_use: &["specs", "gpu-agent/core", "fabric/quic"],
+        // The emulator in tests alone: it stands in for the driver.
+        may_use: &["specs", "gpu-agent/core", "gpu-agent/emulator", "fabric/quic"],
         kind: Kind::Shell,
     },
     Rule {
@@ -67,6 +70,7 @@ const SIMULATOR_MAY_USE: &[&str] = &["anyhow", "clap", "serde", "serde_json", "t
 /// Outside crates whose names stay in one place: crate, the manifests and the sources that may
 /// name it, by the beginning of their path.
 const CONFINED: &[(&str, &str, &str)] = &[
+    ("cudarc", "gpu-agent/daemon", "gpu-agent/daemon/src/burn_in/cuda"),
     ("openraft", "federation/controller", "federation/controller/src/raft"),
     ("openraft-rt-tokio", "federation/controller", "federation/controller/src/raft"),
     ("quinn", "fabric/quic", "fabric/quic/"),
