@@ -1,0 +1,148 @@
+//! An emulated device: memory, SMs, and what is handed out of it.
+
+use std::collections::BTreeMap;
+
+use crate::control::{Gpu, events};
+use crate::fault::{Fault, Trigger, Unit};
+use crate::machine::{self, Launch, Memory, Pinned, Sms};
+
+/// Where the first device's memory begins, and how far the next one's is from there: far from
+/// where a host's allocations lie.
+const BASE: u64 = 0x2000_0000_0000;
+const APART: u64 = 1 << 40;
+/// What an allocation is a multiple of.
+const GRAIN: u64 = 512;
+
+/// What a driver answers.
+pub(crate) mod code {
+    pub(crate) const SUCCESS: u32 = 0;
+    pub(crate) const INVALID_VALUE: u32 = 1;
+    pub(crate) const OUT_OF_MEMORY: u32 = 2;
+    pub(crate) const NOT_INITIALIZED: u32 = 3;
+    pub(crate) const NO_DEVICE: u32 = 100;
+    pub(crate) const INVALID_DEVICE: u32 = 101;
+    pub(crate) const INVALID_CONTEXT: u32 = 201;
+    pub(crate) const INVALID_PTX: u32 = 218;
+    pub(crate) const INVALID_HANDLE: u32 = 400;
+    pub(crate) const NOT_FOUND: u32 = 500;
+    pub(crate) const NOT_READY: u32 = 600;
+    pub(crate) const ILLEGAL_ADDRESS: u32 = 700;
+    pub(crate) const LAUNCH_FAILED: u32 = 719;
+    pub(crate) const NOT_SUPPORTED: u32 = 801;
+    pub(crate) const UNKNOWN: u32 = 999;
+}
+
+pub(crate) struct Device {
+    pub index: usize,
+    pub gpu: Gpu,
+    memory: Memory,
+    /// Where and how many bytes.
+    taken: BTreeMap<u64, u64>,
+    flaky: BTreeMap<u32, Unit>,
+    pace: BTreeMap<u32, u64>,
+    /// What every call is answered from now on.
+    pub broken: Option<u32>,
+    pub is_hung: bool,
+}
+
+impl Device {
+    pub(crate) fn new(index: usize, gpu: Gpu) -> Self {
+        let memory = Memory::new(BASE + APART * index as u64, gpu.bytes(), &gpu.faults);
+        let mut it = Self {
+            index,
+            gpu,
+            memory,
+            taken: BTreeMap::new(),
+            flaky: BTreeMap::new(),
+            pace: BTreeMap::new(),
+            broken: None,
+            is_hung: false,
+        };
+        for fault in &it.gpu.faults {
+            if let Fault::FlakySm { sm, unit, bit, every, seed } = fault {
+                let trigger = Trigger::new(*every, *seed);
+                it.flaky.insert(*sm, Unit { class: unit.class(), bit: *bit, trigger });
+            }
+            if let Fault::SlowSm { sm, permille } = fault {
+                it.pace.insert(*sm, *permille);
+            }
+        }
+        if events::has(index, events::LOST) {
+            it.broken = Some(code::NO_DEVICE);
+        }
+        it
+    }
+
+    pub(crate) fn free_bytes(&self) -> u64 {
+        self.memory.bytes() - self.taken.values().sum::<u64>()
+    }
+
+    /// The first gap that is wide enough.
+    pub(crate) fn allocate(&mut self, bytes: u64) -> Result<u64, u32> {
+        if bytes == 0 {
+            return Err(code::INVALID_VALUE);
+        }
+        let bytes = bytes.next_multiple_of(GRAIN);
+        let mut at = self.memory.base;
+        for (from, taken) in &self.taken {
+            if from - at >= bytes {
+                break;
+            }
+            at = from + taken;
+        }
+        if at + bytes > self.memory.base + self.memory.bytes() {
+            return Err(code::OUT_OF_MEMORY);
+        }
+        self.taken.insert(at, bytes);
+        Ok(at)
+    }
+
+    pub(crate) fn free(&mut self, address: u64) -> Result<(), u32> {
+        self.taken.remove(&address).map(|_| ()).ok_or(code::INVALID_VALUE)
+    }
+
+    pub(crate) fn holds(&self, address: u64) -> bool {
+        address >= self.memory.base && address < self.memory.base + self.memory.bytes()
+    }
+
+    pub(crate) fn copy_in(&mut self, address: u64, from: &[u8]) -> Result<(), u32> {
+        self.memory.copy_in(address, from).map_err(|_| code::INVALID_VALUE)
+    }
+
+    pub(crate) fn copy_out(&self, address: u64, into: &mut [u8]) -> Result<(), u32> {
+        self.memory.copy_out(address, into).map_err(|_| code::INVALID_VALUE)
+    }
+
+    /// Runs a kernel, or does what was planted for it. What goes wrong shows later, as with a GPU.
+    pub(crate) fn launch(&mut self, launch: &Launch, pinned: &[Pinned]) {
+        events::note(self.index, events::WORKED);
+        let name = launch.kernel.name.as_str();
+        let is_meant = |kernel: &String| name.starts_with(kernel.as_str());
+        for fault in &self.gpu.faults {
+            if let Fault::Hang { kernel } = fault
+                && is_meant(kernel)
+            {
+                self.is_hung = true;
+            }
+            if let Fault::Sticky { kernel } = fault
+                && is_meant(kernel)
+            {
+                self.broken = Some(code::LAUNCH_FAILED);
+            }
+            if let Fault::Lost { kernel } = fault
+                && is_meant(kernel)
+            {
+                events::note(self.index, events::LOST);
+                self.broken = Some(code::UNKNOWN);
+            }
+        }
+        if self.is_hung || self.broken.is_some() {
+            return;
+        }
+        let mut sms = Sms { count: self.gpu.sms, flaky: &mut self.flaky, pace: &self.pace };
+        if let Err(stop) = machine::run(launch, &mut self.memory, pinned, &mut sms) {
+            crate::say(&format!("emulated GPU {}: {name}: {stop}", self.index));
+            self.broken = Some(code::ILLEGAL_ADDRESS);
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! The shipped kernels on an emulated device, called without the driver's interface: what they find
+//! of what is planted, and that they find nothing where nothing is.
+
+use std::sync::atomic::Ordering;
+
+use crate::control::Gpu;
+use crate::device::Device;
+use crate::fault::{Fault, UnitKind};
+use crate::machine::{Launch, Pinned};
+use crate::ptx::Module;
+
+const MEMORY: &str = include_str!("../../daemon/kernels/ptx/memory.ptx");
+const UNITS: &str = include_str!("../../daemon/kernels/ptx/units.ptx");
+const TENSOR: &str = include_str!("../../daemon/kernels/ptx/tensor.ptx");
+const TENSOR_FP8: &str = include_str!("../../daemon/kernels/ptx/tensor_fp8.ptx");
+const PATTERNS: [&str; 5] = ["address", "random", "walk", "checker", "modulo"];
+const SMS: u32 = 4;
+const BLOCKS: u32 = SMS * 8;
+const NOBODY: u32 = u32::MAX;
+
+fn device(memory_kib: u64, faults: Vec<Fault>) -> Device {
+    Device::new(0, Gpu { memory_kib, sms: SMS, faults, ..Gpu::default() })
+}
+
+enum Argument {
+    Word(u32),
+    Long(u64),
+}
+use Argument::{Long, Word};
+
+fn launch(
+    device: &mut Device,
+    module: &Module,
+    pinned: &[Pinned],
+    name: &str,
+    (blocks, threads, shared): (u32, u32, u32),
+    arguments: &[Argument],
+) {
+    let kernel = module.kernels.iter().find(|it| it.name == name).unwrap();
+    let mut bytes = vec![0; kernel.parameter_bytes];
+    assert_eq!(kernel.parameters.len(), arguments.len(), "{name}");
+    for ((at, width), argument) in kernel.parameters.iter().zip(arguments) {
+        match argument {
+            Word(value) => bytes[*at..at + width].copy_from_slice(&value.to_le_bytes()),
+            Long(value) => bytes[*at..at + width].copy_from_slice(&value.to_le_bytes()),
+        }
+    }
+    device.launch(&Launch { kernel, arguments: &bytes, blocks, threads, shared }, pinned);
+    assert_eq!(device.broken, None, "{name}");
+}
+
+/// Index of the vector, what differed, whether the second read was right, and the SM.
+type Found = (u64, [u32; 4], bool, u32);
+
+/// One pass of a pattern over all memory.
+fn pass(device: &mut Device, pattern: &str, seed: u64, shift: u32) -> Vec<Found> {
+    let module = Module::load(MEMORY).unwrap();
+    let pinned = [Pinned::new(4 * BLOCKS as usize), Pinned::new(2_080 + 80 * 512)];
+    let bytes = device.free_bytes();
+    let memory = device.allocate(bytes).unwrap();
+    let count = u32::try_from(bytes / 16).unwrap();
+    let (fill, check) = (format!("memory_fill_{pattern}"), format!("memory_check_{pattern}"));
+    let shape = (BLOCKS, 256, 0);
+    let arguments =
+        [Long(memory), Word(count), Long(0), Long(seed), Word(shift), Long(pinned[0].at)];
+    launch(device, &module, &pinned, &fill, shape, &arguments);
+    for (flip, invert) in [(0, 1), (NOBODY, 0)] {
+        let arguments = [
+            Long(memory),
+            Word(count),
+            Long(0),
+            Long(seed),
+            Word(flip),
+            Word(invert),
+            Word((shift + 3 + invert) % BLOCKS),
+            Long(pinned[0].at),
+            Long(pinned[1].at),
+        ];
+        launch(device, &module, &pinned, &check, shape, &arguments);
+    }
+    device.free(memory).unwrap();
+    let words: Vec<u32> =
+        pinned[1].words.iter().map(|word| word.load(Ordering::Relaxed)).collect();
+    let records = words[520..].chunks(20).take(words[0].min(512) as usize);
+    let found = records.map(|it| {
+        let differ = std::array::from_fn(|nth| it[2 + nth] ^ it[6 + nth]);
+        let index = u64::from(it[1]) << 32 | u64::from(it[0]);
+        (index, differ, it[10..14] == it[2..6], it[14])
+    });
+    found.collect()
+}
+
+/// Digests and cycles of a vote: by block, then by warp.
+fn vote(device: &mut Device, text: &str, name: &str, seed: u64) -> Vec<Vec<(u64, u64)>> {
+    let module = Module::load(text).unwrap();
+    let pinned = [Pinned::new(32 * 8 * SMS as usize)];
+    let votes = Long(pinned[0].at);
+    let (steps, canary) = (Word(8), Word(NOBODY));
+    let scratch = device.allocate(256 * u64::from(SMS)).unwrap();
+    let arguments: Vec<Argument> = match name {
+        "unit_shared" => vec![votes, Long(seed), Word(1_024), Word(2), canary],
+        "unit_atomic" => vec![votes, Long(seed), Long(scratch), steps, canary],
+        name if name.starts_with("tensor") => vec![votes, Long(seed), steps, Word(1), canary],
+        _ => vec![votes, Long(seed), steps, canary],
+    };
+    launch(device, &module, &pinned, name, (SMS, 256, 4_096), &arguments);
+    let words: Vec<u32> =
+        pinned[0].words.iter().map(|word| word.load(Ordering::Relaxed)).collect();
+    let long = |it: &[u32]| u64::from(it[1]) << 32 | u64::from(it[0]);
+    let warps = words.chunks(8).map(|it| (long(&it[4..]), long(&it[6..])));
+    warps.collect::<Vec<_>>().chunks(8).map(<[_]>::to_vec).collect()
+}
+
+const VOTES: [(&str, &str); 12] = [
+    (UNITS, "unit_integer"),
+    (UNITS, "unit_float"),
+    (UNITS, "unit_special"),
+    (UNITS, "unit_registers"),
+    (UNITS, "unit_shared"),
+    (UNITS, "unit_atomic"),
+    (TENSOR, "tensor_bf16"),
+    (TENSOR, "tensor_fp16"),
+    (TENSOR, "tensor_tf32"),
+    (TENSOR, "tensor_int8"),
+    (TENSOR, "tensor_fp64"),
+    (TENSOR_FP8, "tensor_fp8"),
+];
+
+#[test]
+fn clean_memory_passes_all_patterns() {
+    let mut device = device(1 << 10, Vec::new());
+    for (pattern, seed) in PATTERNS.iter().zip([1, 0xdead_beef_0000_0001, 3, 4, 5]) {
+        assert_eq!(pass(&mut device, pattern, seed, 5), [], "{pattern}");
+    }
+}
+
+#[test]
+fn a_stuck_bit_is_found_at_its_place_by_every_pattern() {
+    for (address, bit, one) in [(0, 0, true), (5 * 16 + 4, 31, false), ((1 << 20) - 4, 7, true)] {
+        let mut device = device(1 << 10, vec![Fault::StuckBit { address, bit, one }]);
+        for pattern in PATTERNS {
+            let found = pass(&mut device, pattern, 77, 1);
+            assert_eq!(found.len(), 1, "{pattern}: {found:?}");
+            let mut differ = [0; 4];
+            differ[usize::try_from(address / 4 % 4).unwrap()] = 1 << bit;
+            assert_eq!((found[0].0, found[0].1, found[0].2), (address / 16, differ, false));
+        }
+    }
+}
+
+#[test]
+fn an_alias_is_found_at_one_of_its_ends_by_every_pattern() {
+    let fault = Fault::Alias { address: 4_096, to: 8_192, bytes: 16 };
+    let mut device = device(1 << 10, vec![fault]);
+    // Also by those that repeat: what is inverted twice is not what was left.
+    for pattern in PATTERNS {
+        let found = pass(&mut device, pattern, 9, 0);
+        assert!(!found.is_empty(), "{pattern}");
+        assert!(found.iter().all(|it| it.0 == 256 || it.0 == 512), "{pattern}: {found:?}");
+    }
+}
+
+#[test]
+fn a_wrong_read_comes_right_when_repeated_and_names_its_sm() {
+    let fault = Fault::TransientRead { sm: 2, every: 3_000, seed: 5 };
+    let found = pass(&mut device(1 << 10, vec![fault]), "random", 3, 0);
+    assert!(!found.is_empty());
+    assert!(found.iter().all(|it| it.2 && it.3 == 2), "{found:?}");
+}
+
+#[test]
+fn sound_sms_agree_and_take_equally_long() {
+    for (text, name) in VOTES {
+        let votes = vote(&mut device(64, Vec::new()), text, name, 42);
+        assert_eq!(votes.len(), SMS as usize);
+        assert!(votes.iter().all(|it| *it == votes[0]), "{name}: {votes:?}");
+        assert!(votes[0].iter().all(|it| it.0 != 0 && it.1 != 0), "{name}: {votes:?}");
+    }
+}
+
+#[test]
+fn a_digest_depends_on_the_seed() {
+    for (text, name) in VOTES {
+        let of = |seed| vote(&mut device(64, Vec::new()), text, name, seed)[0][0].0;
+        assert_ne!(of(1), of(2), "{name}");
+        assert_ne!(of(1), of(1 << 32 | 1), "{name}: the seed's upper half");
+    }
+}
+
+#[test]
+fn a_wrong_bit_of_a_unit_changes_the_digest_of_its_sm_alone() {
+    let cases = [
+        (UnitKind::Integer, 0, 0..1),
+        (UnitKind::Float, 0, 1..2),
+        (UnitKind::Special, 0, 2..3),
+        (UnitKind::Shared, 31, 4..5),
+        (UnitKind::Tensor, 0, 6..12),
+    ];
+    for (unit, bit, names) in cases {
+        for (text, name) in &VOTES[names] {
+            let fault = Fault::FlakySm { sm: 1, unit, bit, every: 20, seed: 3 };
+            let votes = vote(&mut device(64, vec![fault]), text, name, 42);
+            let right = &votes[0];
+            let wrong: Vec<usize> = (0..votes.len())
+                .filter(|at| votes[*at].iter().zip(right).any(|(a, b)| a.0 != b.0))
+                .collect();
+            assert_eq!(wrong, [1], "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_slow_sm_takes_more_cycles() {
+    let fault = Fault::SlowSm { sm: 3, permille: 1_050 };
+    let votes = vote(&mut device(64, vec![fault]), UNITS, "unit_integer", 42);
+    assert!(votes[3][0].1 * 100 > votes[0][0].1 * 104, "{votes:?}");
+    assert_eq!(votes[3][0].0, votes[0][0].0);
+}
+
+#[test]
+fn what_is_not_known_is_refused_by_its_name() {
+    let text = MEMORY.replace("mul.wide.u32", "wgmma.fence.sync.aligned");
+    let error = Module::load(&text).err().unwrap();
+    assert!(error.to_string().contains("wgmma.fence.sync.aligned"), "{error}");
+}
