@@ -1,5 +1,5 @@
 //! What an agent decides: which attempts to start and to stop, when it must stop them by itself,
-//! and what it says of them. No IO, no clock.
+//! and what it says of them; and what a burn-in's numbers say of a GPU. No IO, no clock.
 //!
 //! ```text
 //!   NodeOrders ─▶ handle_orders ┐                 ┌▶ poll_action: Start, Stop, Kill, Extend
@@ -21,6 +21,7 @@
 
 extern crate alloc;
 
+pub mod burn_in;
 mod runner;
 
 pub use runner::{Action, Known, Runner};

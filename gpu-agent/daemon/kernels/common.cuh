@@ -65,7 +65,9 @@ INLINE void vote(Vote *votes, u64 digest, u64 spent, u32 canary) {
     const u32 lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     digest = join(digest, lane);
     if (lane != 0) return;
-    Vote *out = votes + blockIdx.x * (blockDim.x >> 5) + warp;
+    // Blocks have eight warps. No multiplication leads to the place: a unit that multiplies wrong must
+    // not write over what others say.
+    Vote *out = votes + ((blockIdx.x << 3) + warp);
     const u32 sm = sm_id();
     if (sm == canary) digest ^= 1ull << (warp & 63);
     out->sm = sm;

@@ -108,9 +108,9 @@ template <int KIND>
 INLINE void fill(char *memory, u32 count, u64 base, u64 seed, u32 shift, u32 *writers) {
     const u32 block = my_block(shift);
     if (threadIdx.x == 0) writers[block] = sm_id();
-    const u32 stride = gridDim.x * blockDim.x;
+    const u32 stride = gridDim.x << 8;
 #pragma unroll 1
-    for (u32 i = block * blockDim.x + threadIdx.x; i < count; i += stride)
+    for (u32 i = (block << 8) + threadIdx.x; i < count; i += stride)
         store(memory + (u64)i * 16, pattern<KIND>(base + i, seed));
 }
 
@@ -119,9 +119,9 @@ INLINE void check(char *memory, u32 count, u64 base, u64 seed, u32 flip, u32 inv
                   u32 *writers, Log *log) {
     const u32 block = my_block(shift);
     if (invert && threadIdx.x == 0) writers[block] = sm_id();
-    const u32 stride = gridDim.x * blockDim.x;
+    const u32 stride = gridDim.x << 8;
 #pragma unroll 1
-    for (u32 i = block * blockDim.x + threadIdx.x; i < count; i += stride) {
+    for (u32 i = (block << 8) + threadIdx.x; i < count; i += stride) {
         char *at = memory + (u64)i * 16;
         const Four want = flipped(pattern<KIND>(base + i, seed), flip), got = load(at);
         if (differ(want, got)) report(log, base + i, want, got, load_again(at), block);
@@ -129,7 +129,7 @@ INLINE void check(char *memory, u32 count, u64 base, u64 seed, u32 flip, u32 inv
     }
 }
 
-// `count` vectors from `memory` on; `shift` is below the number of blocks; `flip` is 0 or all ones.
+// Blocks have 256 threads. `count` vectors from `memory` on; `shift` is below the number of blocks; `flip` is 0 or all ones.
 #define FAMILY(name, KIND)                                                                          \
     KERNEL void __launch_bounds__(256)                                                              \
         memory_fill_##name(char *memory, u32 count, u64 base, u64 seed, u32 shift, u32 *writers) {  \

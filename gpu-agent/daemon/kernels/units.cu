@@ -116,6 +116,8 @@ KERNEL void __launch_bounds__(256)
         for (u32 i = threadIdx.x; i < words; i += blockDim.x) {
             u32 at = i * 33;
             at -= at / words * words;
+            // Also where this was computed wrong, no other memory is touched.
+            if (at >= words) at = 0;
             digest = fold(digest, memory[at]);
         }
         __syncthreads();

@@ -1,6 +1,9 @@
 //! Which GPUs this machine has: what the driver says, or what the operator declares.
 
 use std::io::{self, Write};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
@@ -59,8 +62,26 @@ fn known_memory_mib(class: &str) -> u64 {
     known.map_or(0, |known| u64::from(known.memory_gib) * 1_024)
 }
 
-/// Asks the driver's library, which is looked for only when the process runs.
+/// How long the driver's library may take. A GPU that falls can block it for ever.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Asks the driver, and gives up when it does not answer.
 fn from_driver() -> Result<Vec<GpuInfo>, String> {
+    let (answer, answered) = mpsc::channel();
+    let ask = move || {
+        // Nobody waits any more if this comes too late.
+        let _ = answer.send(ask_driver());
+    };
+    let asked = thread::Builder::new().name("ask-driver".into()).spawn(ask);
+    asked.map_err(|error| format!("cannot ask the driver: {error}"))?;
+    answered.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+        let seconds = PATIENCE.as_secs();
+        Err(format!("the NVIDIA driver did not answer within {seconds} s"))
+    })
+}
+
+/// Asks the driver's library, which is looked for only when the process runs.
+fn ask_driver() -> Result<Vec<GpuInfo>, String> {
     let nvml = Nvml::init().map_err(|error| explain(&error))?;
     let count = nvml.device_count().map_err(|error| explain(&error))?;
     let mut gpus = Vec::new();

@@ -24,6 +24,7 @@
 
 mod agent;
 mod attempts;
+pub mod burn_in;
 mod config;
 mod disk;
 mod engine;

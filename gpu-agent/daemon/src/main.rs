@@ -6,10 +6,13 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fabric_quic::env::{Clock, Env};
 use fabric_quic::token::Token;
+use gpu_agent_core::burn_in::Tier;
+use gpu_agent_daemon::burn_in::{self, Outcome};
 use gpu_agent_daemon::{Declared, Flush, Options, inventory};
 use specs::fault::{Fault, FaultCode};
 use tokio::runtime::{Builder, Runtime};
@@ -43,6 +46,12 @@ enum Command {
         #[arg(short, long, value_enum, default_value_t = Format::Table)]
         output: Format,
     },
+    /// Makes GPUs work and says what is wrong with them. Exit code: 0 sound, 1 a fault was found,
+    /// 2 wrong usage, 3 no GPU, 4 it could not be judged.
+    BurnIn(BurnInArgs),
+    /// Runs one check for a burn-in, which calls this itself.
+    #[command(hide = true)]
+    Check,
     /// Runs one attempt for an agent, which calls this itself.
     #[command(hide = true)]
     Supervise,
@@ -70,6 +79,38 @@ struct RunArgs {
 }
 
 #[derive(Args)]
+struct BurnInArgs {
+    /// t1 is a gate of seconds, t2 the admission of a GPU.
+    #[arg(long, value_enum)]
+    tier: TierArg,
+    /// One GPU, as the driver numbers them; all if left out.
+    #[arg(long, value_name = "INDEX")]
+    gpu: Option<u16>,
+    /// How long the units are kept at work, in seconds; 5 for t1 and 60 for t2 if left out.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(..=3_600))]
+    seconds: Option<u32>,
+    /// What patterns are made from. Equal seeds give equal digests on equal GPUs.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How long one check may take beyond the time that it is kept at work, in seconds.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 120,
+        value_parser = clap::value_parser!(u64).range(1..=3_600)
+    )]
+    patience: u64,
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TierArg {
+    T1,
+    T2,
+}
+
+#[derive(Args)]
 struct DeclareArgs {
     /// GPUs to take for granted instead of asking the driver; may be repeated.
     #[arg(long, value_name = "CLASS:COUNT")]
@@ -86,6 +127,8 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => run(args),
         Command::Inventory { declare, output } => show_inventory(&declare.declare, output),
+        Command::BurnIn(args) => return burn_in(&args),
+        Command::Check => burn_in::answer_stdin(),
         Command::Supervise => supervise(),
     };
     match outcome {
@@ -173,6 +216,52 @@ fn show_inventory(declared: &[Declared], output: Format) -> Result<(), Fault> {
         // Whoever read it has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(|error| internal("write", &error)),
+    }
+}
+
+fn burn_in(args: &BurnInArgs) -> ExitCode {
+    match try_burn_in(args) {
+        Ok(outcome) => ExitCode::from(outcome as u8),
+        Err(fault) => {
+            let _ = gpu_agent_daemon::print_fault(&fault, &mut io::stderr());
+            let is_usage = fault.code == FaultCode::InvalidArgument;
+            let is_absent = fault.code == FaultCode::NotFound;
+            let outcome = if is_absent { Outcome::NoGpu } else { Outcome::Unknown };
+            if is_usage { ExitCode::from(2) } else { ExitCode::from(outcome as u8) }
+        }
+    }
+}
+
+fn try_burn_in(args: &BurnInArgs) -> Result<Outcome, Fault> {
+    let (tier, seconds) = match args.tier {
+        TierArg::T1 => (Tier::T1, 5),
+        TierArg::T2 => (Tier::T2, 60),
+    };
+    let options = burn_in::Options {
+        tier,
+        gpu: args.gpu,
+        seconds: args.seconds.unwrap_or(seconds),
+        seed: args.seed,
+        patience: Duration::from_secs(args.patience),
+    };
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| internal("start a runtime", &error))?;
+    let is_table = args.output == Format::Table;
+    let mut progress = |step: &str| {
+        if is_table {
+            // Whoever does not read it misses nothing.
+            let _ = writeln!(io::stderr(), "{step}");
+        }
+    };
+    let report = runtime.block_on(burn_in::run(&options, &mut progress))?;
+    let mut out = io::stdout().lock();
+    let written = match args.output {
+        Format::Table => burn_in::write_text(&report, &mut out),
+        Format::Json => burn_in::write_json(&report, &mut out),
+    };
+    match written.and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(internal("write", &error)),
+        _ => Ok(Outcome::of(&report)),
     }
 }
 

@@ -3,7 +3,10 @@
 //! Handles are numbers: a device's context is its index and one, a module and a function are their
 //! places in a list. Everything is done at once; what a kernel did wrong shows at the next call
 //! that waits, and stays.
-#![expect(unsafe_code, reason = "the driver's interface is C: symbols and pointers of the caller's")]
+#![expect(
+    unsafe_code,
+    reason = "the driver's interface is C: symbols and pointers of the caller's"
+)]
 #![expect(clippy::missing_safety_doc, reason = "the driver's documentation says what callers owe")]
 #![expect(
     unreachable_pub,
@@ -153,9 +156,12 @@ pub unsafe extern "C" fn cuCtxGetCurrent(out: *mut *mut c_void) -> u32 {
 
 /// Waits for the device: for ever if it hangs.
 fn wait() -> u32 {
-    let state = with_device(|driver, index| {
-        if driver.devices[index].is_hung { Err(code::NOT_READY) } else { Ok(()) }
-    });
+    let state =
+        with_device(
+            |driver, index| {
+                if driver.devices[index].is_hung { Err(code::NOT_READY) } else { Ok(()) }
+            },
+        );
     while state == code::NOT_READY {
         std::thread::park();
     }

@@ -8,7 +8,7 @@ use crate::machine::{self, Launch, Memory, Pinned, Sms};
 
 /// Where the first device's memory begins, and how far the next one's is from there: far from
 /// where a host's allocations lie.
-const BASE: u64 = 0x2000_0000_0000;
+pub(crate) const BASE: u64 = 0x2000_0000_0000;
 const APART: u64 = 1 << 40;
 /// What an allocation is a multiple of.
 const GRAIN: u64 = 512;
@@ -71,6 +71,11 @@ impl Device {
             it.broken = Some(code::NO_DEVICE);
         }
         it
+    }
+
+    #[cfg(test)]
+    pub(crate) fn memory(&mut self) -> &mut Memory {
+        &mut self.memory
     }
 
     pub(crate) fn free_bytes(&self) -> u64 {

@@ -41,6 +41,8 @@
 //! Deliberately absent: caches, memory ordering, races (blocks and warps run in order), streams that
 //! overlap, wgmma and tcgen05.
 
+#[cfg(test)]
+mod baselines;
 pub mod control;
 mod cuda;
 mod device;
@@ -58,7 +60,7 @@ use std::path::{Path, PathBuf};
 
 /// The library's own file, and the names that programs look for.
 const LIBRARY: &str = "libgpu_agent_emulator.so";
-const NAMES: [&str; 2] = ["libcuda.so.1", "libnvidia-ml.so.1"];
+const NAMES: [&str; 3] = ["libcuda.so", "libcuda.so.1", "libnvidia-ml.so.1"];
 
 /// Finds the library beside the running program, or one folder above (as for tests and examples).
 #[must_use]

@@ -2,7 +2,10 @@
 //!
 //! It knows nothing of the driver's memory: what a GPU did is in the events beside the control
 //! file. Handles are the device's index and one.
-#![expect(unsafe_code, reason = "the library's interface is C: symbols and pointers of the caller's")]
+#![expect(
+    unsafe_code,
+    reason = "the library's interface is C: symbols and pointers of the caller's"
+)]
 #![expect(clippy::missing_safety_doc, reason = "the library's documentation says what callers owe")]
 #![expect(
     unreachable_pub,
@@ -18,6 +21,7 @@ use crate::fault::{Counter, Fault, Throttle};
 const SUCCESS: c_uint = 0;
 const UNINITIALIZED: c_uint = 1;
 const INVALID_ARGUMENT: c_uint = 2;
+const NOT_FOUND: c_uint = 6;
 const INSUFFICIENT_SIZE: c_uint = 7;
 const GPU_IS_LOST: c_uint = 15;
 const UNKNOWN: c_uint = 999;
@@ -154,6 +158,34 @@ pub unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(
 }
 
 #[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetHandleByUUID(
+    uuid: *const c_char,
+    out: *mut *mut c_void,
+) -> c_uint {
+    with(|control| {
+        if uuid.is_null() {
+            return Err(INVALID_ARGUMENT);
+        }
+        // SAFETY: the library's contract: a text that ends with a zero.
+        let wanted = unsafe { CStr::from_ptr(uuid) }.to_bytes();
+        let mut gpus = control.gpus.iter().enumerate();
+        let found = gpus.find(|(index, gpu)| uuid_text(gpu, *index).as_bytes() == wanted);
+        let (index, _) = found.ok_or(NOT_FOUND)?;
+        if events::has(index, events::LOST) {
+            return Err(GPU_IS_LOST);
+        }
+        // SAFETY: the library's contract.
+        unsafe { put(out, std::ptr::without_provenance_mut(index + 1)) }
+    })
+}
+
+fn uuid_text(gpu: &Gpu, index: usize) -> String {
+    let id = gpu.id(index).map(|byte| format!("{byte:02x}")).concat();
+    let (a, b, c, d, e) = (&id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..]);
+    format!("GPU-{a}-{b}-{c}-{d}-{e}")
+}
+
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetName(
     device: *mut c_void,
     out: *mut c_char,
@@ -172,11 +204,8 @@ pub unsafe extern "C" fn nvmlDeviceGetUUID(
     room: c_uint,
 ) -> c_uint {
     with_gpu(device, |gpu, index| {
-        let id = gpu.id(index).map(|byte| format!("{byte:02x}")).concat();
-        let (a, b, c, d, e) = (&id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..]);
-        let text = format!("GPU-{a}-{b}-{c}-{d}-{e}");
         // SAFETY: the library's contract.
-        unsafe { put_text(out, room as usize, &text) }.ok_or(INSUFFICIENT_SIZE)
+        unsafe { put_text(out, room as usize, &uuid_text(gpu, index)) }.ok_or(INSUFFICIENT_SIZE)
     })
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::nvrtc::{Compiler, Source};
 use crate::wheels::{self, Tools};
-use crate::{assembler, say};
+use crate::{NoTools, assembler, say};
 
 /// Floating point is rounded after each operation, as written: digests are compared bit by bit.
 const OPTIONS: &[&str] = &["--std=c++17", "--fmad=false"];
@@ -65,7 +65,7 @@ pub(crate) fn run(root: &Path, check: bool) -> Result<()> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
     let work = target.join("kernels");
     fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
-    let tools = wheels::provide(&work.join("venv"))?;
+    let tools = wheels::provide(&work.join("venv")).context(NoTools)?;
     let made = compile(&tools, &folder, &work)?;
     let stale: Vec<&String> = made
         .iter()

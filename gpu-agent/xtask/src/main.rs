@@ -18,6 +18,7 @@ mod kernels;
 mod nvrtc;
 mod wheels;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -47,8 +48,22 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&format!("error: {error:#}"));
-            ExitCode::FAILURE
+            let is_without_tools = error.downcast_ref::<NoTools>().is_some();
+            if is_without_tools { ExitCode::from(NO_TOOLS) } else { ExitCode::FAILURE }
         }
+    }
+}
+
+/// The exit code where the compiler cannot be had, so that nothing was checked.
+const NO_TOOLS: u8 = 3;
+
+/// The compiler cannot be had here.
+#[derive(Debug)]
+struct NoTools;
+
+impl fmt::Display for NoTools {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the compiler cannot be had: it needs python3 and a package index")
     }
 }
 

@@ -91,8 +91,7 @@ pub unsafe extern "C" fn cuLaunchKernel(
         }
         let Driver { devices, modules, functions, pinned, .. } = driver;
         let at = function.addr().checked_sub(1);
-        let (module, nth) =
-            *at.and_then(|at| functions.get(at)).ok_or(code::INVALID_HANDLE)?;
+        let (module, nth) = *at.and_then(|at| functions.get(at)).ok_or(code::INVALID_HANDLE)?;
         let module = modules.get(module).and_then(Option::as_ref).ok_or(code::INVALID_HANDLE)?;
         let kernel = module.kernels.get(nth).ok_or(code::INVALID_HANDLE)?;
         let mut arguments = vec![0; kernel.parameter_bytes];
@@ -145,9 +144,11 @@ pub extern "C" fn cuEventSynchronize(_event: *mut c_void) -> u32 {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuEventQuery(_event: *mut c_void) -> u32 {
-    with_device(|driver, index| {
-        if driver.devices[index].is_hung { Err(code::NOT_READY) } else { Ok(()) }
-    })
+    with_device(
+        |driver, index| {
+            if driver.devices[index].is_hung { Err(code::NOT_READY) } else { Ok(()) }
+        },
+    )
 }
 
 #[unsafe(no_mangle)]

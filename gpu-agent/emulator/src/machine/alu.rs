@@ -307,8 +307,7 @@ impl Registers {
     #[inline]
     pub(crate) fn extend(&mut self, signed: bool, d: u16, a: u16, mask: u32) {
         let a = self.word(a);
-        let out =
-            if signed { each(a, |a| i64::from(a as i32) as u64) } else { each(a, u64::from) };
+        let out = if signed { each(a, |a| i64::from(a as i32) as u64) } else { each(a, u64::from) };
         self.set_longs(d, mask, &out);
     }
 
@@ -343,7 +342,8 @@ impl Registers {
     }
 
     pub(crate) fn unpack(&mut self, low: u16, high: u16, a: u16, mask: u32) {
-        let (lows, highs) = (each(self.long(a), |a| a as u32), each(self.long(a), |a| (a >> 32) as u32));
+        let (lows, highs) =
+            (each(self.long(a), |a| a as u32), each(self.long(a), |a| (a >> 32) as u32));
         self.set_words(low, mask, &lows);
         self.set_words(high, mask, &highs);
     }
@@ -356,17 +356,13 @@ impl Registers {
                 let (a, b) = (each(self.word(a), |a| a as i32), each(self.word(b), |b| b as i32));
                 ordered(op, &a, &b)
             }
-            Width::Float32 => {
-                ordered(op, &each(self.word(a), single), &each(self.word(b), single))
-            }
+            Width::Float32 => ordered(op, &each(self.word(a), single), &each(self.word(b), single)),
             Width::Unsigned64 => ordered(op, self.long(a), self.long(b)),
             Width::Signed64 => {
                 let (a, b) = (each(self.long(a), |a| a as i64), each(self.long(b), |b| b as i64));
                 ordered(op, &a, &b)
             }
-            Width::Float64 => {
-                ordered(op, &each(self.long(a), double), &each(self.long(b), double))
-            }
+            Width::Float64 => ordered(op, &each(self.long(a), double), &each(self.long(b), double)),
         }
     }
 

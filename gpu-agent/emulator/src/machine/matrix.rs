@@ -70,9 +70,8 @@ impl Registers {
 
     fn multiply_single(&mut self, kind: MmaKind, with: &Fragments) {
         let tiles = match kind {
-            MmaKind::Bf16 => self.tiles(with, 2, |word, nth| {
-                f64::from(f32::from_bits((word >> (16 * nth)) << 16))
-            }),
+            MmaKind::Bf16 => self
+                .tiles(with, 2, |word, nth| f64::from(f32::from_bits((word >> (16 * nth)) << 16))),
             MmaKind::Fp16 => {
                 self.tiles(with, 2, |word, nth| small((word >> (16 * nth)) & 0xffff, 5, 10))
             }

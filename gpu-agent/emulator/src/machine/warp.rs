@@ -83,9 +83,9 @@ impl Warp {
                 return Ok(false);
             }
             let instruction = &kernel.code[at as usize];
-            let mask = instruction.guard.map_or(lanes, |(reg, flip)| {
-                lanes & (self.registers.predicate(reg) ^ flip)
-            });
+            let mask = instruction
+                .guard
+                .map_or(lanes, |(reg, flip)| lanes & (self.registers.predicate(reg) ^ flip));
             self.cycles += u64::from(instruction.cost);
             let next = if mask == 0 {
                 Next::Follow
@@ -272,8 +272,7 @@ impl Warp {
                 }
             }
             Op::Atom(space, kind, d, at, offset, value) => {
-                let (addresses, values) =
-                    (*self.registers.long(*at), *self.registers.word(*value));
+                let (addresses, values) = (*self.registers.long(*at), *self.registers.word(*value));
                 for lane in lanes(mask) {
                     let address = addresses[lane].wrapping_add_signed(*offset);
                     let was = with.change(*space, address, |was| atom(*kind, was, values[lane]))?;

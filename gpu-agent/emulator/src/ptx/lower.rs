@@ -308,7 +308,10 @@ impl Lowering {
             "xor" => Logic::Xor,
             "not" => {
                 let d = self.reg(self.nth(with, 0)?, File::Predicate)?;
-                return Ok(Some(Op::PredicateNot(d, self.reg(self.nth(with, 1)?, File::Predicate)?)));
+                return Ok(Some(Op::PredicateNot(
+                    d,
+                    self.reg(self.nth(with, 1)?, File::Predicate)?,
+                )));
             }
             _ => return Ok(None),
         };
@@ -369,9 +372,7 @@ impl Lowering {
             ["u64" | "s64", from @ ("u32" | "s32")] => {
                 Op::Extend(*from == "s32", self.long(with, 0)?, self.word(with, 1)?)
             }
-            ["u32" | "s32", "u64" | "s64"] => {
-                Op::Narrow(self.word(with, 0)?, self.long(with, 1)?)
-            }
+            ["u32" | "s32", "u64" | "s64"] => Op::Narrow(self.word(with, 0)?, self.long(with, 1)?),
             ["rn", "f32", from @ ("u32" | "s32")] => {
                 let op = if *from == "u32" { Un32::FromUnsigned } else { Un32::FromSigned };
                 Op::Un32(op, self.word(with, 0)?, self.word(with, 1)?)
@@ -471,7 +472,8 @@ impl Lowering {
     fn load(&mut self, rest: &[&str], with: &[Operand]) -> Result<Op, PtxError> {
         let kind = rest.last().copied().unwrap_or_default();
         let bytes = bytes_of(kind).filter(|it| *it >= 4);
-        let bytes = bytes.ok_or_else(|| self.bad(format!("a load of `{kind}` is not known here")))?;
+        let bytes =
+            bytes.ok_or_else(|| self.bad(format!("a load of `{kind}` is not known here")))?;
         if rest.first() == Some(&"param") {
             let name = match self.nth(with, 1)? {
                 Operand::Address(name, 0) => name.clone(),

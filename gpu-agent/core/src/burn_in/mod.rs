@@ -1,0 +1,191 @@
+//! What a burn-in's numbers say of a GPU: whether it is sound, and if not, what is to blame. Numbers
+//! in, findings out; whoever measures decides nothing.
+//!
+//! ```text
+//!   memory: mismatches, who wrote, who read ─▶ memory::judge ─┐
+//!   votes: digests and cycles of every warp ─▶ vote::judge ───┼▶ settle ─▶ findings ─▶ verdict
+//!   counters before and after, the link ─────▶ counters::judge┘
+//! ```
+//!
+//! # Invariants
+//! * A GPU passes only if everything that was asked was answered, and the planted canaries were
+//!   found. No answer is never a pass.
+//! * A limit of power that software set is no fault, however low the clocks.
+
+pub mod counters;
+pub mod memory;
+pub mod vote;
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+/// How much is tested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// A gate before a node returns: seconds.
+    T1,
+    /// Admission: all patterns and all units.
+    T2,
+}
+
+impl Tier {
+    /// Passes over the whole memory.
+    #[must_use]
+    pub const fn memory_passes(self) -> u32 {
+        match self {
+            Self::T1 => 6,
+            Self::T2 => 14,
+        }
+    }
+}
+
+/// What is to blame. Addresses are the driver's, in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+pub enum Blame {
+    /// One bit of the word of 32 bits at an address. `one` if it always reads one.
+    Bit { address: u64, bit: u32, one: bool },
+    /// Neighbours of 16 bytes from an address on; the bits that were wrong in any.
+    Row { address: u64, bytes: u64, bits: [u32; 4] },
+    /// Bits of 16 bytes at an address.
+    Cell { address: u64, bits: [u32; 4] },
+    /// Two places that are one.
+    Alias { address: u64, other: u64 },
+    /// An SM, and what of it.
+    Sm { sm: u32, unit: String },
+    /// The link to the host.
+    Link { lanes: u32, lanes_max: u32 },
+    /// A counter of the driver's.
+    Counter { name: String, by: u64 },
+    /// The device as a whole.
+    Device { what: String },
+    /// The burn-in itself.
+    Test { what: String },
+}
+
+/// How grave a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// To be watched; the GPU passes.
+    Warning,
+    /// The question could not be answered.
+    Unknown,
+    /// The GPU is not sound.
+    Fault,
+}
+
+/// One thing that a burn-in found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// The check that found it.
+    pub check: String,
+    pub severity: Severity,
+    pub blame: Blame,
+    /// For people.
+    pub message: String,
+}
+
+impl Finding {
+    /// Makes one.
+    #[must_use]
+    pub fn new(check: &str, severity: Severity, blame: Blame, message: impl Into<String>) -> Self {
+        Self { check: check.into(), severity, blame, message: message.into() }
+    }
+
+    /// A question that has no answer.
+    #[must_use]
+    pub fn unknown(check: &str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self::new(check, Severity::Unknown, Blame::Test { what: message.clone() }, message)
+    }
+}
+
+/// What a burn-in says in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    Pass,
+    Fault,
+    /// Something could not be judged, and nothing was found.
+    Unknown,
+}
+
+/// The verdict of all findings: the gravest decides.
+#[must_use]
+pub fn verdict(findings: &[Finding]) -> Verdict {
+    match findings.iter().map(|it| it.severity).max() {
+        Some(Severity::Fault) => Verdict::Fault,
+        Some(Severity::Unknown) => Verdict::Unknown,
+        Some(Severity::Warning) | None => Verdict::Pass,
+    }
+}
+
+/// Brings findings of different checks together: an SM that the votes found is also to blame for
+/// what it wrote and read, and for what could not be judged because of it.
+#[must_use]
+pub fn settle(findings: Vec<Finding>) -> Vec<Finding> {
+    let named: Vec<u32> = findings
+        .iter()
+        .filter(|it| it.check != memory::CHECK && it.severity == Severity::Fault)
+        .filter_map(|it| match &it.blame {
+            Blame::Sm { sm, .. } => Some(*sm),
+            Blame::Bit { .. }
+            | Blame::Row { .. }
+            | Blame::Cell { .. }
+            | Blame::Alias { .. }
+            | Blame::Link { .. }
+            | Blame::Counter { .. }
+            | Blame::Device { .. }
+            | Blame::Test { .. } => None,
+        })
+        .collect();
+    let mut kept = findings;
+    for finding in &mut kept {
+        let mut note = None;
+        if let Blame::Sm { sm, .. } = &finding.blame
+            && finding.check == memory::CHECK
+            && named.contains(sm)
+        {
+            note = Some(*sm);
+        }
+        if let Some(sm) = note {
+            finding.message = format!("{}; the votes name SM {sm} too", finding.message);
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+
+    fn finding(severity: Severity) -> Finding {
+        Finding::new("x", severity, Blame::Device { what: "x".into() }, "x")
+    }
+
+    #[test]
+    fn the_gravest_finding_decides() {
+        use Severity::{Fault, Unknown, Warning};
+        assert_eq!(verdict(&[]), Verdict::Pass);
+        assert_eq!(verdict(&[finding(Warning)]), Verdict::Pass);
+        assert_eq!(verdict(&[finding(Warning), finding(Unknown)]), Verdict::Unknown);
+        assert_eq!(verdict(&[finding(Fault), finding(Unknown)]), Verdict::Fault);
+    }
+
+    #[test]
+    fn a_vote_and_the_memory_test_agree_on_an_sm() {
+        let sm = |check: &str| {
+            let blame = Blame::Sm { sm: 3, unit: "x".into() };
+            Finding::new(check, Severity::Fault, blame, "x")
+        };
+        let settled = settle(vec![sm("unit_integer"), sm(memory::CHECK)]);
+        assert!(settled[1].message.contains("SM 3 too"), "{settled:?}");
+    }
+}

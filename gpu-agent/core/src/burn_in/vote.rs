@@ -1,0 +1,217 @@
+//! Every SM does the same work; what most of them say is right. Whoever differs is named, and so is
+//! whoever takes longer: cycles per operation do not depend on clocks or power.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Blame, Finding, Severity};
+
+/// An SM is slow from this many thousandths of the median's cycles on.
+const SLOW_PERMILLE: u64 = 1_020;
+/// Below this many cycles a difference says nothing.
+const CYCLES_MIN: u64 = 1_000;
+
+/// What one warp said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vote {
+    pub sm: u32,
+    pub warp: u32,
+    pub digest: u64,
+    pub cycles: u64,
+}
+
+/// One round: the same kernel with the same seed and steps on all SMs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Round {
+    /// The kernel.
+    pub name: String,
+    pub votes: Vec<Vote>,
+    /// Records whose checksum was wrong.
+    pub spoiled: u32,
+    /// SMs that the device has.
+    pub sms: u32,
+    /// An SM that was told to lie: it must be found, and nobody else.
+    pub canary: Option<u32>,
+    /// False where the work shares what other SMs use, so that its time says nothing.
+    pub is_paced: bool,
+}
+
+/// What most SMs say, by warp; none without a majority.
+#[must_use]
+pub fn digest(round: &Round) -> Option<u64> {
+    majorities(&round.votes).values().try_fold(0_u64, |all, digest| {
+        digest.map(|digest| all.rotate_left(9).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ digest)
+    })
+}
+
+fn majorities(votes: &[Vote]) -> BTreeMap<u32, Option<u64>> {
+    let mut by_warp: BTreeMap<u32, BTreeMap<u64, usize>> = BTreeMap::new();
+    for vote in votes {
+        *by_warp.entry(vote.warp).or_default().entry(vote.digest).or_default() += 1;
+    }
+    let majority = |counts: BTreeMap<u64, usize>| {
+        let all: usize = counts.values().sum();
+        counts.into_iter().find(|(_, count)| count * 2 > all).map(|(digest, _)| digest)
+    };
+    by_warp.into_iter().map(|(warp, counts)| (warp, majority(counts))).collect()
+}
+
+/// SMs with a digest that is not the majority's, and how many warps of each.
+fn outliers(votes: &[Vote]) -> Option<BTreeMap<u32, BTreeSet<u32>>> {
+    let right = majorities(votes);
+    let mut found: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+    for vote in votes {
+        match right.get(&vote.warp).copied().flatten() {
+            None => return None,
+            Some(digest) if digest == vote.digest => {}
+            Some(_) => {
+                found.entry(vote.sm).or_default().insert(vote.warp);
+            }
+        }
+    }
+    Some(found)
+}
+
+/// True if every SM took part and all agree in what they say.
+#[must_use]
+pub fn is_unanimous(round: &Round) -> bool {
+    let seen: BTreeSet<u32> = round.votes.iter().map(|it| it.sm).collect();
+    round.spoiled == 0
+        && seen.len() as u64 == u64::from(round.sms)
+        && outliers(&round.votes).is_some_and(|it| it.is_empty())
+}
+
+/// What a round says.
+#[must_use]
+pub fn judge(round: &Round) -> Vec<Finding> {
+    let name = round.name.as_str();
+    let mut findings = Vec::new();
+    if round.spoiled > 0 {
+        let message = format!("{} records came damaged from the GPU", round.spoiled);
+        let blame = Blame::Device { what: "results do not arrive whole".into() };
+        findings.push(Finding::new(name, Severity::Fault, blame, message));
+    }
+    let seen: BTreeSet<u32> = round.votes.iter().map(|it| it.sm).collect();
+    if seen.len() as u64 != u64::from(round.sms) {
+        let message = format!("{} of {} SMs took part", seen.len(), round.sms);
+        findings.push(Finding::unknown(name, message));
+    }
+    if seen.len() < 3 {
+        let message = format!("{} SMs are too few to vote", seen.len());
+        findings.push(Finding::unknown(name, message));
+        return findings;
+    }
+    let Some(outliers) = outliers(&round.votes) else {
+        findings.push(Finding::unknown(name, "no digest has a majority"));
+        return findings;
+    };
+    if let Some(canary) = round.canary {
+        if !outliers.contains_key(&canary) {
+            let what = format!("the lie of SM {canary} was not found");
+            findings.push(Finding::unknown(name, what));
+        }
+    } else {
+        findings.extend(slow(round));
+    }
+    for (sm, warps) in outliers.iter().filter(|(sm, _)| Some(**sm) != round.canary) {
+        let message = format!("SM {sm} says something else than the others in warps {warps:?}");
+        let blame = Blame::Sm { sm: *sm, unit: name.into() };
+        findings.push(Finding::new(name, Severity::Fault, blame, message));
+    }
+    findings
+}
+
+fn slow(round: &Round) -> Vec<Finding> {
+    let mut cycles: BTreeMap<u32, u64> = BTreeMap::new();
+    for vote in &round.votes {
+        let longest = cycles.entry(vote.sm).or_default();
+        *longest = (*longest).max(vote.cycles);
+    }
+    let mut sorted: Vec<u64> = cycles.values().copied().collect();
+    sorted.sort_unstable();
+    let median = sorted.get(sorted.len() / 2).copied().unwrap_or(0);
+    if !round.is_paced || median < CYCLES_MIN {
+        return Vec::new();
+    }
+    let late = cycles.iter().filter(|(_, it)| **it * 1_000 > median * SLOW_PERMILLE);
+    late.map(|(sm, it)| {
+        let message = format!("SM {sm} took {it} cycles, the median {median}");
+        let blame = Blame::Sm { sm: *sm, unit: "pace".into() };
+        Finding::new(&round.name, Severity::Fault, blame, message)
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round(change: impl Fn(&mut Vote)) -> Round {
+        let votes = (0..8).flat_map(|sm| {
+            (0..4).map(move |warp| Vote { sm, warp, digest: 100 + u64::from(warp), cycles: 10_000 })
+        });
+        let mut votes: Vec<Vote> = votes.collect();
+        votes.iter_mut().for_each(change);
+        let (name, canary, is_paced) = ("unit_x".into(), None, true);
+        Round { name, votes, spoiled: 0, sms: 8, canary, is_paced }
+    }
+
+    fn blamed(round: &Round) -> Vec<(u32, String)> {
+        let all = judge(round).into_iter();
+        all.filter_map(
+            |it| if let Blame::Sm { sm, unit } = it.blame { Some((sm, unit)) } else { None },
+        )
+        .collect()
+    }
+
+    #[test]
+    fn who_agrees_passes() {
+        assert!(judge(&round(|_| ())).is_empty());
+        assert!(is_unanimous(&round(|_| ())));
+    }
+
+    #[test]
+    fn who_differs_in_one_warp_is_named() {
+        let it = round(|vote| vote.digest ^= u64::from(vote.sm == 5 && vote.warp == 2));
+        assert_eq!(blamed(&it), [(5, "unit_x".into())]);
+        assert!(!is_unanimous(&it));
+    }
+
+    #[test]
+    fn who_is_two_percent_late_is_named_unless_the_work_is_shared() {
+        let mut it = round(|vote| vote.cycles += u64::from(vote.sm == 6) * 201);
+        assert_eq!(blamed(&it), [(6, "pace".into())]);
+        it.is_paced = false;
+        assert!(judge(&it).is_empty());
+        assert!(judge(&round(|vote| vote.cycles += u64::from(vote.sm == 6) * 199)).is_empty());
+    }
+
+    #[test]
+    fn an_sm_that_is_missing_is_no_pass() {
+        let mut it = round(|_| ());
+        it.votes.retain(|vote| vote.sm != 3);
+        assert_eq!(super::super::verdict(&judge(&it)), super::super::Verdict::Unknown);
+    }
+
+    #[test]
+    fn without_a_majority_nobody_is_blamed() {
+        let it = round(|vote| vote.digest += u64::from(vote.sm));
+        assert!(blamed(&it).is_empty());
+        assert_eq!(super::super::verdict(&judge(&it)), super::super::Verdict::Unknown);
+    }
+
+    #[test]
+    fn a_canary_must_be_found_and_is_no_fault() {
+        let mut it = round(|vote| vote.digest ^= u64::from(vote.sm == 1));
+        it.canary = Some(1);
+        assert!(judge(&it).is_empty());
+        it.canary = Some(2);
+        let findings = judge(&it);
+        assert_eq!(findings.len(), 2, "{findings:?}");
+        assert_eq!(blamed(&it), [(1, "unit_x".into())]);
+    }
+}

@@ -1,0 +1,108 @@
+//! What runs in a process of its own: one check of one GPU. A question comes on standard input, the
+//! answer goes to standard output, both as one line of JSON.
+
+use std::io::{self, Read, Write};
+
+use gpu_agent_core::burn_in::counters::Counters;
+use gpu_agent_core::burn_in::memory::Numbers;
+use gpu_agent_core::burn_in::vote::Round;
+use serde::{Deserialize, Serialize};
+use specs::fault::{Fault, FaultCode};
+
+use super::cuda::{self, DeviceInfo, Failure, Gpu};
+use super::{management, memory, votes};
+
+/// Longest question that is read.
+const QUESTION_BYTES_MAX: u64 = 64 << 10;
+
+/// One check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Check {
+    /// Which GPUs there are.
+    Devices,
+    Units,
+    Tensor,
+    Memory,
+    /// What the management library counts.
+    Counters,
+}
+
+impl Check {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Devices => "devices",
+            Self::Units => "units",
+            Self::Tensor => "tensor",
+            Self::Memory => "memory",
+            Self::Counters => "counters",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Request {
+    pub check: Check,
+    pub gpu: u16,
+    pub uuid: String,
+    pub seed: u64,
+    pub passes: u32,
+    /// How long votes go on, all together; each is taken at least twice.
+    pub seconds: u32,
+}
+
+impl Request {
+    /// The share of one of the twelve votes.
+    pub(super) fn nanos_each(&self) -> u64 {
+        u64::from(self.seconds) * 1_000_000_000 / 12
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Answer {
+    Devices(Vec<DeviceInfo>),
+    Votes(Vec<Round>),
+    Memory(Numbers),
+    Counters(Counters),
+    Failed(Failure),
+}
+
+fn answer(request: &Request) -> Answer {
+    let done = match request.check {
+        Check::Devices => cuda::devices().map(Answer::Devices),
+        Check::Units => {
+            open(request).and_then(|gpu| votes::units(&gpu, request)).map(Answer::Votes)
+        }
+        Check::Tensor => {
+            open(request).and_then(|gpu| votes::tensor(&gpu, request)).map(Answer::Votes)
+        }
+        Check::Memory => {
+            open(request).and_then(|gpu| memory::test(&gpu, request)).map(Answer::Memory)
+        }
+        Check::Counters => management::read(&request.uuid).map(Answer::Counters),
+    };
+    done.unwrap_or_else(Answer::Failed)
+}
+
+fn open(request: &Request) -> Result<Gpu, Failure> {
+    Gpu::open(request.gpu)
+}
+
+/// Answers the one question that standard input holds.
+///
+/// # Errors
+/// It is none, or nobody reads.
+pub fn answer_stdin() -> Result<(), Fault> {
+    let bad = |what: String| Fault::new(FaultCode::InvalidArgument, what);
+    let mut text = String::new();
+    let read = io::stdin().take(QUESTION_BYTES_MAX).read_to_string(&mut text);
+    read.map_err(|error| bad(format!("cannot read the question: {error}")))?;
+    let request: Request = serde_json::from_str(&text)
+        .map_err(|error| bad(format!("a check is started by a burn-in alone: {error}")))?;
+    let text = serde_json::to_string(&answer(&request))
+        .map_err(|error| Fault::new(FaultCode::Internal, error.to_string()))?;
+    let mut out = io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map_err(|error| Fault::new(FaultCode::Internal, format!("cannot answer: {error}")))
+}

@@ -1,0 +1,146 @@
+//! What a burn-in says, to people and to programs.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use gpu_agent_core::burn_in::counters::Counters;
+use gpu_agent_core::burn_in::memory::Numbers;
+use gpu_agent_core::burn_in::vote::{self, Round};
+use gpu_agent_core::burn_in::{Finding, Severity, Tier, Verdict};
+use serde::Serialize;
+
+use super::cuda::DeviceInfo;
+use super::kernels;
+
+/// Version of the JSON form.
+const API_VERSION: &str = "spillway/v1";
+
+/// A node's burn-in.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    api_version: &'static str,
+    kind: &'static str,
+    tier: Tier,
+    seed: u64,
+    pub(super) verdict: Verdict,
+    /// BLAKE3 of the PTX that ran.
+    kernels: BTreeMap<String, String>,
+    gpus: Vec<GpuReport>,
+}
+
+/// One GPU's.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct GpuReport {
+    index: u16,
+    name: String,
+    uuid: String,
+    verdict: Verdict,
+    findings: Vec<Finding>,
+    measured: Measured,
+}
+
+/// Numbers that are no findings: for comparison with other GPUs.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Measured {
+    /// What most SMs said in the first round of each vote. Equal for equal GPUs, seeds and kernels.
+    digests: BTreeMap<String, String>,
+    /// The median SM's cycles in that round.
+    cycles: BTreeMap<String, u64>,
+    memory_bytes: u64,
+    memory_bytes_free: u64,
+    memory_bytes_per_second: u64,
+    pub counters: Option<Counters>,
+}
+
+impl Measured {
+    pub(super) fn add_rounds(&mut self, rounds: &[Round]) {
+        for round in rounds.iter().filter(|it| it.canary.is_none()) {
+            if self.digests.contains_key(&round.name) {
+                continue;
+            }
+            if let Some(digest) = vote::digest(round) {
+                self.digests.insert(round.name.clone(), format!("{digest:016x}"));
+            }
+            let mut cycles: Vec<u64> = round.votes.iter().map(|it| it.cycles).collect();
+            cycles.sort_unstable();
+            let median = cycles.get(cycles.len() / 2).copied().unwrap_or(0);
+            self.cycles.insert(round.name.clone(), median);
+        }
+    }
+
+    pub(super) fn add_memory(&mut self, numbers: &Numbers) {
+        self.memory_bytes = numbers.bytes();
+        self.memory_bytes_free = numbers.bytes_free;
+        let moved = u128::from(numbers.bytes_moved) * 1_000_000_000;
+        let rate = moved.checked_div(u128::from(numbers.nanos)).unwrap_or(0);
+        self.memory_bytes_per_second = u64::try_from(rate).unwrap_or(u64::MAX);
+    }
+}
+
+impl GpuReport {
+    pub(super) fn new(
+        device: &DeviceInfo,
+        verdict: Verdict,
+        findings: Vec<Finding>,
+        measured: Measured,
+    ) -> Self {
+        let (index, name, uuid) = (device.index, device.name.clone(), device.uuid.clone());
+        Self { index, name, uuid, verdict, findings, measured }
+    }
+}
+
+impl Report {
+    pub(super) fn new(tier: Tier, seed: u64, gpus: Vec<GpuReport>) -> Self {
+        let has = |verdict| gpus.iter().any(|it| it.verdict == verdict);
+        let verdict = if has(Verdict::Fault) {
+            Verdict::Fault
+        } else if has(Verdict::Unknown) {
+            Verdict::Unknown
+        } else {
+            Verdict::Pass
+        };
+        let (api_version, kind, kernels) = (API_VERSION, "BurnIn", kernels::hashes());
+        Self { api_version, kind, tier, seed, verdict, kernels, gpus }
+    }
+}
+
+/// Writes the report for programs. The form is versioned.
+///
+/// # Errors
+/// Nobody reads.
+pub fn write_json(report: &Report, out: &mut impl Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, report)?;
+    writeln!(out)
+}
+
+/// Writes the report for people. The form may change.
+///
+/// # Errors
+/// Nobody reads.
+pub fn write_text(report: &Report, out: &mut impl Write) -> io::Result<()> {
+    for gpu in &report.gpus {
+        let word = match gpu.verdict {
+            Verdict::Pass => "PASS",
+            Verdict::Fault => "FAULT",
+            Verdict::Unknown => "UNKNOWN",
+        };
+        writeln!(out, "GPU {} {}: {word}  ({})", gpu.index, gpu.name, gpu.uuid)?;
+        let it = &gpu.measured;
+        let (mib, free) = (it.memory_bytes >> 20, it.memory_bytes_free >> 20);
+        let rate = it.memory_bytes_per_second >> 20;
+        writeln!(out, "  memory: {mib} of {free} MiB that were free, {rate} MiB/s")?;
+        writeln!(out, "  votes: {}", it.digests.len())?;
+        for finding in &gpu.findings {
+            let word = match finding.severity {
+                Severity::Warning => "warning",
+                Severity::Unknown => "unknown",
+                Severity::Fault => "fault",
+            };
+            writeln!(out, "  {word} ({}): {}", finding.check, finding.message)?;
+        }
+    }
+    Ok(())
+}

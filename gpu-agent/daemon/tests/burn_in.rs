@@ -1,0 +1,159 @@
+//! The real agent's burn-in on emulated GPUs: its exit codes, what it names, and what it says where
+//! there is nothing to burn in.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use gpu_agent_emulator::control::{Control, Gpu, VARIABLE};
+use gpu_agent_emulator::fault::{Fault, Throttle, UnitKind};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A folder with the stand-in libraries and a control file.
+struct Node {
+    folder: TempDir,
+}
+
+impl Node {
+    fn new(gpus: Vec<Gpu>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let library = gpu_agent_emulator::library().expect("the emulator is built with this test");
+        gpu_agent_emulator::stage(&library, &folder.path().join("lib")).unwrap();
+        let text = toml::to_string(&Control { gpus }).unwrap();
+        std::fs::write(folder.path().join("control.toml"), text).unwrap();
+        Self { folder }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        agent(&self.folder.path().join("lib"))
+            .env(VARIABLE, self.folder.path().join("control.toml"))
+            .args(arguments)
+            .output()
+            .unwrap()
+    }
+
+    fn burn_in(&self, more: &[&str]) -> (i32, Value) {
+        let mut arguments = vec!["burn-in", "--tier", "t2", "--seconds", "0", "-o", "json"];
+        arguments.extend(more);
+        let done = self.run(&arguments);
+        let report = serde_json::from_slice(&done.stdout).unwrap_or_else(|_| {
+            panic!("no report: {}", String::from_utf8_lossy(&done.stderr));
+        });
+        (done.status.code().unwrap(), report)
+    }
+}
+
+fn agent(libraries: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gpu-agent"));
+    command.env("LD_LIBRARY_PATH", libraries).env_remove(VARIABLE);
+    command
+}
+
+fn gpu(faults: Vec<Fault>) -> Gpu {
+    Gpu { memory_kib: 512, sms: 4, faults, ..Gpu::default() }
+}
+
+fn said(done: &Output) -> String {
+    String::from_utf8_lossy(&done.stderr).into_owned()
+}
+
+fn assert_clean(done: &Output, code: i32, words: &[&str]) {
+    let said = said(done);
+    assert_eq!(done.status.code(), Some(code), "{said}");
+    assert!(words.iter().all(|word| said.contains(word)), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+#[test]
+fn a_sound_gpu_passes_and_tells_what_was_done() {
+    let capped = vec![Fault::Throttle { reason: Throttle::PowerCap }];
+    let (code, report) = Node::new(vec![gpu(capped)]).burn_in(&[]);
+    assert_eq!((code, &report["verdict"]), (0, &Value::from("pass")), "{report}");
+    let it = &report["gpus"][0];
+    assert_eq!(it["findings"], Value::Array(Vec::new()));
+    assert_eq!(it["measured"]["digests"].as_object().unwrap().len(), 12);
+    let tested = it["measured"]["memoryBytes"].as_u64().unwrap();
+    assert!(tested * 100 >= 99 * (512 << 10), "{tested}");
+    assert_eq!(report["kernels"].as_object().unwrap().len(), 4);
+}
+
+#[test]
+fn equal_seeds_give_equal_digests_and_others_give_others() {
+    let digests = |seed: &str| {
+        let (_, report) = Node::new(vec![gpu(Vec::new())]).burn_in(&["--seed", seed]);
+        report["gpus"][0]["measured"]["digests"].clone()
+    };
+    assert_eq!(digests("7"), digests("7"));
+    assert_ne!(digests("7"), digests("8"));
+}
+
+#[test]
+fn only_the_sick_one_of_two_gpus_is_blamed() {
+    let flaky = Fault::FlakySm { sm: 2, unit: UnitKind::Tensor, bit: 0, every: 30, seed: 1 };
+    let node = Node::new(vec![gpu(Vec::new()), gpu(vec![flaky])]);
+    let (code, report) = node.burn_in(&[]);
+    assert_eq!(code, 1);
+    assert_eq!(report["gpus"][0]["verdict"], "pass", "{report}");
+    assert_eq!(report["gpus"][1]["verdict"], "fault");
+    let blame = &report["gpus"][1]["findings"][0]["blame"];
+    assert_eq!((&blame["kind"], &blame["sm"]), (&Value::from("sm"), &Value::from(2)));
+    assert_eq!(node.burn_in(&["--gpu", "0"]).0, 0);
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_wrong_usage() {
+    let node = Node::new(vec![gpu(Vec::new())]);
+    let done = node.run(&["burn-in", "--tier", "t1", "--gpu", "9"]);
+    assert_clean(&done, 2, &["there is no GPU 9", "knows 1"]);
+    assert_clean(&node.run(&["burn-in", "--tier", "t9"]), 2, &["t9"]);
+}
+
+#[test]
+fn without_a_driver_the_agent_says_so() {
+    if Path::new("/proc/driver/nvidia").exists() {
+        println!("skipped: this machine has a driver");
+        return;
+    }
+    let empty = tempfile::tempdir().unwrap();
+    let done = agent(empty.path()).args(["burn-in", "--tier", "t1"]).output().unwrap();
+    assert_clean(&done, 3, &["there is no NVIDIA driver"]);
+}
+
+#[test]
+fn a_stub_is_no_gpu_and_a_driver_that_does_not_fit_is_no_answer() {
+    let with = |code| Node::new(vec![gpu(vec![Fault::Refusal { code }])]);
+    assert_clean(&with(34).run(&["burn-in", "--tier", "t1"]), 3, &["stub"]);
+    assert_clean(&with(100).run(&["burn-in", "--tier", "t1"]), 3, &["knows no GPU"]);
+    assert_clean(&with(803).run(&["burn-in", "--tier", "t1"]), 4, &["different versions"]);
+    assert_clean(&Node::new(Vec::new()).run(&["burn-in", "--tier", "t1"]), 3, &["no GPU"]);
+}
+
+#[test]
+fn a_library_without_functions_is_no_panic_of_the_agent() {
+    let folder = tempfile::tempdir().unwrap();
+    // Any library that is none of a driver's.
+    let other = std::env::current_exe().unwrap();
+    let none = other.parent().unwrap().join("no-such-library.so");
+    std::os::unix::fs::symlink(none, folder.path().join("libcuda.so.1")).unwrap();
+    let done = agent(folder.path()).args(["burn-in", "--tier", "t1"]).output().unwrap();
+    assert!(matches!(done.status.code(), Some(3)), "{}", said(&done));
+}
+
+#[test]
+fn a_management_library_that_hangs_is_no_pass_and_no_fault() {
+    let node = Node::new(vec![gpu(vec![Fault::HungManagement])]);
+    let (code, report) = node.burn_in(&["--patience", "6"]);
+    assert_eq!(code, 4, "{report}");
+    let findings = report["gpus"][0]["findings"].as_array().unwrap();
+    assert!(findings.iter().all(|it| it["check"] == "counters"), "{findings:?}");
+    assert_clean(&node.run(&["inventory"]), 3, &["did not answer"]);
+}
+
+#[test]
+fn a_control_file_that_makes_no_sense_is_named() {
+    let node = Node::new(Vec::new());
+    let path = node.folder.path().join("control.toml");
+    std::fs::write(path, "[[gpu]]\nsms = \"many\"\n").unwrap();
+    assert_clean(&node.run(&["burn-in", "--tier", "t1"]), 4, &["control.toml:2"]);
+}
