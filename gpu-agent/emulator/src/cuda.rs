@@ -7,7 +7,6 @@
     unsafe_code,
     reason = "the driver's interface is C: symbols and pointers of the caller's"
 )]
-#![expect(clippy::missing_safety_doc, reason = "the driver's documentation says what callers owe")]
 #![expect(
     unreachable_pub,
     reason = "these are symbols of the shared library, whatever module they are in"
@@ -101,10 +100,8 @@ pub extern "C" fn cuInit(_flags: u32) -> u32 {
         }
     };
     let mut faults = control.gpus.iter().flat_map(|gpu| &gpu.faults);
-    let refusal = faults.find_map(|fault| match fault {
-        Fault::Refusal { code } => Some(*code),
-        _ => None,
-    });
+    let refusal = faults
+        .find_map(|fault| if let Fault::Refusal { code } = fault { Some(*code) } else { None });
     if let Some(code) = refusal {
         return code;
     }
@@ -162,8 +159,10 @@ fn wait() -> u32 {
                 if driver.devices[index].is_hung { Err(code::NOT_READY) } else { Ok(()) }
             },
         );
-    while state == code::NOT_READY {
-        std::thread::park();
+    if state == code::NOT_READY {
+        loop {
+            std::thread::park();
+        }
     }
     state
 }

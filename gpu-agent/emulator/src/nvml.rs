@@ -6,7 +6,6 @@
     unsafe_code,
     reason = "the library's interface is C: symbols and pointers of the caller's"
 )]
-#![expect(clippy::missing_safety_doc, reason = "the library's documentation says what callers owe")]
 #![expect(
     unreachable_pub,
     reason = "these are symbols of the shared library, whatever module they are in"
@@ -80,9 +79,14 @@ fn counter(gpu: &Gpu, index: usize, wanted: Counter) -> u64 {
     if !events::has(index, events::WORKED) {
         return 0;
     }
-    let planted = gpu.faults.iter().map(|fault| match fault {
-        Fault::Counter { counter, by } if *counter == wanted => *by,
-        _ => 0,
+    let planted = gpu.faults.iter().map(|fault| {
+        if let Fault::Counter { counter, by } = fault
+            && *counter == wanted
+        {
+            *by
+        } else {
+            0
+        }
     });
     planted.sum()
 }
@@ -283,10 +287,10 @@ const GENERATION: c_uint = 5;
 
 number!(nvmlDeviceGetMaxPcieLinkWidth, c_uint, |_, _| LANES);
 number!(nvmlDeviceGetCurrPcieLinkWidth, c_uint, |gpu, _| {
-    let planted = gpu.faults.iter().find_map(|fault| match fault {
-        Fault::PcieWidth { lanes } => Some(*lanes),
-        _ => None,
-    });
+    let planted = gpu
+        .faults
+        .iter()
+        .find_map(|fault| if let Fault::PcieWidth { lanes } = fault { Some(*lanes) } else { None });
     planted.unwrap_or(LANES)
 });
 number!(nvmlDeviceGetMaxPcieLinkGeneration, c_uint, |_, _| GENERATION);
@@ -307,12 +311,14 @@ fn reasons(gpu: &Gpu, index: usize) -> c_ulonglong {
     if !events::has(index, events::WORKED) {
         return 1;
     }
-    let bits = gpu.faults.iter().map(|fault| match fault {
-        Fault::Throttle { reason: Throttle::PowerCap } => 0x4,
-        Fault::Throttle { reason: Throttle::HardwareSlowdown } => 0x8,
-        Fault::Throttle { reason: Throttle::HardwareThermal } => 0x40,
-        Fault::Throttle { reason: Throttle::PowerBrake } => 0x80,
-        _ => 0,
+    let bits = gpu.faults.iter().map(|fault| {
+        let Fault::Throttle { reason } = fault else { return 0 };
+        match reason {
+            Throttle::PowerCap => 0x4,
+            Throttle::HardwareSlowdown => 0x8,
+            Throttle::HardwareThermal => 0x40,
+            Throttle::PowerBrake => 0x80,
+        }
     });
     bits.fold(0, |all, bit| all | bit)
 }

@@ -38,7 +38,7 @@ pub struct Chance(u64);
 impl Chance {
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self(seed ^ 0x5_7111_aa7)
+        Self(seed ^ 0x5711_1aa7)
     }
 
     pub fn draw(&mut self) -> u64 {

@@ -72,9 +72,9 @@ impl Registers {
             Bin32::Add => both(a, b, u32::wrapping_add),
             Bin32::Sub => both(a, b, u32::wrapping_sub),
             Bin32::Mul => both(a, b, u32::wrapping_mul),
-            Bin32::MulHigh => both(a, b, |a, b| (u64::from(a) * u64::from(b) >> 32) as u32),
+            Bin32::MulHigh => both(a, b, |a, b| ((u64::from(a) * u64::from(b)) >> 32) as u32),
             Bin32::MulHighSigned => {
-                both(a, b, |a, b| (i64::from(a as i32) * i64::from(b as i32) >> 32) as u32)
+                both(a, b, |a, b| ((i64::from(a as i32) * i64::from(b as i32)) >> 32) as u32)
             }
             Bin32::And => both(a, b, |a, b| a & b),
             Bin32::Or => both(a, b, |a, b| a | b),
@@ -97,10 +97,12 @@ impl Registers {
     pub(crate) fn bin_64(&mut self, op: Bin64, [d, a, b]: [u16; 3], mask: u32) {
         if matches!(op, Bin64::Shl | Bin64::Shr | Bin64::ShrSigned) {
             let (a, by) = (self.long(a), self.word(b));
-            let out = match op {
-                Bin64::Shl => both(a, by, |a, by| if by < 64 { a << by } else { 0 }),
-                Bin64::Shr => both(a, by, |a, by| if by < 64 { a >> by } else { 0 }),
-                _ => both(a, by, |a, by| ((a as i64) >> by.min(63)) as u64),
+            let out = if op == Bin64::Shl {
+                both(a, by, |a, by| if by < 64 { a << by } else { 0 })
+            } else if op == Bin64::Shr {
+                both(a, by, |a, by| if by < 64 { a >> by } else { 0 })
+            } else {
+                both(a, by, |a, by| ((a as i64) >> by.min(63)) as u64)
             };
             return self.set_longs(d, mask, &out);
         }
@@ -109,7 +111,7 @@ impl Registers {
             Bin64::Add => both(a, b, u64::wrapping_add),
             Bin64::Sub => both(a, b, u64::wrapping_sub),
             Bin64::Mul => both(a, b, u64::wrapping_mul),
-            Bin64::MulHigh => both(a, b, |a, b| (u128::from(a) * u128::from(b) >> 64) as u64),
+            Bin64::MulHigh => both(a, b, |a, b| ((u128::from(a) * u128::from(b)) >> 64) as u64),
             Bin64::And => both(a, b, |a, b| a & b),
             Bin64::Or => both(a, b, |a, b| a | b),
             Bin64::Xor => both(a, b, |a, b| a ^ b),

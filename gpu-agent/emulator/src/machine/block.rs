@@ -6,6 +6,9 @@ use super::{LANES, Stop};
 use crate::fault::Unit;
 use crate::ptx::{Kernel, Special};
 
+/// Lanes of a warp.
+const WIDTH: u32 = 32;
+
 /// What is launched.
 pub(crate) struct Launch<'a> {
     pub kernel: &'a Kernel,
@@ -34,8 +37,7 @@ pub(crate) fn run(
     pinned: &[Pinned],
     sms: &mut Sms,
 ) -> Result<(), Stop> {
-    let lanes = LANES as u32;
-    let warps = launch.threads.div_ceil(lanes);
+    let warps = launch.threads.div_ceil(WIDTH);
     if launch.threads == 0 || launch.threads > 1_024 {
         return Err(Stop::Unsupported("no threads, or more than 1,024"));
     }
@@ -71,10 +73,9 @@ pub(crate) fn run(
 
 /// Sets a warp to the beginning of its block.
 fn place(warp: &mut Warp, launch: &Launch, block: u32, nth: u32, sm: u32) {
-    let lanes = LANES as u32;
-    let first = nth * lanes;
-    let alive = (launch.threads - first).min(lanes);
-    warp.begin(if alive == lanes { u32::MAX } else { (1 << alive) - 1 });
+    let first = nth * WIDTH;
+    let alive = (launch.threads - first).min(WIDTH);
+    warp.begin(if alive == WIDTH { u32::MAX } else { (1 << alive) - 1 });
     for (reg, special) in &launch.kernel.specials {
         let to = warp.registers.word_mut(*reg);
         let value = match special {

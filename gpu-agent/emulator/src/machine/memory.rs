@@ -136,7 +136,7 @@ impl Memory {
         address: u64,
         into: &mut [u32],
     ) -> Result<(), Stop> {
-        if address % (into.len() as u64 * 4) != 0 {
+        if !address.is_multiple_of(into.len() as u64 * 4) {
             return Err(Stop::Misaligned { address });
         }
         let Some(first) = self.place(address, into.len()) else {
@@ -169,7 +169,7 @@ impl Memory {
         address: u64,
         from: &[u32],
     ) -> Result<(), Stop> {
-        if address % (from.len() as u64 * 4) != 0 {
+        if !address.is_multiple_of(from.len() as u64 * 4) {
             return Err(Stop::Misaligned { address });
         }
         let Some(first) = self.place(address, from.len()) else {
@@ -212,7 +212,7 @@ impl Memory {
         address: u64,
         change: impl Fn(u32) -> u32,
     ) -> Result<u32, Stop> {
-        if address % 4 != 0 {
+        if !address.is_multiple_of(4) {
             return Err(Stop::Misaligned { address });
         }
         if let Some(first) = self.place(address, 1) {

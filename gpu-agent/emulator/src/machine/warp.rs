@@ -124,6 +124,7 @@ impl Warp {
     }
 
     #[inline]
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all others work on registers alone")]
     fn execute(
         &mut self,
         with: &mut Surroundings,
@@ -347,7 +348,7 @@ impl Surroundings<'_> {
     }
 
     fn shared(&mut self, address: u64, count: usize) -> Result<&mut [u32], Stop> {
-        if address % (count as u64 * 4) != 0 {
+        if !address.is_multiple_of(count as u64 * 4) {
             return Err(Stop::Misaligned { address });
         }
         let first = usize::try_from(address / 4).map_err(|_| Stop::BadAddress { address })?;

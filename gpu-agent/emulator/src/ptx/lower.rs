@@ -391,7 +391,7 @@ impl Lowering {
             let d = self.reg(self.nth(with, 0)?, File::Predicate)?;
             return Ok(Some(match self.nth(with, 1)? {
                 Operand::Immediate(bits) => Op::PredicateSet(d, bits & 1 == 1),
-                other => {
+                other @ (Operand::Name(_) | Operand::Address(..) | Operand::Vector(_)) => {
                     let a = self.reg(other, File::Predicate)?;
                     Op::Predicate(Logic::And, d, a, a)
                 }
@@ -475,13 +475,12 @@ impl Lowering {
         let bytes =
             bytes.ok_or_else(|| self.bad(format!("a load of `{kind}` is not known here")))?;
         if rest.first() == Some(&"param") {
-            let name = match self.nth(with, 1)? {
-                Operand::Address(name, 0) => name.clone(),
-                _ => return Err(self.bad("a part of a parameter is not known here")),
+            let Operand::Address(name, 0) = self.nth(with, 1)? else {
+                return Err(self.bad("a part of a parameter is not known here"));
             };
             let (at, _) = *self
                 .parameters
-                .get(&name)
+                .get(name)
                 .ok_or_else(|| self.bad(format!("`{name}` is no parameter")))?;
             return Ok(if bytes == 4 {
                 Op::Param32(self.word(with, 0)?, at)
@@ -530,7 +529,9 @@ impl Lowering {
     fn vector(&mut self, it: &Operand, file: File) -> Result<Box<[Reg]>, PtxError> {
         match it {
             Operand::Vector(all) => all.iter().map(|it| self.reg(it, file)).collect(),
-            one => Ok([self.reg(one, file)?].into()),
+            one @ (Operand::Name(_) | Operand::Immediate(_) | Operand::Address(..)) => {
+                Ok([self.reg(one, file)?].into())
+            }
         }
     }
 
@@ -673,6 +674,7 @@ fn special(name: &str) -> Option<Special> {
     })
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "all others are nobody's fault")]
 fn class_of(base: &str, op: &Op) -> Class {
     let is_approximate = |op: &Un32| {
         use Un32::{Cos, Ex2, Lg2, Rcp, Rsqrt, Sin};
