@@ -38,7 +38,7 @@ fn dcgm_memory(device: &mut Device) -> usize {
 }
 
 fn dcgm_memtest(device: &mut Device) -> usize {
-    let scramble = |x: u64| u32::try_from((x * 0x9e37_79b9 ^ x >> 3) & 0xffff_ffff).unwrap();
+    let scramble = |x: u64| u32::try_from(((x * 0x9e37_79b9) ^ (x >> 3)) & 0xffff_ffff).unwrap();
     let block = write_and_read(device, |at| scramble(at % (MIB / 4)));
     block + write_and_read(device, |at| if at % 2 == 0 { 0x1234_5678 } else { 0x9abc_def0 })
 }
