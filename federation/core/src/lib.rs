@@ -62,7 +62,7 @@ pub use next::Note;
 pub use placement::fleet::{
     Ask, AttributeIndex, Busy, ClassIndex, ClassTotals, Fill, Fleet, FreeShape, GPU_MILLI,
     GROUPS_LOOKED_AT_MAX, GpuAsk, GpuMask, GroupIndex, LOOKED_AT_MAX, Level, NODE_GPUS_MAX,
-    NodeIndex, NodeShape, Placement, Scorer, Shortage, Taken, Together,
+    NodeIndex, NodeShape, Parts, Placement, Scorer, Shortage, Taken, Together,
 };
 pub use placement::why::{could_ever_run, why};
 pub use restore::{RestorePlan, Restored, reign, restore};

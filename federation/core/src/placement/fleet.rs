@@ -29,13 +29,14 @@ mod roll;
 mod shape;
 mod together;
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 pub use ask::{
     Ask, AttributeIndex, Busy, ClassIndex, Fill, FreeShape, GpuAsk, GpuMask, GroupIndex, Level,
-    NodeIndex, NodeShape, Placement, Scorer, Taken, Together,
+    NodeIndex, NodeShape, Parts, Placement, Scorer, Taken, Together,
 };
 use bits::{at, number};
 pub use explain::{ClassTotals, Shortage};
@@ -52,13 +53,14 @@ pub const NODE_GPUS_MAX: u32 = 128;
 /// Thousandths of a GPU.
 pub const GPU_MILLI: u16 = 1_000;
 
-/// One node.
+/// One node: one line of a processor's cache, for a departure may be of any.
 #[derive(Debug, Clone, Default)]
+#[repr(align(64))]
 struct Record {
     free: Free,
     kind: u32,
-    /// Hall, rack, domain.
-    groups: [Option<GroupIndex>; 3],
+    /// Hall, rack, domain; [`NO_GROUP`] for none.
+    groups: [u32; 3],
     /// False once it was removed.
     exists: bool,
     usable: bool,
@@ -74,8 +76,10 @@ struct Free {
     cpu: u32,
     memory: u32,
     /// What is left of shared GPUs: thousandths and the GPU, the least first.
-    shared: Vec<(u16, u8)>,
+    shared: Box<[(u16, u8)]>,
 }
+
+const NO_GROUP: u32 = u32::MAX;
 
 /// The nodes of a site and what is free on them.
 #[derive(Debug, Clone, Default)]
@@ -116,11 +120,14 @@ impl Fleet {
         });
         let kind = self.kind(shape);
         let groups = [shape.hall, shape.rack, shape.domain];
+        let groups = groups.map(|group| group.map_or(NO_GROUP, |group| group.0));
         self.records[at(node)] =
             Record { kind, groups, exists: true, usable: false, ..Record::default() };
         self.records[at(node)].free = self.kinds[at(kind)].empty();
         for (level, group) in groups.into_iter().enumerate() {
-            let Some(GroupIndex(group)) = group else { continue };
+            if group == NO_GROUP {
+                continue;
+            }
             let lists = &mut self.groups[level];
             if lists.len() <= at(group) {
                 lists.resize(at(group) + 1, Vec::new());
@@ -144,8 +151,7 @@ impl Fleet {
         let record = &mut self.records[at(node.0)];
         record.exists = false;
         for (level, group) in record.groups.into_iter().enumerate() {
-            let list = group.and_then(|group| self.groups[level].get_mut(at(group.0)));
-            let Some(list) = list else { continue };
+            let Some(list) = self.groups[level].get_mut(at(group)) else { continue };
             if let Ok(place) = list.binary_search(&node.0) {
                 list.remove(place);
             }
@@ -163,9 +169,10 @@ impl Fleet {
         let kind = &mut self.kinds[at(record.kind)];
         let class = &mut self.classes[at(kind.class.0.into())];
         let (from, to) = if usable { (None, Some(kind.gpus)) } else { (Some(kind.gpus), None) };
-        for (level, group) in record.groups.iter().enumerate() {
-            if let Some(group) = group {
-                class.totals[level].shift(group.0, from, to);
+        for (roll, group) in class.totals.iter_mut().zip(record.groups) {
+            if group != NO_GROUP {
+                roll.shift(group, from, to);
+                roll.settle();
             }
         }
         if usable {
@@ -226,7 +233,7 @@ impl Fleet {
 
     /// Gives back what was taken.
     pub fn free(&mut self, placement: &Placement) {
-        for part in &placement.parts {
+        for part in placement.parts.iter() {
             self.free_part(part);
         }
     }
@@ -302,9 +309,9 @@ impl Fleet {
             kind.at_level[at(level)] += 1;
             kind.free += level;
         }
-        for (rolls, group) in class.rolls.iter_mut().zip(record.groups) {
-            if let Some(group) = group {
-                rolls.shift(group.0, before, after);
+        for (roll, group) in class.rolls.iter_mut().zip(record.groups) {
+            if group != NO_GROUP {
+                roll.shift(group, before, after);
             }
         }
     }

@@ -119,7 +119,8 @@ impl Both {
     /// What was placed there is no longer given back.
     fn forget(&mut self, node: NodeIndex) {
         for placement in &mut self.placed {
-            placement.parts.retain(|part| part.node != node);
+            let kept = placement.parts.iter().filter(|part| part.node != node).cloned();
+            placement.parts = kept.collect();
         }
     }
 

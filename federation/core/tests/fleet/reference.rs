@@ -292,7 +292,7 @@ impl Reference {
                 parts.push(self.nodes[at as usize].taken(at, ask, source));
             }
         }
-        Some(Placement { parts })
+        Some(Placement { parts: parts.into() })
     }
 
     /// The node that a scorer likes best, for an ask of one node.
@@ -316,7 +316,7 @@ impl Reference {
                 }
             }
         }
-        best.map(|(_, part)| Placement { parts: vec![part] })
+        best.map(|(_, part)| Placement { parts: vec![part].into() })
     }
 
     /// Whether the gang could stand here if nothing were taken.

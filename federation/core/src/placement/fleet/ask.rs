@@ -227,8 +227,70 @@ pub struct Taken {
 /// What was taken for a gang, node by node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Placement {
-    pub parts: Vec<Taken>,
+    pub parts: Parts,
 }
+
+/// A list that needs no memory of its own for one part: most asks are for one node.
+#[derive(Debug, Clone)]
+pub struct Parts(Few);
+
+#[derive(Debug, Clone)]
+enum Few {
+    One(Taken),
+    Any(Vec<Taken>),
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self(Few::Any(Vec::new()))
+    }
+}
+
+impl core::ops::Deref for Parts {
+    type Target = [Taken];
+
+    fn deref(&self) -> &[Taken] {
+        match &self.0 {
+            Few::One(part) => core::slice::from_ref(part),
+            Few::Any(parts) => parts,
+        }
+    }
+}
+
+impl From<Vec<Taken>> for Parts {
+    fn from(parts: Vec<Taken>) -> Self {
+        Self(Few::Any(parts))
+    }
+}
+
+impl FromIterator<Taken> for Parts {
+    fn from_iter<T: IntoIterator<Item = Taken>>(parts: T) -> Self {
+        let mut parts = parts.into_iter();
+        match (parts.next(), parts.next()) {
+            (Some(one), None) => Self(Few::One(one)),
+            (first, second) => {
+                Self(Few::Any(first.into_iter().chain(second).chain(parts).collect()))
+            }
+        }
+    }
+}
+
+impl<'a> IntoIterator for &'a Parts {
+    type Item = &'a Taken;
+    type IntoIter = core::slice::Iter<'a, Taken>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl PartialEq for Parts {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Parts {}
 
 /// What is free on a node, as a scorer sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -268,13 +330,15 @@ impl Free {
 
     fn set_left(&mut self, gpu: u8, left: u16) {
         self.whole = self.whole.without(GpuMask::one(gpu));
-        self.shared.retain(|(_, it)| *it != gpu);
+        let mut shared = core::mem::take(&mut self.shared).into_vec();
+        shared.retain(|(_, it)| *it != gpu);
         if left >= GPU_MILLI {
             self.whole = self.whole.with(GpuMask::one(gpu));
         } else if left > 0 {
-            let place = self.shared.binary_search(&(left, gpu)).unwrap_or_else(|place| place);
-            self.shared.insert(place, (left, gpu));
+            let place = shared.binary_search(&(left, gpu)).unwrap_or_else(|place| place);
+            shared.insert(place, (left, gpu));
         }
+        self.shared = shared.into_boxed_slice();
     }
 
     /// The caller knows that it is there.
@@ -296,7 +360,9 @@ impl Free {
         let gpus = GpuMask(part.gpus.0 & empty.whole.0);
         self.whole = self.whole.with(gpus);
         if !self.shared.is_empty() {
-            self.shared.retain(|(_, gpu)| !GpuMask::one(*gpu).is_within(gpus));
+            let mut shared = core::mem::take(&mut self.shared).into_vec();
+            shared.retain(|(_, gpu)| !GpuMask::one(*gpu).is_within(gpus));
+            self.shared = shared.into_boxed_slice();
         }
         if let Some((gpu, milli)) = part.share.filter(|(gpu, _)| empty.left_of(*gpu) > 0) {
             self.set_left(gpu, self.left_of(gpu).saturating_add(milli));

@@ -26,12 +26,15 @@ pub(super) struct Bits {
     tops: Vec<u64>,
 }
 
-fn set(words: &mut Vec<u64>, n: u32) {
+/// True if the word was empty before.
+fn set(words: &mut Vec<u64>, n: u32) -> bool {
     let word = at(n >> 6);
     if word >= words.len() {
         words.resize(word + 1, 0);
     }
-    words[word] |= bit(n);
+    let before = words[word];
+    words[word] = before | bit(n);
+    before == 0
 }
 
 /// True if the word is empty then.
@@ -50,9 +53,9 @@ fn next_in(words: &[u64], from: u32) -> Option<u32> {
 
 impl Bits {
     pub(super) fn insert(&mut self, n: u32) {
-        set(&mut self.words, n);
-        set(&mut self.sums, n >> 6);
-        set(&mut self.tops, n >> 12);
+        if set(&mut self.words, n) && set(&mut self.sums, n >> 6) {
+            set(&mut self.tops, n >> 12);
+        }
     }
 
     pub(super) fn remove(&mut self, n: u32) {

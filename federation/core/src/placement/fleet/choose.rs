@@ -52,6 +52,10 @@ impl Fleet {
         }
         let chosen = match scorer {
             Some(scorer) => self.best(class, ask, &mut **scorer)?,
+            None if ask.nodes == 1 => {
+                let one = self.one(class, ask)?;
+                return Some(Placement { parts: [self.commit(ask, one)].into_iter().collect() });
+            }
             None => self.first(class, ask, ask.nodes)?,
         };
         let parts = chosen.into_iter().map(|it| self.commit(ask, it)).collect();
@@ -78,6 +82,17 @@ impl Fleet {
         let mut found = Found::for_nodes(nodes, ask);
         let _ = self.each(class, ask, &mut |_, members, shared| found.add(members, shared));
         (number(found.chosen.len()) == nodes).then_some(found.chosen)
+    }
+
+    /// As [`Fleet::first`], for one node.
+    fn one(&self, class: usize, ask: &Ask) -> Option<Chosen> {
+        let class = self.classes.get(class)?;
+        let mut found = None;
+        let _ = self.each(class, ask, &mut |_, members, shared| {
+            found = members.first().map(|node| (node, shared));
+            if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        found
     }
 
     /// Listed nodes of the class that have the whole GPUs.

@@ -151,7 +151,7 @@ impl Fleet {
         if roll.has_room(least, ask.nodes, wanted) {
             return None;
         }
-        let nodes = roll.largest(least).map_or(0, |(_, nodes)| nodes);
+        let nodes = roll.each(least).max().unwrap_or(0);
         Some(Shortage::Group { level, nodes, wanted, free: roll.most_gpus() })
     }
 

@@ -1,5 +1,8 @@
 //! Roll-ups of groups of nodes: how many nodes of each rack have at least so many GPUs free, and
 //! which racks have just so many such nodes.
+//!
+//! A change of a node only counts it elsewhere in its group. Which groups come first is put right
+//! when it is asked for, group by group that changed since: a gang that fills a rack moves it once.
 
 use alloc::vec::Vec;
 
@@ -8,6 +11,13 @@ use super::bits::{Bits, Members, at, number};
 /// The groups of one level, for the nodes of one class.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Roll {
+    /// Of each group in turn: its nodes by how many GPUs they have free.
+    counts: Vec<u32>,
+    /// Entries of `counts` for each group: one more than the most GPUs of a node.
+    width: u32,
+    /// Groups whose place in `with` is not up to date.
+    changed: Vec<u32>,
+    is_changed: Vec<bool>,
     /// By GPUs: groups by how many of their nodes have at least so many.
     with: Vec<Step>,
 }
@@ -28,6 +38,9 @@ impl Step {
             self.nodes.resize(at(group) + 1, 0);
         }
         let before = core::mem::replace(&mut self.nodes[at(group)], nodes);
+        if before == nodes {
+            return;
+        }
         if before > 0 && self.groups[at(before)].remove(group) {
             self.numbers.remove(before);
         }
@@ -39,30 +52,72 @@ impl Step {
             self.numbers.insert(nodes);
         }
     }
-
-    fn get(&self, group: u32) -> u32 {
-        self.nodes.get(at(group)).copied().unwrap_or(0)
-    }
 }
 
 impl Roll {
-    /// A node of the group has `to` GPUs and had `from`; none if it was, or is, not listed.
-    pub(super) fn shift(&mut self, group: u32, from: Option<u32>, to: Option<u32>) {
-        // As a number of steps that the node stands on.
-        let steps = |level: Option<u32>| level.map_or(0, |level| at(level) + 1);
-        let (from, to) = (steps(from), steps(to));
-        if self.with.len() < to {
-            self.with.resize_with(to, Step::default);
+    fn row(&self, group: u32) -> &[u32] {
+        let from = at(group) * at(self.width);
+        self.counts.get(from..from + at(self.width)).unwrap_or(&[])
+    }
+
+    fn groups(&self) -> u32 {
+        number(self.is_changed.len())
+    }
+
+    /// Makes room for a group and for nodes with so many GPUs.
+    fn grow(&mut self, group: u32, gpus: u32) {
+        if gpus >= self.width {
+            let width = gpus + 1;
+            let mut counts = alloc::vec![0; self.is_changed.len() * at(width)];
+            for group in 0..self.groups() {
+                let row = self.row(group);
+                let to = at(group) * at(width);
+                counts[to..to + row.len()].copy_from_slice(row);
+            }
+            (self.counts, self.width) = (counts, width);
         }
-        for step in self.with.get_mut(from..to).into_iter().flatten() {
-            step.set(group, step.get(group) + 1);
-        }
-        for step in self.with.get_mut(to..from).into_iter().flatten() {
-            step.set(group, step.get(group).saturating_sub(1));
+        if group >= self.groups() {
+            self.is_changed.resize(at(group) + 1, false);
+            self.counts.resize(self.is_changed.len() * at(self.width), 0);
         }
     }
 
-    /// Groups with at least so many nodes that have so many GPUs, those with the fewest first.
+    /// A node of the group has `to` GPUs and had `from`; none if it was, or is, not listed.
+    pub(super) fn shift(&mut self, group: u32, from: Option<u32>, to: Option<u32>) {
+        let most = from.max(to).unwrap_or(0);
+        if most >= self.width || group >= self.groups() {
+            self.grow(group, most);
+        }
+        let row = at(group) * at(self.width);
+        if let Some(from) = from {
+            self.counts[row + at(from)] -= 1;
+        }
+        if let Some(to) = to {
+            self.counts[row + at(to)] += 1;
+        }
+        if !core::mem::replace(&mut self.is_changed[at(group)], true) {
+            self.changed.push(group);
+        }
+    }
+
+    /// Puts the order of the groups right.
+    pub(super) fn settle(&mut self) {
+        if self.with.len() < at(self.width) {
+            self.with.resize_with(at(self.width), Step::default);
+        }
+        while let Some(group) = self.changed.pop() {
+            self.is_changed[at(group)] = false;
+            let row = at(group) * at(self.width);
+            let mut nodes = 0;
+            for gpus in (0..at(self.width)).rev() {
+                nodes += self.counts[row + gpus];
+                self.with[gpus].set(group, nodes);
+            }
+        }
+    }
+
+    /// Groups with at least so many nodes that have so many GPUs, those with the fewest first. As
+    /// of when the order was last put right.
     pub(super) fn with_nodes(&self, gpus: u32, nodes: u32) -> impl Iterator<Item = u32> {
         let step = self.with.get(at(gpus));
         let next = move |from| step.and_then(|step| step.numbers.next(from));
@@ -71,45 +126,57 @@ impl Roll {
         numbers.filter_map(groups).flat_map(Members::iter)
     }
 
-    /// The group with most nodes that have so many GPUs, and how many.
+    /// The group with most nodes that have so many GPUs, and how many. As of when the order was
+    /// last put right.
     pub(super) fn largest(&self, gpus: u32) -> Option<(u32, u32)> {
         let step = self.with.get(at(gpus))?;
         let nodes = step.numbers.last()?;
         Some((step.groups.get(at(nodes))?.first()?, nodes))
     }
 
+    /// Nodes that have so many GPUs, group by group. Linear in the groups: to explain, not to
+    /// decide.
+    pub(super) fn each(&self, gpus: u32) -> impl Iterator<Item = u32> {
+        let nodes = move |row: &[u32]| row.get(at(gpus)..).unwrap_or(&[]).iter().sum();
+        (0..self.groups()).map(move |group| nodes(self.row(group)))
+    }
+
     /// Whether a gang of so many nodes finds groups for its parts of `wanted` nodes. Linear in the
     /// groups: to explain, not to decide.
     pub(super) fn has_room(&self, gpus: u32, nodes: u32, wanted: u32) -> bool {
-        let Some(step) = self.with.get(at(gpus)) else { return false };
-        let there = || step.nodes.iter().copied();
-        let parts: u32 = there().map(|nodes| nodes / wanted).sum();
+        let parts: u32 = self.each(gpus).map(|nodes| nodes / wanted).sum();
         let (whole, rest) = (nodes / wanted, nodes % wanted);
-        let rest_fits = || parts > whole || there().any(|nodes| nodes % wanted >= rest);
+        let rest_fits = || parts > whole || self.each(gpus).any(|nodes| nodes % wanted >= rest);
         parts >= whole && (rest == 0 || rest_fits())
     }
 
     /// Free GPUs in the group that has most of them. Linear in the groups: to explain, not to
     /// decide.
     pub(super) fn most_gpus(&self) -> u32 {
-        let groups = self.with.get(1).map_or(0, |step| number(step.nodes.len()));
-        let gpus = |group| self.with.iter().skip(1).map(|step| step.get(group)).sum();
-        (0..groups).map(gpus).max().unwrap_or(0)
+        let gpus = |row: &[u32]| row.iter().zip(0..).map(|(nodes, gpus)| nodes * gpus).sum();
+        (0..self.groups()).map(|group| gpus(self.row(group))).max().unwrap_or(0)
     }
 
     /// Whether both say the same, though one may know of groups that are empty by now.
     pub(super) fn are_alike((one, other): (&Self, &Self)) -> bool {
-        let len = one.with.len().max(other.with.len());
-        (0..len).all(|gpus| {
-            let nodes = |roll: &Self| -> Vec<(u32, u32)> {
-                let step = roll.with.get(gpus);
-                let nodes = step.map_or(&[][..], |step| &step.nodes);
-                let numbered = nodes.iter().enumerate().filter(|(_, nodes)| **nodes > 0);
-                numbered.map(|(group, nodes)| (number(group), *nodes)).collect()
+        let width = one.width.max(other.width);
+        let ordered = |roll: &Self| {
+            let mut roll = roll.clone();
+            roll.settle();
+            roll
+        };
+        let (one, other) = (ordered(one), ordered(other));
+        (0..width).all(|gpus| {
+            let nodes = |roll: &Self| -> Vec<u32> {
+                let mut nodes: Vec<u32> = roll.each(gpus).collect();
+                while nodes.last() == Some(&0) {
+                    nodes.pop();
+                }
+                nodes
             };
-            let by_number =
-                |roll: &Self| -> Vec<u32> { roll.with_nodes(number(gpus), 1).collect() };
-            nodes(one) == nodes(other) && by_number(one) == by_number(other)
+            nodes(&one) == nodes(&other)
+                && one.with_nodes(gpus, 1).eq(other.with_nodes(gpus, 1))
+                && one.largest(gpus) == other.largest(gpus)
         })
     }
 }

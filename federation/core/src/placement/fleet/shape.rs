@@ -1,5 +1,6 @@
 //! Shapes: nodes of a class in the same state, in the order in which they fill up.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::ops::ControlFlow;
@@ -221,7 +222,7 @@ impl Kind {
             whole: GpuMask::first(self.gpus),
             cpu: self.cpu,
             memory: self.memory,
-            shared: Vec::new(),
+            shared: Box::default(),
         }
     }
 

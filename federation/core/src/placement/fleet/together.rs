@@ -29,10 +29,11 @@ impl Fleet {
             }
         }
         self.let_in(&parts);
-        Some(Placement { parts })
+        Some(Placement { parts: parts.into() })
     }
 
-    fn next_group(&self, class: usize, ask: &Ask, left: u32) -> Option<Vec<Chosen>> {
+    fn next_group(&mut self, class: usize, ask: &Ask, left: u32) -> Option<Vec<Chosen>> {
+        self.classes.get_mut(class)?.rolls[ask.together?.level.place()].settle();
         let wanted = ask.group_nodes().min(left);
         // A node is together with itself wherever it stands.
         let chosen = if wanted == 1 {
@@ -82,9 +83,8 @@ impl Fleet {
         let together = ask.together.filter(|together| !together.required)?;
         let level = together.level.place();
         let roll = self.classes.get(class)?.rolls.get(level)?;
-        let largest = roll.largest(ask.whole_gpus()).map(|(group, _)| group);
-        let mut fitting = match largest {
-            Some(group) => self.fitting(class, ask, level, group),
+        let mut fitting = match roll.largest(ask.whole_gpus()) {
+            Some((group, _)) => self.fitting(class, ask, level, group),
             None => Vec::new(),
         };
         fitting.truncate(at(left));

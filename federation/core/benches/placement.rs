@@ -1,0 +1,262 @@
+//! What a decision of placement costs, at three sizes of a site: arrivals and departures at 95 %
+//! load, one thread. A decision is the answer to one arrival, be it a place or a *no*; the time of
+//! the departures that made room is counted with it.
+//!
+//! `cargo bench -p federation-core --bench placement [-- GPUS…]`
+//!
+//! Four fifths of the GPUs are in 8-GPU nodes, 8 of them in a rack; the rest in 4-GPU nodes, 18 of
+//! them in one NVLink domain. A hall has 1,000 nodes.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts and ranks of a benchmark are small"
+)]
+#![allow(clippy::print_stdout, reason = "a benchmark prints")]
+#![allow(clippy::disallowed_methods, reason = "a benchmark reads the real clock")]
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use federation_core::{Ask, ClassIndex, Fleet, GroupIndex, Level, NodeShape, Placement, Together};
+
+/// Gangs by GPUs, in hundredths of a per cent of the jobs, and their least and most GPUs: what the
+/// public cluster traces of 2026 say of arrivals ("Gangs by GPUs" of the S1 scenario of
+/// `traces/protocol.md`, section 4). Those with no least share one GPU.
+const GANGS: [(u32, u32, u32); 9] = [
+    (1_040, 0, 0),
+    (6_370, 1, 1),
+    (1_050, 2, 4),
+    (980, 5, 8),
+    (260, 9, 16),
+    (140, 17, 32),
+    (70, 33, 64),
+    (34, 65, 128),
+    (49, 129, 1_408),
+];
+const SIZES: [u32; 3] = [10_000, 110_000, 1_000_000];
+const LOAD_PERCENT: u64 = 95;
+const DECISIONS: u32 = 300_000;
+/// Gangs of 1,024 GPUs that are timed, and arrivals between two of them.
+const LARGE: u32 = 2_000;
+const BETWEEN: u32 = 50;
+const EIGHTS: ClassIndex = ClassIndex(0);
+const FOURS: ClassIndex = ClassIndex(1);
+
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let n = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        n ^ (n >> 31)
+    }
+
+    /// From `least` to `most`, both included.
+    fn between(&mut self, least: u32, most: u32) -> u32 {
+        least + (self.next() % u64::from(most - least + 1)) as u32
+    }
+}
+
+/// What this thread has had of a processor: others on the machine do not count.
+fn cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos = stat.split(' ').next().and_then(|nanos| nanos.parse().ok());
+    Duration::from_nanos(nanos.unwrap_or(0))
+}
+
+/// Resident mebibytes, as the kernel counts them.
+fn resident() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().split(' ').next()?.parse::<f64>().ok());
+    kib.unwrap_or(f64::NAN) / 1024.0
+}
+
+fn node(class: ClassIndex, at: u32, gpus: u32) -> NodeShape {
+    NodeShape {
+        class,
+        gpus,
+        cpu_milli: gpus * 16_000,
+        memory_mib: gpus * 250_000,
+        hall: Some(GroupIndex(at / 1_000)),
+        rack: (class == EIGHTS).then_some(GroupIndex(at / 8)),
+        domain: (class == FOURS).then_some(GroupIndex(at / 18)),
+        attributes: vec![],
+    }
+}
+
+/// A site under load.
+struct Site {
+    fleet: Fleet,
+    rng: Rng,
+    jobs: Vec<(Placement, u64)>,
+    /// Thousandths of GPUs.
+    total: u64,
+    used: u64,
+}
+
+impl Site {
+    fn loaded(gpus: u32) -> Self {
+        let mut fleet = Fleet::new();
+        let (eights, fours) = (gpus / 10, gpus / 20);
+        for at in 0..eights {
+            fleet.add(&node(EIGHTS, at, 8));
+        }
+        for at in 0..fours {
+            fleet.add(&node(FOURS, at, 4));
+        }
+        let total = u64::from(eights * 8 + fours * 4) * 1_000;
+        let mut site = Self { fleet, rng: Rng(42), jobs: Vec::new(), total, used: 0 };
+        while site.used * 100 < site.total * (LOAD_PERCENT - 1) {
+            let (ask, milli) = site.ask();
+            site.arrive(&ask, milli);
+        }
+        // Past the order in which it was filled.
+        for _ in 0..site.jobs.len() * 2 {
+            site.step();
+        }
+        site
+    }
+
+    fn ask(&mut self) -> (Ask, u64) {
+        let all: u32 = GANGS.iter().map(|(share, _, _)| share).sum();
+        let mut drawn = self.rng.between(0, all - 1);
+        let found = GANGS.iter().find(|(share, _, _)| {
+            let is_it = drawn < *share;
+            drawn = drawn.saturating_sub(*share);
+            is_it
+        });
+        let (_, least, most) = found.copied().unwrap_or(GANGS[1]);
+        let class = if self.rng.between(0, 4) == 0 { FOURS } else { EIGHTS };
+        let of_node = if class == FOURS { 4 } else { 8 };
+        let gpus = self.rng.between(least, most);
+        // Half of the jobs take all the CPU that comes with their GPUs.
+        let cpu_milli = if self.rng.between(0, 1) == 0 { 8_000 } else { 16_000 };
+        let (ask, milli) = if gpus == 0 {
+            let milli = [100, 250, 500, 500][self.rng.between(0, 3) as usize];
+            (Ask { cpu_milli: 1_000, memory_mib: 16_000, ..Ask::share(milli) }, milli.into())
+        } else {
+            let (nodes, each) = (gpus.div_ceil(of_node), gpus.min(of_node));
+            let ask = Ask {
+                cpu_milli: cpu_milli * each,
+                memory_mib: 200_000 * each,
+                ..Ask::whole(nodes, each)
+            };
+            (ask, u64::from(nodes * each) * 1_000)
+        };
+        // A gang of what one domain holds stays in one; larger ones keep to few racks or domains.
+        let level = if class == FOURS { Level::Domain } else { Level::Rack };
+        let required = class == FOURS && ask.nodes <= 18;
+        let together = Together { level, required, group: 0 };
+        let together = (ask.nodes > 1).then_some(together);
+        (Ask { classes: vec![class], together, ..ask }, milli)
+    }
+
+    fn arrive(&mut self, ask: &Ask, milli: u64) -> bool {
+        let placed = self.fleet.place(ask);
+        let is_placed = placed.is_some();
+        if let Some(placement) = placed {
+            self.jobs.push((placement, milli));
+            self.used += milli;
+        }
+        is_placed
+    }
+
+    fn leave(&mut self) {
+        let at = self.rng.next() % self.jobs.len() as u64;
+        let (placement, milli) = self.jobs.swap_remove(at as usize);
+        self.fleet.free(&placement);
+        self.used -= milli;
+    }
+
+    /// Departures until there is room under the load, then the arrival that takes it: so each size
+    /// does the same work. Whether it was placed, and how long that took.
+    fn step(&mut self) -> (bool, Duration) {
+        let (ask, milli) = self.ask();
+        while (self.used + milli) * 100 > self.total * LOAD_PERCENT {
+            self.leave();
+        }
+        let start = Instant::now();
+        let placed = self.arrive(&ask, milli);
+        (placed, start.elapsed())
+    }
+}
+
+fn p99(times: &mut [Duration]) -> f64 {
+    times.sort_unstable();
+    times[(times.len() - 1) * 99 / 100].as_secs_f64() * 1e6
+}
+
+/// Gangs of 1,024 GPUs on a site that is nearly full.
+fn large(site: &mut Site, together: Option<Together>) -> (f64, u32) {
+    let ask = Ask {
+        classes: vec![EIGHTS],
+        cpu_milli: 64_000,
+        memory_mib: 1_600_000,
+        together,
+        ..Ask::whole(128, 8)
+    };
+    let (mut times, mut placed) = (Vec::new(), 0);
+    for _ in 0..LARGE {
+        for _ in 0..BETWEEN {
+            site.step();
+        }
+        let start = Instant::now();
+        let found = site.fleet.place(&ask);
+        times.push(start.elapsed());
+        if let Some(found) = found {
+            placed += 1;
+            site.fleet.free(&found);
+        }
+    }
+    (p99(&mut times), placed)
+}
+
+fn main() {
+    let mut lines = Vec::new();
+    // Cargo adds `--bench`.
+    let only: Vec<u32> = std::env::args().filter_map(|arg| arg.parse().ok()).collect();
+    for gpus in if only.is_empty() { SIZES.to_vec() } else { only } {
+        let mut site = Site::loaded(gpus);
+        let mut times = Vec::with_capacity(DECISIONS as usize);
+        let mut refused = 0;
+        let start = cpu();
+        for _ in 0..DECISIONS {
+            let (placed, time) = site.step();
+            refused += u32::from(!placed);
+            times.push(time);
+        }
+        let spent = cpu().saturating_sub(start).as_secs_f64();
+        println!(
+            "{gpus} GPUs: {} jobs, {refused} of {DECISIONS} arrivals refused, {:.0} ns a decision",
+            site.jobs.len(),
+            spent * 1e9 / f64::from(DECISIONS)
+        );
+        let rate = f64::from(DECISIONS) / spent;
+        lines.push(format!(
+            "gpus={gpus} decisions_per_second={rate:.0} p99_us={:.1}",
+            p99(&mut times)
+        ));
+        if gpus == 110_000 {
+            let few = Together { level: Level::Rack, required: false, group: 0 };
+            let fours = Together { level: Level::Rack, required: true, group: 4 };
+            for (what, together) in
+                [("anywhere", None), ("in_few_racks", Some(few)), ("in_racks_by_4", Some(fours))]
+            {
+                let (p99, placed) = large(&mut site, together);
+                println!("gang_gpus=1024 where={what} placed={placed}/{LARGE} p99_us={p99:.1}");
+            }
+        }
+        if gpus == 1_000_000 {
+            let before = resident();
+            let copy = site.fleet.clone();
+            println!("index_mib={:.1} gpus={gpus}", resident() - before);
+            black_box(copy);
+        }
+        assert_eq!(site.fleet.violations(), Vec::<String>::new());
+    }
+    for line in lines {
+        println!("{line}");
+    }
+}
