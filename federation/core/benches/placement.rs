@@ -90,10 +90,10 @@ fn node(class: ClassIndex, at: u32, gpus: u32) -> NodeShape {
 struct Site {
     fleet: Fleet,
     rng: Rng,
-    jobs: Vec<(Placement, u64)>,
-    /// Thousandths of GPUs.
-    total: u64,
-    used: u64,
+    jobs: Vec<(Placement, ClassIndex, u64)>,
+    /// Thousandths of GPUs, by class.
+    total: [u64; 2],
+    used: [u64; 2],
 }
 
 impl Site {
@@ -106,9 +106,9 @@ impl Site {
         for at in 0..fours {
             fleet.add(&node(FOURS, at, 4));
         }
-        let total = u64::from(eights * 8 + fours * 4) * 1_000;
-        let mut site = Self { fleet, rng: Rng(42), jobs: Vec::new(), total, used: 0 };
-        while site.used * 100 < site.total * (LOAD_PERCENT - 1) {
+        let total = [eights * 8, fours * 4].map(|gpus| u64::from(gpus) * 1_000);
+        let mut site = Self { fleet, rng: Rng(42), jobs: Vec::new(), total, used: [0; 2] };
+        while site.used.iter().sum::<u64>() * 100 < total.iter().sum::<u64>() * (LOAD_PERCENT - 1) {
             let (ask, milli) = site.ask();
             site.arrive(&ask, milli);
         }
@@ -117,6 +117,13 @@ impl Site {
             site.step();
         }
         site
+    }
+
+    /// Within a class of sizes, as many gangs have one to two times the least as two to four times.
+    fn size(&mut self, least: u32, most: u32) -> u32 {
+        let share = (self.rng.next() >> 11) as f64 / (1u64 << 53) as f64;
+        let span = f64::from(most + 1) / f64::from(least.max(1));
+        ((f64::from(least) * span.powf(share)) as u32).min(most)
     }
 
     fn ask(&mut self) -> (Ask, u64) {
@@ -130,7 +137,7 @@ impl Site {
         let (_, least, most) = found.copied().unwrap_or(GANGS[1]);
         let class = if self.rng.between(0, 4) == 0 { FOURS } else { EIGHTS };
         let of_node = if class == FOURS { 4 } else { 8 };
-        let gpus = self.rng.between(least, most);
+        let gpus = self.size(least, most);
         // Half of the jobs take all the CPU that comes with their GPUs.
         let cpu_milli = if self.rng.between(0, 1) == 0 { 8_000 } else { 16_000 };
         let (ask, milli) = if gpus == 0 {
@@ -157,24 +164,26 @@ impl Site {
         let placed = self.fleet.place(ask);
         let is_placed = placed.is_some();
         if let Some(placement) = placed {
-            self.jobs.push((placement, milli));
-            self.used += milli;
+            let class = ask.classes[0];
+            self.used[usize::from(class.0)] += milli;
+            self.jobs.push((placement, class, milli));
         }
         is_placed
     }
 
     fn leave(&mut self) {
         let at = self.rng.next() % self.jobs.len() as u64;
-        let (placement, milli) = self.jobs.swap_remove(at as usize);
+        let (placement, class, milli) = self.jobs.swap_remove(at as usize);
         self.fleet.free(&placement);
-        self.used -= milli;
+        self.used[usize::from(class.0)] -= milli;
     }
 
-    /// Departures until there is room under the load, then the arrival that takes it: so each size
+    /// Departures until its class has room under the load, then the arrival that takes it: so each size
     /// does the same work. Whether it was placed, and how long that took.
     fn step(&mut self) -> (bool, Duration) {
         let (ask, milli) = self.ask();
-        while (self.used + milli) * 100 > self.total * LOAD_PERCENT {
+        let class = usize::from(ask.classes[0].0);
+        while (self.used[class] + milli) * 100 > self.total[class] * LOAD_PERCENT {
             self.leave();
         }
         let start = Instant::now();

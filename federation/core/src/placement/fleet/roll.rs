@@ -11,8 +11,9 @@ use super::bits::{Bits, Members, at, number};
 /// The groups of one level, for the nodes of one class.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Roll {
-    /// Of each group in turn: its nodes by how many GPUs they have free.
-    counts: Vec<u32>,
+    /// Of each group in turn: its nodes by how many GPUs they have free, and how many had at least
+    /// so many when its place in `with` was last put right.
+    counts: Vec<[u32; 2]>,
     /// Entries of `counts` for each group: one more than the most GPUs of a node.
     width: u32,
     /// Groups whose place in `with` is not up to date.
@@ -24,8 +25,6 @@ pub(super) struct Roll {
 
 #[derive(Debug, Clone, Default)]
 struct Step {
-    /// By group: its nodes with so many GPUs.
-    nodes: Vec<u32>,
     /// By number of nodes: the groups that have just so many.
     groups: Vec<Members>,
     /// Invariant: a number of nodes is in here when a group has it.
@@ -33,14 +32,7 @@ struct Step {
 }
 
 impl Step {
-    fn set(&mut self, group: u32, nodes: u32) {
-        if self.nodes.len() <= at(group) {
-            self.nodes.resize(at(group) + 1, 0);
-        }
-        let before = core::mem::replace(&mut self.nodes[at(group)], nodes);
-        if before == nodes {
-            return;
-        }
+    fn shift(&mut self, group: u32, before: u32, nodes: u32) {
         if before > 0 && self.groups[at(before)].remove(group) {
             self.numbers.remove(before);
         }
@@ -55,7 +47,7 @@ impl Step {
 }
 
 impl Roll {
-    fn row(&self, group: u32) -> &[u32] {
+    fn row(&self, group: u32) -> &[[u32; 2]] {
         let from = at(group) * at(self.width);
         self.counts.get(from..from + at(self.width)).unwrap_or(&[])
     }
@@ -68,7 +60,7 @@ impl Roll {
     fn grow(&mut self, group: u32, gpus: u32) {
         if gpus >= self.width {
             let width = gpus + 1;
-            let mut counts = alloc::vec![0; self.is_changed.len() * at(width)];
+            let mut counts = alloc::vec![[0; 2]; self.is_changed.len() * at(width)];
             for group in 0..self.groups() {
                 let row = self.row(group);
                 let to = at(group) * at(width);
@@ -78,7 +70,7 @@ impl Roll {
         }
         if group >= self.groups() {
             self.is_changed.resize(at(group) + 1, false);
-            self.counts.resize(self.is_changed.len() * at(self.width), 0);
+            self.counts.resize(self.is_changed.len() * at(self.width), [0; 2]);
         }
     }
 
@@ -90,10 +82,10 @@ impl Roll {
         }
         let row = at(group) * at(self.width);
         if let Some(from) = from {
-            self.counts[row + at(from)] -= 1;
+            self.counts[row + at(from)][0] -= 1;
         }
         if let Some(to) = to {
-            self.counts[row + at(to)] += 1;
+            self.counts[row + at(to)][0] += 1;
         }
         if !core::mem::replace(&mut self.is_changed[at(group)], true) {
             self.changed.push(group);
@@ -110,8 +102,12 @@ impl Roll {
             let row = at(group) * at(self.width);
             let mut nodes = 0;
             for gpus in (0..at(self.width)).rev() {
-                nodes += self.counts[row + gpus];
-                self.with[gpus].set(group, nodes);
+                let [there, ordered] = &mut self.counts[row + gpus];
+                nodes += *there;
+                let before = core::mem::replace(ordered, nodes);
+                if before != nodes {
+                    self.with[gpus].shift(group, before, nodes);
+                }
             }
         }
     }
@@ -137,7 +133,9 @@ impl Roll {
     /// Nodes that have so many GPUs, group by group. Linear in the groups: to explain, not to
     /// decide.
     pub(super) fn each(&self, gpus: u32) -> impl Iterator<Item = u32> {
-        let nodes = move |row: &[u32]| row.get(at(gpus)..).unwrap_or(&[]).iter().sum();
+        let nodes = move |row: &[[u32; 2]]| {
+            row.get(at(gpus)..).unwrap_or(&[]).iter().map(|[there, _]| there).sum()
+        };
         (0..self.groups()).map(move |group| nodes(self.row(group)))
     }
 
@@ -153,7 +151,7 @@ impl Roll {
     /// Free GPUs in the group that has most of them. Linear in the groups: to explain, not to
     /// decide.
     pub(super) fn most_gpus(&self) -> u32 {
-        let gpus = |row: &[u32]| row.iter().zip(0..).map(|(nodes, gpus)| nodes * gpus).sum();
+        let gpus = |row: &[[u32; 2]]| row.iter().zip(0..).map(|([it, _], gpus)| it * gpus).sum();
         (0..self.groups()).map(|group| gpus(self.row(group))).max().unwrap_or(0)
     }
 
