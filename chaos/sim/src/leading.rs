@@ -9,6 +9,7 @@ use specs::wire::peer::{PeerNudge, PeerOrders};
 
 use crate::controller::Target;
 use crate::coverage::Mark;
+use crate::invariant::index_follows;
 use crate::log::Ticket;
 use crate::network::{self, MachineId, Packet};
 use crate::node::MISSES_MAX;
@@ -27,12 +28,19 @@ impl World {
         let machine = self.machine_of(at);
         let (now, wall) = (self.clock(machine), self.wall(machine));
         let is_patient = self.knobs.patient;
+        let check_every = self.knobs.check_every as u64;
         let state = self.state_at(at);
         let Some(reign) = &mut self.controller_mut(at).reign else { return };
         if is_patient && !reign.proposed.is_empty() {
             return;
         }
         let (commands, alarms) = reign.leader.poll_commands(now, wall, &state);
+        let found = if state.revision.0.is_multiple_of(check_every) {
+            index_follows::check(&mut reign.leader, &state)
+        } else {
+            Vec::new()
+        };
+        self.violate_all(found);
         self.coverage.add(Mark::ReleasesHeld, alarms.len() as u64);
         let tickets: Vec<Ticket> = commands.into_iter().map(|it| self.propose(at, it)).collect();
         if let Some(reign) = &mut self.controller_mut(at).reign {

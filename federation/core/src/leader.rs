@@ -36,7 +36,9 @@ use crate::command::{
     SuspectPeer,
 };
 use crate::exchange::host::{Admission, in_use, judge};
-use crate::placement::plan::{FreeMap, LOOKED_AT_MAX, Plan, plan};
+use crate::invariant::Violation;
+use crate::placement::capacity::Capacity;
+use crate::placement::plan::{LOOKED_AT_MAX, Plan, plan};
 use crate::placement::{fits, lend};
 use crate::restore;
 use crate::state::{Grant, GuestKey, HeldKey, JobPhase, Lease, State};
@@ -100,6 +102,8 @@ pub struct Leader {
     /// A job waits that did not when [`Leader::waits_anew`] was last asked.
     waits_anew: bool,
     archivist: Archivist,
+    /// What is free where. Follows from the state.
+    capacity: Capacity,
 }
 
 /// A job that fits nowhere at present.
@@ -132,6 +136,7 @@ impl Leader {
             waiting: Vec::new(),
             waits_anew: false,
             archivist: Archivist::default(),
+            capacity: Capacity::default(),
         }
     }
 
@@ -478,7 +483,9 @@ impl Leader {
         }
         let since = &self.queued_since;
         let waits = |job: JobId| since.get(&job).is_some_and(|at| now.since(*at) >= spill_after);
-        let Plan { base, assignments, waiting, mut free } = plan(state, |job| waits(job.id));
+        self.capacity.follow(state);
+        let Plan { base, assignments, waiting } =
+            plan(state, &mut self.capacity, |job| waits(job.id));
         let turn_takes = state.terms().grant_idle.0.max(1);
         let turn = |job: JobId| {
             let waits_for = since.get(&job).map_or(Millis::ZERO, |at| now.since(*at));
@@ -499,17 +506,32 @@ impl Leader {
             if memory.demand.is_empty() {
                 continue;
             }
-            let grant = lend::cover(state, &peer.site, &memory.demand, &mut free);
+            let grant = lend::cover(state, &peer.site, &memory.demand, &mut self.capacity);
             commands.extend(grant.map(Command::MakeGrant));
         }
+    }
+
+    /// The index of capacity, up to date with the state.
+    pub(crate) fn capacity(&mut self, state: &State) -> &Capacity {
+        self.capacity.follow(state);
+        &self.capacity
+    }
+
+    /// What of this leader's index of capacity does not follow from the state; nothing if all does.
+    /// Linear in the nodes: for tests and for simulation.
+    pub fn check_capacity(&mut self, state: &State) -> Vec<Violation> {
+        let found = self.capacity.violations(state).into_iter();
+        found
+            .map(|detail| Violation { invariant: "capacity follows from the state", detail })
+            .collect()
     }
 
     /// The site's own jobs come first: nothing is lent while one waits that could run here.
     fn own_job_waits(&self, state: &State) -> bool {
         let Some(site) = &state.site else { return false };
-        let whole = FreeMap::whole(state);
         self.waiting.iter().filter_map(|it| state.jobs.get(&it.job)).any(|job| {
-            fits::may_run_at(&job.spec(), &site.site, site.country) && whole.could_hold(&job.spec())
+            let spec = &job.spec();
+            fits::may_run_at(spec, &site.site, site.country) && self.capacity.could_hold(spec)
         })
     }
 

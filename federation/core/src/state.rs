@@ -556,7 +556,15 @@ impl Node {
 
     /// GPUs that are neither leased nor granted.
     pub fn free(&self) -> impl Iterator<Item = &Gpu> {
-        self.gpus.iter().filter(|gpu| gpu.lease.is_none() && gpu.grant.is_none())
+        self.gpus.iter().filter(|gpu| gpu.is_free())
+    }
+}
+
+impl Gpu {
+    /// Neither leased nor granted.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.lease.is_none() && self.grant.is_none()
     }
 }
 

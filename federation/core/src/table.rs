@@ -56,6 +56,12 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
         self.0.remove(key).map(Arc::unwrap_or_clone)
     }
 
+    /// Shows the keys of records that only one of two tables has, or that were written since both
+    /// were one. Costs about as much as was written.
+    pub(crate) fn changed_since<'a>(&'a self, other: &'a Self, visit: impl FnMut(&'a K)) {
+        tree::diff(&self.0, &other.0, Arc::ptr_eq, visit);
+    }
+
     fn value(stored: &Arc<V>) -> &V {
         stored
     }

@@ -2,6 +2,7 @@
 //! happened and at what is agreed, and lists what does not hold.
 
 pub(crate) mod agreed_state;
+pub(crate) mod index_follows;
 pub(crate) mod l1_heals;
 pub(crate) mod l3_cancel;
 pub(crate) mod only_grows;

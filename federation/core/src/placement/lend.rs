@@ -9,7 +9,8 @@ use specs::unit::GpuCount;
 use specs::wire::peer::Demand;
 
 use crate::command::MakeGrant;
-use crate::placement::plan::FreeMap;
+use crate::placement::capacity::Capacity;
+use crate::placement::slots::{Counts, Slots};
 use crate::state::{GrantSlot, State};
 
 fn count(gpus: usize) -> GpuCount {
@@ -22,17 +23,19 @@ fn fits(rule: &LendRule, home: &SiteId, class: &GpuClass) -> bool {
 
 /// What may still be granted to one home. A rule's limit is shared by all classes and homes that
 /// it fits; what is free is counted class by class.
-struct Room<'a> {
+struct Room<'a, F> {
     state: &'a State,
     home: &'a SiteId,
+    /// GPUs of a class that are neither leased nor granted.
+    free: F,
     /// By the rule's place in the list.
     under_rule: BTreeMap<usize, GpuCount>,
     spare: BTreeMap<GpuClass, GpuCount>,
 }
 
-impl<'a> Room<'a> {
-    fn of(state: &'a State, home: &'a SiteId) -> Self {
-        Self { state, home, under_rule: BTreeMap::new(), spare: BTreeMap::new() }
+impl<'a, F: Fn(&GpuClass) -> GpuCount> Room<'a, F> {
+    fn of(state: &'a State, home: &'a SiteId, free: F) -> Self {
+        Self { state, home, free, under_rule: BTreeMap::new(), spare: BTreeMap::new() }
     }
 
     /// The first rule that fits decides.
@@ -50,12 +53,9 @@ impl<'a> Room<'a> {
             under.fold(GpuCount::ZERO, |sum, (_, slot)| sum.plus(count(slot.gpus.len())))
         };
         let left = *self.under_rule.entry(place).or_insert_with(|| rule.gpus_max.minus(granted()));
-        let spare = self.spare.entry(class.clone()).or_insert_with(|| {
-            let usable = state.nodes.values().filter(|node| node.is_usable());
-            let free = usable.flat_map(|node| node.free()).filter(|it| it.info.class == *class);
-            count(free.count()).minus(rule.keep_free)
-        });
-        left.min(*spare)
+        let free = &self.free;
+        let spare = || free(class).minus(rule.keep_free);
+        left.min(*self.spare.entry(class.clone()).or_insert_with(spare))
     }
 
     fn take(&mut self, class: &GpuClass, gpus: GpuCount) {
@@ -71,7 +71,11 @@ impl<'a> Room<'a> {
 
 /// Whether the rules allow this grant on the state as it is.
 pub(crate) fn allows(state: &State, home: &SiteId, slots: &[GrantSlot]) -> bool {
-    let mut room = Room::of(state, home);
+    let free = |class: &GpuClass| {
+        let usable = state.nodes.values().filter(|node| node.is_usable());
+        count(usable.flat_map(|node| node.free()).filter(|it| it.info.class == *class).count())
+    };
+    let mut room = Room::of(state, home, free);
     slots.iter().all(|slot| {
         let gpus = count(slot.gpus.len());
         let fits = gpus <= room.left(&slot.class);
@@ -81,8 +85,8 @@ pub(crate) fn allows(state: &State, home: &SiteId, slots: &[GrantSlot]) -> bool 
 }
 
 /// GPUs of the home's grants that no guest uses, by class and node.
-fn idle(state: &State, home: &SiteId) -> FreeMap {
-    let mut free = FreeMap::default();
+fn idle(state: &State, home: &SiteId) -> Slots {
+    let mut free = Counts::new();
     for grant in state.grants.values().filter(|it| it.home == *home && !it.recalled) {
         for slot in &grant.slots {
             let Some(node) = state.nodes.get(&slot.node).filter(|node| node.is_usable()) else {
@@ -90,46 +94,49 @@ fn idle(state: &State, home: &SiteId) -> FreeMap {
             };
             let idle =
                 node.gpus.iter().filter(|gpu| gpu.grant == Some(grant.id) && gpu.lease.is_none());
-            free.add(&slot.class, &slot.node, idle.map(|gpu| gpu.info.index));
+            let sum = free.entry((slot.class.clone(), slot.node.clone())).or_default();
+            *sum = sum.plus(count(idle.count()));
         }
     }
-    free
+    Slots::of(&free)
 }
 
 /// One grant that covers as much of the demand as the rules and the free GPUs allow, beyond what
-/// earlier grants already cover. `free` loses what is granted.
+/// earlier grants already cover. `capacity` loses what is granted.
 pub(crate) fn cover(
     state: &State,
     home: &SiteId,
     demand: &[Demand],
-    free: &mut FreeMap,
+    capacity: &mut Capacity,
 ) -> Option<MakeGrant> {
     let mut idle = idle(state, home);
     let mut taken: BTreeMap<(GpuClass, NodeId), Vec<GpuIndex>> = BTreeMap::new();
-    let mut room = Room::of(state, home);
+    let spare: BTreeMap<GpuClass, GpuCount> =
+        capacity.classes().map(|class| (class.clone(), capacity.free(class))).collect();
+    let free = |class: &GpuClass| spare.get(class).copied().unwrap_or_default();
+    let mut room = Room::of(state, home, free);
     for want in demand {
         for _ in 0..want.count {
-            if idle.take(want.class.as_ref().into_iter(), want.nodes, want.gpus_per_node).is_some()
-            {
+            if idle.take(want.class.as_slice(), want.nodes, want.gpus_per_node).is_some() {
                 continue;
             }
             let gang = want.gpus_per_node.times(want.nodes);
             let mut fitting: Vec<GpuClass> = match &want.class {
                 Some(class) => alloc::vec![class.clone()],
-                None => free.classes().cloned().collect(),
+                None => spare.keys().cloned().collect(),
             };
             fitting.retain(|class| room.left(class) >= gang);
             // To take from no class means to take from any.
             if fitting.is_empty() {
                 break;
             }
-            let Some((class, parts)) = free.take(fitting.iter(), want.nodes, want.gpus_per_node)
+            let Some((class, parts)) = capacity.take_gang(&fitting, want.nodes, want.gpus_per_node)
             else {
                 break;
             };
             room.take(&class, gang);
-            for (node, gpus) in parts {
-                taken.entry((class.clone(), node)).or_default().extend(gpus);
+            for part in parts {
+                taken.entry((class.clone(), part.node)).or_default().extend(part.gpus);
             }
         }
     }

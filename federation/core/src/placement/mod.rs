@@ -1,7 +1,9 @@
 //! Placement: proposes, outside the log; what it proposes is rechecked inside.
 
+pub(crate) mod capacity;
 pub(crate) mod fits;
 pub(crate) mod fleet;
 pub(crate) mod lend;
 pub(crate) mod plan;
+pub(crate) mod slots;
 pub(crate) mod why;

@@ -4,12 +4,12 @@
 use core::fmt::Debug;
 use core::ops::Bound;
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use proptest::prelude::*;
 
-use super::tree::{INNER_MAX, LEAF_MAX, Tree};
+use super::tree::{INNER_MAX, LEAF_MAX, Tree, diff};
 use super::{Index, Table};
 
 #[derive(Debug, Clone)]
@@ -111,6 +111,11 @@ fn assert_as_a_btree_map(steps: &[Step]) {
     }
     for pair in kept.windows(2) {
         assert_eq!(pair[0].0 == pair[1].0, pair[0].1 == pair[1].1);
+        let mut differing = Vec::new();
+        diff(&pair[0].0, &pair[1].0, |a, b| a == b, |key| differing.push(*key));
+        let keys: BTreeSet<u16> = pair[0].1.keys().chain(pair[1].1.keys()).copied().collect();
+        let differs = |key: &u16| pair[0].1.get(key) != pair[1].1.get(key);
+        assert!(differing.into_iter().eq(keys.into_iter().filter(differs)));
     }
 }
 
@@ -220,4 +225,21 @@ fn only_what_is_written_is_copied() {
     assert_eq!((table.get(&7), clone.get(&7)), (Some(&71), Some(&7)));
     assert_eq!(table.take(&7), Some(71));
     assert_eq!(clone.get(&7), Some(&7));
+}
+
+#[test]
+fn to_find_what_was_written_looks_at_little_else() {
+    let before: Index<u32, u32> = (0..100_000).map(|key| (key, key)).collect();
+    let mut after = before.clone();
+    after.insert(77_777, 0);
+    after.insert(100_000, 0);
+    after.remove(&5);
+    let (mut looked_at, mut found) = (core::cell::Cell::new(0), Vec::new());
+    let same = |a: &u32, b: &u32| {
+        looked_at.set(looked_at.get() + 1);
+        a == b
+    };
+    diff(&before.0, &after.0, same, |key| found.push(*key));
+    assert_eq!(found, [5, 77_777, 100_000]);
+    assert!(*looked_at.get_mut() <= 6 * LEAF_MAX, "{looked_at:?}");
 }

@@ -15,12 +15,16 @@
 //! that are stamped with the time do, fill each leaf and then open the next. A node that removals
 //! have left small is merged when a neighbour has room for it.
 
+mod diff;
+
 use core::borrow::Borrow;
 use core::ops::{Bound, RangeBounds};
 use core::{iter, mem, slice};
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+
+pub(super) use diff::diff;
 
 /// Most entries of a leaf. A write to a shared tree copies one leaf and the nodes above it.
 pub(super) const LEAF_MAX: usize = 16;

@@ -191,6 +191,13 @@ impl Fleet {
         record.map_or(super::GpuMask(0), |record| record.free.whole)
     }
 
+    /// The class of a node that exists.
+    #[must_use]
+    pub fn class(&self, node: NodeIndex) -> Option<ClassIndex> {
+        let record = self.records.get(at(node.0)).filter(|record| record.exists)?;
+        Some(self.kinds[at(record.kind)].class)
+    }
+
     /// Nodes that were ever added, less those removed.
     #[must_use]
     pub fn nodes(&self) -> u32 {

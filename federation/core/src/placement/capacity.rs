@@ -1,0 +1,257 @@
+//! The index of capacity that follows from the agreed state, as the leader keeps it. The state is
+//! the truth: what was written since the last look is taken over, and what a plan takes for itself
+//! is given back before the next.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use specs::id::{GpuClass, GpuIndex, NodeId};
+use specs::job::JobSpec;
+use specs::unit::GpuCount;
+
+use crate::command::PartPlan;
+use crate::placement::fleet::{
+    Ask, Busy, ClassIndex, Fleet, GpuMask, NodeIndex, NodeShape, Placement, Shortage, Taken,
+};
+use crate::state::{Gpu, Node, State};
+use crate::table::Table;
+
+/// The nodes of a site, by what is free on them. A machine with GPUs of several classes stands in
+/// the fleet once for each.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Capacity {
+    fleet: Fleet,
+    /// What the fleet follows from.
+    seen: Table<NodeId, Node>,
+    known: BTreeMap<NodeId, Known>,
+    /// By their numbers in the fleet.
+    owners: Vec<NodeId>,
+    classes: Vec<GpuClass>,
+    class_of: BTreeMap<GpuClass, ClassIndex>,
+    /// Nodes on which nothing can start at present.
+    awaited: usize,
+    /// What the plan in the making has taken.
+    taken: Vec<Placement>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Known {
+    usable: bool,
+    shapes: Vec<(NodeIndex, NodeShape)>,
+}
+
+fn number(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+impl Capacity {
+    /// Takes over what was written since the last time. Costs as much as was written.
+    pub(crate) fn follow(&mut self, state: &State) {
+        self.give_back();
+        let mut changed = Vec::new();
+        state.nodes.changed_since(&self.seen, |node| changed.push(node.clone()));
+        self.seen = state.nodes.clone();
+        for id in changed {
+            self.renew(&id);
+        }
+    }
+
+    /// Gives back what a plan has taken.
+    pub(crate) fn give_back(&mut self) {
+        for placement in self.taken.drain(..) {
+            self.fleet.free(&placement);
+        }
+    }
+
+    fn renew(&mut self, id: &NodeId) {
+        let seen = self.seen.clone();
+        let before = self.known.remove(id);
+        self.awaited -= usize::from(before.as_ref().is_some_and(|known| !known.usable));
+        let before = before.unwrap_or_default();
+        let Some(node) = seen.get(id) else {
+            for (at, _) in before.shapes {
+                self.fleet.remove(at);
+            }
+            return;
+        };
+        let wanted = self.shapes(node);
+        let is_same = before.shapes.iter().map(|(_, shape)| shape).eq(wanted.iter());
+        let shapes = if is_same {
+            before.shapes
+        } else {
+            for (at, _) in before.shapes {
+                self.fleet.remove(at);
+            }
+            wanted.into_iter().map(|shape| (self.add(id, &shape), shape)).collect()
+        };
+        let usable = node.is_usable();
+        for (at, shape) in &shapes {
+            let class = &self.classes[usize::from(shape.class.0)];
+            self.fleet.set_busy(*at, &busy(node, class));
+            self.fleet.set_usable(*at, usable);
+        }
+        self.awaited += usize::from(!usable);
+        self.known.insert(id.clone(), Known { usable, shapes });
+    }
+
+    fn add(&mut self, id: &NodeId, shape: &NodeShape) -> NodeIndex {
+        let at = self.fleet.add(shape);
+        let place = usize::try_from(at.0).unwrap_or(usize::MAX);
+        if place < self.owners.len() {
+            self.owners[place] = id.clone();
+        } else {
+            self.owners.push(id.clone());
+        }
+        at
+    }
+
+    /// What the node is, class by class.
+    fn shapes(&mut self, node: &Node) -> Vec<NodeShape> {
+        let mut gpus: BTreeMap<&GpuClass, usize> = BTreeMap::new();
+        for gpu in &node.gpus {
+            *gpus.entry(&gpu.info.class).or_default() += 1;
+        }
+        let mut shapes = Vec::new();
+        for (class, count) in gpus {
+            let class = self.class(class);
+            shapes.push(NodeShape { class, gpus: number(count), ..NodeShape::default() });
+        }
+        shapes
+    }
+
+    fn class(&mut self, name: &GpuClass) -> ClassIndex {
+        if let Some(known) = self.class_of.get(name) {
+            return *known;
+        }
+        let class = ClassIndex(u16::try_from(self.classes.len()).unwrap_or(u16::MAX));
+        self.classes.push(name.clone());
+        self.class_of.insert(name.clone(), class);
+        class
+    }
+
+    /// The classes of those names that any node has or had; all, in the order of their names, if
+    /// none is named.
+    fn numbers(&self, names: &[GpuClass]) -> Vec<ClassIndex> {
+        if names.is_empty() {
+            return self.class_of.values().copied().collect();
+        }
+        names.iter().filter_map(|name| self.class_of.get(name)).copied().collect()
+    }
+
+    /// What the job asks of a site; none if no class would do.
+    pub(crate) fn ask(&self, spec: &JobSpec) -> Option<Ask> {
+        let classes = self.numbers(&spec.gpu_classes);
+        let ask = Ask { classes, ..Ask::whole(spec.nodes, spec.gpus_per_node.0) };
+        (!ask.classes.is_empty()).then_some(ask)
+    }
+
+    /// Takes a place for the job, until the next [`Capacity::give_back`].
+    pub(crate) fn take(&mut self, spec: &JobSpec) -> Option<Vec<PartPlan>> {
+        let ask = self.ask(spec)?;
+        self.take_asked(&ask).map(|(_, parts)| parts)
+    }
+
+    /// Takes a gang of one of the classes, the first that has it; of any class if none is named.
+    pub(crate) fn take_gang(
+        &mut self,
+        classes: &[GpuClass],
+        nodes: u32,
+        gpus: GpuCount,
+    ) -> Option<(GpuClass, Vec<PartPlan>)> {
+        let classes = self.numbers(classes);
+        if classes.is_empty() {
+            return None;
+        }
+        self.take_asked(&Ask { classes, ..Ask::whole(nodes, gpus.0) })
+    }
+
+    fn take_asked(&mut self, ask: &Ask) -> Option<(GpuClass, Vec<PartPlan>)> {
+        let placement = self.fleet.place(ask)?;
+        let mut parts: Vec<PartPlan> =
+            placement.parts.iter().filter_map(|part| self.part(part)).collect();
+        parts.sort_by(|one, other| one.node.cmp(&other.node));
+        let class = placement.parts.first().and_then(|part| self.class_at(part.node)).cloned();
+        self.taken.push(placement);
+        class.map(|class| (class, parts))
+    }
+
+    fn class_at(&self, at: NodeIndex) -> Option<&GpuClass> {
+        self.classes.get(usize::from(self.fleet.class(at)?.0))
+    }
+
+    fn part(&self, part: &Taken) -> Option<PartPlan> {
+        let owner = self.owners.get(usize::try_from(part.node.0).ok()?)?;
+        let class = self.class_at(part.node)?;
+        let of_class = of_class(self.seen.get(owner)?, class).zip(0u8..);
+        let taken = of_class.filter(|(_, place)| GpuMask::one(*place).is_within(part.gpus));
+        let gpus: Vec<GpuIndex> = taken.map(|(gpu, _)| gpu.info.index).collect();
+        Some(PartPlan { node: owner.clone(), gpus })
+    }
+
+    /// GPUs of the class that are free on usable nodes.
+    pub(crate) fn free(&self, class: &GpuClass) -> GpuCount {
+        let class = self.class_of.get(class);
+        GpuCount(class.map_or(0, |class| self.fleet.totals(*class).free))
+    }
+
+    pub(crate) fn classes(&self) -> impl Iterator<Item = &GpuClass> {
+        self.class_of.keys()
+    }
+
+    /// Whether the job could stand here if nothing were taken.
+    pub(crate) fn could_hold(&self, spec: &JobSpec) -> bool {
+        self.ask(spec).is_some_and(|ask| self.fleet.could_hold(&ask))
+    }
+
+    /// What keeps the job from a place; none if nothing does.
+    pub(crate) fn shortage(&self, spec: &JobSpec) -> Option<Shortage> {
+        match self.ask(spec) {
+            Some(ask) => self.fleet.shortage(&ask),
+            None => Some(Shortage::NoNode { of_class: 0 }),
+        }
+    }
+
+    /// True if there are nodes of which more may be known later.
+    pub(crate) fn awaits_nodes(&self) -> bool {
+        self.awaited > 0
+    }
+
+    /// What of the index does not follow from the state; nothing if all does. Linear in the nodes:
+    /// for tests and for simulation.
+    pub(crate) fn violations(&mut self, state: &State) -> Vec<String> {
+        self.follow(state);
+        let mut found = self.fleet.violations();
+        let mut again = Self::default();
+        again.follow(state);
+        if self.known.len() != again.known.len() || self.awaited != again.awaited {
+            found.push("the nodes known are others".into());
+        }
+        for (id, known) in &self.known {
+            let told = again.known.get(id).map(|known| again.told(known)).unwrap_or_default();
+            if self.told(known) != told {
+                found.push(alloc::format!("{id}: {:?}, and is {told:?}", self.told(known)));
+            }
+        }
+        found
+    }
+
+    /// A node in words that do not depend on when it came.
+    fn told(&self, known: &Known) -> Vec<(bool, Option<&GpuClass>, u32, GpuMask)> {
+        let tell = |(at, shape): &(NodeIndex, NodeShape)| {
+            (known.usable, self.class_at(*at), shape.gpus, self.fleet.free_gpus(*at))
+        };
+        known.shapes.iter().map(tell).collect()
+    }
+}
+
+fn of_class<'a>(node: &'a Node, class: &'a GpuClass) -> impl Iterator<Item = &'a Gpu> {
+    node.gpus.iter().filter(move |gpu| gpu.info.class == *class)
+}
+
+/// What of a node's GPUs of the class is not free.
+fn busy(node: &Node, class: &GpuClass) -> Busy {
+    let taken = of_class(node, class).zip(0u8..).filter(|(gpu, _)| !gpu.is_free());
+    let gpus = taken.fold(GpuMask::default(), |mask, (_, place)| mask.with(GpuMask::one(place)));
+    Busy { gpus, ..Busy::default() }
+}
