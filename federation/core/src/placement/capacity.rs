@@ -239,7 +239,7 @@ impl Capacity {
     /// A node in words that do not depend on when it came.
     fn told(&self, known: &Known) -> Vec<(bool, Option<&GpuClass>, u32, GpuMask)> {
         let tell = |(at, shape): &(NodeIndex, NodeShape)| {
-            (known.usable, self.class_at(*at), shape.gpus, self.fleet.free_gpus(*at))
+            (self.fleet.is_usable(*at), self.class_at(*at), shape.gpus, self.fleet.free_gpus(*at))
         };
         known.shapes.iter().map(tell).collect()
     }

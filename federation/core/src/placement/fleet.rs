@@ -40,7 +40,7 @@ pub use ask::{
 };
 use bits::{at, number};
 pub use explain::{ClassTotals, Shortage};
-use roll::Roll;
+use roll::{GROUP_NODES_MAX, Roll};
 use shape::{Class, Key, Kind};
 
 /// Most shapes that one decision looks at. Fewer than this many distinct shapes of a class are
@@ -120,7 +120,13 @@ impl Fleet {
         });
         let kind = self.kind(shape);
         let groups = [shape.hall, shape.rack, shape.domain];
-        let groups = groups.map(|group| group.map_or(NO_GROUP, |group| group.0));
+        let mut groups = groups.map(|group| group.map_or(NO_GROUP, |group| group.0));
+        for (group, lists) in groups.iter_mut().zip(&self.groups) {
+            let is_full = |list: &Vec<u32>| list.len() >= usize::from(GROUP_NODES_MAX);
+            if lists.get(at(*group)).is_some_and(is_full) {
+                *group = NO_GROUP;
+            }
+        }
         self.records[at(node)] =
             Record { kind, groups, exists: true, usable: false, ..Record::default() };
         self.records[at(node)].free = self.kinds[at(kind)].empty();

@@ -1,5 +1,6 @@
 //! What a fleet is made of, what is asked of it, and what it answers.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::bits::number;
@@ -24,7 +25,9 @@ indexes! {
     AttributeIndex(u32);
 }
 
-/// GPUs of one node, by their place on it.
+/// GPUs of one node, by their place on it. Packed, so that what holds one takes less room: a site
+/// has many.
+#[repr(packed(8))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct GpuMask(pub u128);
 
@@ -372,7 +375,7 @@ impl Free {
     }
 
     /// Thousandths left of each shared GPU.
-    pub(super) fn lefts(&self) -> Vec<u16> {
+    pub(super) fn lefts(&self) -> Box<[u16]> {
         self.shared.iter().map(|(left, _)| *left).collect()
     }
 }

@@ -1,6 +1,7 @@
 //! Ordered sets of small numbers: three levels of bits, where a bit says that a word below has one.
 //! To find the next member costs a few words, however many there could be.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 /// A member's place in a list. Numbers of nodes fit into 32 bits, and so do their places.
@@ -116,7 +117,14 @@ const FEW_AGAIN: u32 = 8;
 pub(super) enum Members {
     /// In order.
     Few(Vec<u32>),
-    Many(Bits, u32),
+    /// In a box, so that a map of small sets stays small.
+    Many(Box<Many>),
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Many {
+    bits: Bits,
+    count: u32,
 }
 
 impl Default for Members {
@@ -139,11 +147,11 @@ impl Members {
                 for member in list.iter().copied().chain([n]) {
                     bits.insert(member);
                 }
-                *self = Self::Many(bits, number(FEW_MAX + 1));
+                *self = Self::Many(Box::new(Many { bits, count: number(FEW_MAX + 1) }));
             }
-            Self::Many(bits, count) => {
-                bits.insert(n);
-                *count += 1;
+            Self::Many(many) => {
+                many.bits.insert(n);
+                many.count += 1;
             }
         }
     }
@@ -157,10 +165,10 @@ impl Members {
                 }
                 list.is_empty()
             }
-            Self::Many(bits, count) => {
-                bits.remove(n);
-                *count -= 1;
-                if *count <= FEW_AGAIN {
+            Self::Many(many) => {
+                many.bits.remove(n);
+                many.count -= 1;
+                if many.count <= FEW_AGAIN {
                     *self = Self::Few(self.iter().collect());
                 }
                 false
@@ -171,21 +179,21 @@ impl Members {
     pub(super) fn len(&self) -> u32 {
         match self {
             Self::Few(list) => number(list.len()),
-            Self::Many(_, count) => *count,
+            Self::Many(many) => many.count,
         }
     }
 
     pub(super) fn first(&self) -> Option<u32> {
         match self {
             Self::Few(list) => list.first().copied(),
-            Self::Many(bits, _) => bits.next(0),
+            Self::Many(many) => many.bits.next(0),
         }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = u32> {
         let (list, bits): (&[u32], _) = match self {
             Self::Few(list) => (list, None),
-            Self::Many(bits, _) => (&[], Some(bits)),
+            Self::Many(many) => (&[], Some(&many.bits)),
         };
         let of_bits = core::iter::successors(bits.and_then(|bits| bits.next(0)), move |last| {
             bits.and_then(|bits| bits.next(last + 1))

@@ -191,6 +191,12 @@ impl Fleet {
         record.map_or(super::GpuMask(0), |record| record.free.whole)
     }
 
+    /// Whether anything may be placed on the node.
+    #[must_use]
+    pub fn is_usable(&self, node: NodeIndex) -> bool {
+        self.records.get(at(node.0)).is_some_and(|record| record.exists && record.usable)
+    }
+
     /// The class of a node that exists.
     #[must_use]
     pub fn class(&self, node: NodeIndex) -> Option<ClassIndex> {

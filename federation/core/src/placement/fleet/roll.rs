@@ -8,12 +8,15 @@ use alloc::vec::Vec;
 
 use super::bits::{Bits, Members, at, number};
 
+/// Most nodes of one group; more belong to none.
+pub(super) const GROUP_NODES_MAX: u16 = u16::MAX;
+
 /// The groups of one level, for the nodes of one class.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Roll {
     /// Of each group in turn: its nodes by how many GPUs they have free, and how many had at least
     /// so many when its place in `with` was last put right.
-    counts: Vec<[u32; 2]>,
+    counts: Vec<[u16; 2]>,
     /// Entries of `counts` for each group: one more than the most GPUs of a node.
     width: u32,
     /// Groups whose place in `with` is not up to date.
@@ -47,7 +50,7 @@ impl Step {
 }
 
 impl Roll {
-    fn row(&self, group: u32) -> &[[u32; 2]] {
+    fn row(&self, group: u32) -> &[[u16; 2]] {
         let from = at(group) * at(self.width);
         self.counts.get(from..from + at(self.width)).unwrap_or(&[])
     }
@@ -106,7 +109,7 @@ impl Roll {
                 nodes += *there;
                 let before = core::mem::replace(ordered, nodes);
                 if before != nodes {
-                    self.with[gpus].shift(group, before, nodes);
+                    self.with[gpus].shift(group, before.into(), nodes.into());
                 }
             }
         }
@@ -133,8 +136,9 @@ impl Roll {
     /// Nodes that have so many GPUs, group by group. Linear in the groups: to explain, not to
     /// decide.
     pub(super) fn each(&self, gpus: u32) -> impl Iterator<Item = u32> {
-        let nodes = move |row: &[[u32; 2]]| {
-            row.get(at(gpus)..).unwrap_or(&[]).iter().map(|[there, _]| there).sum()
+        let nodes = move |row: &[[u16; 2]]| {
+            let there = row.get(at(gpus)..).unwrap_or(&[]).iter();
+            there.map(|[there, _]| u32::from(*there)).sum()
         };
         (0..self.groups()).map(move |group| nodes(self.row(group)))
     }
@@ -151,7 +155,9 @@ impl Roll {
     /// Free GPUs in the group that has most of them. Linear in the groups: to explain, not to
     /// decide.
     pub(super) fn most_gpus(&self) -> u32 {
-        let gpus = |row: &[[u32; 2]]| row.iter().zip(0..).map(|([it, _], gpus)| it * gpus).sum();
+        let gpus = |row: &[[u16; 2]]| {
+            row.iter().zip(0..).map(|([nodes, _], gpus)| u32::from(*nodes) * gpus).sum()
+        };
         (0..self.groups()).map(|group| gpus(self.row(group))).max().unwrap_or(0)
     }
 

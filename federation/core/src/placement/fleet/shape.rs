@@ -44,7 +44,7 @@ pub(super) struct Class {
 pub(super) struct Key {
     packed: u128,
     /// Thousandths left of each shared GPU.
-    shared: Vec<u16>,
+    shared: Box<[u16]>,
 }
 
 /// CPU in steps of a quarter of its size: within a bin, shapes are in the order of their memory,
@@ -71,7 +71,7 @@ impl Key {
 
     /// No greater than any shape with so much or more.
     fn floor(whole: u32, kind: u32, bin: u8, memory: u32) -> Self {
-        Self { packed: Self::packed(whole, kind, bin, memory, 0), shared: Vec::new() }
+        Self { packed: Self::packed(whole, kind, bin, memory, 0), shared: Box::default() }
     }
 
     fn part(&self, from: u32) -> u32 {
