@@ -255,46 +255,78 @@ fn round(site: &mut Site) -> Round {
     }
 }
 
+/// What the index weighs: the growth by the last of several copies, when no room of what was freed
+/// before is left to take.
+fn weight(fleet: &Fleet) -> f64 {
+    let mut copies = Vec::new();
+    let mut last = 0.0;
+    for _ in 0..8 {
+        let before = resident();
+        copies.push(fleet.clone());
+        last = resident() - before;
+    }
+    black_box(copies);
+    last
+}
+
+fn gangs(site: &mut Site) {
+    let few = Together { level: Level::Rack, required: false, group: 0 };
+    let fours = Together { level: Level::Rack, required: true, group: 4 };
+    for (what, together) in
+        [("anywhere", None), ("in_few_racks", Some(few)), ("in_racks_by_4", Some(fours))]
+    {
+        let (p99, placed) = large(site, together);
+        println!("gang_gpus=1024 where={what} placed={placed}/{LARGE} p99_us={p99:.1}");
+    }
+}
+
+fn least(of: impl Iterator<Item = f64>) -> f64 {
+    of.fold(f64::INFINITY, f64::min)
+}
+
 fn main() {
-    let mut lines = Vec::new();
     // Cargo adds `--bench`.
     let only: Vec<u32> = std::env::args().filter_map(|arg| arg.parse().ok()).collect();
-    for gpus in if only.is_empty() { SIZES.to_vec() } else { only } {
-        let mut site = Site::loaded(gpus);
-        let rounds: Vec<Round> = (0..ROUNDS).map(|_| round(&mut site)).collect();
-        // What others do on the machine only adds to it.
-        let ns = rounds.iter().map(|round| round.ns).fold(f64::INFINITY, f64::min);
-        let p99 = rounds.iter().map(|round| round.p99_us).fold(f64::INFINITY, f64::min);
+    let sizes = if only.is_empty() { SIZES.to_vec() } else { only };
+    let mut sites: Vec<Site> = sizes.iter().map(|gpus| Site::loaded(*gpus)).collect();
+    // In turns, so that what others do on the machine falls on all sizes alike.
+    let mut rounds: Vec<Vec<Round>> = sites.iter().map(|_| Vec::new()).collect();
+    for _ in 0..ROUNDS {
+        for (site, rounds) in sites.iter_mut().zip(&mut rounds) {
+            rounds.push(round(site));
+        }
+    }
+    for ((gpus, site), rounds) in sizes.iter().zip(&mut sites).zip(&rounds) {
         let all: Vec<String> = rounds.iter().map(|round| format!("{:.0}", round.ns)).collect();
         println!(
-            "{gpus} GPUs: {} jobs; {} of {DECISIONS} arrivals refused, {:.2} GPUs an arrival, ns a \
-             decision: {}",
+            "{gpus} GPUs: {} jobs, {:.2} GPUs an arrival, {} of {DECISIONS} refused, ns a decision {}",
             site.jobs.len(),
-            rounds[0].refused,
             rounds[0].gpus,
+            rounds[0].refused,
             all.join(" ")
         );
-        let rate = 1e9 / ns;
-        lines.push(format!("gpus={gpus} decisions_per_second={rate:.0} p99_us={p99:.1}"));
-        if gpus == 110_000 {
-            let few = Together { level: Level::Rack, required: false, group: 0 };
-            let fours = Together { level: Level::Rack, required: true, group: 4 };
-            for (what, together) in
-                [("anywhere", None), ("in_few_racks", Some(few)), ("in_racks_by_4", Some(fours))]
-            {
-                let (p99, placed) = large(&mut site, together);
-                println!("gang_gpus=1024 where={what} placed={placed}/{LARGE} p99_us={p99:.1}");
-            }
+        if *gpus == 110_000 {
+            gangs(site);
         }
-        if gpus == 1_000_000 {
-            let before = resident();
-            let copy = site.fleet.clone();
-            println!("index_mib={:.1} gpus={gpus}", resident() - before);
-            black_box(copy);
+        if *gpus == 1_000_000 {
+            println!("index_mib={:.1} gpus={gpus}", weight(&site.fleet));
         }
         assert_eq!(site.fleet.violations(), Vec::<String>::new());
     }
-    for line in lines {
-        println!("{line}");
+    if let (Some(first), Some(last)) = (rounds.first(), rounds.last()) {
+        let mut ratios: Vec<f64> =
+            first.iter().zip(last).map(|(small, large)| large.ns / small.ns).collect();
+        ratios.sort_by(f64::total_cmp);
+        let of_best = least(last.iter().map(|it| it.ns)) / least(first.iter().map(|it| it.ns));
+        let median = ratios[ratios.len() / 2];
+        println!(
+            "cost_ratio={median:.2} of the largest to the smallest size; of the best rounds {of_best:.2}"
+        );
+    }
+    for (gpus, rounds) in sizes.iter().zip(&rounds) {
+        // Others only add to it.
+        let rate = 1e9 / least(rounds.iter().map(|round| round.ns));
+        let p99 = least(rounds.iter().map(|round| round.p99_us));
+        println!("gpus={gpus} decisions_per_second={rate:.0} p99_us={p99:.1}");
     }
 }

@@ -27,7 +27,7 @@ indexes! {
 
 /// GPUs of one node, by their place on it. Packed, so that what holds one takes less room: a site
 /// has many.
-#[repr(packed(8))]
+#[repr(Rust, packed(8))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct GpuMask(pub u128);
 
