@@ -2,7 +2,7 @@
 //! the log, not here.
 //!
 //! ```text
-//! DIR/controller.toml     who I am and where I listen; written last
+//! DIR/controller.toml     who I am, where I listen, how long ended jobs stay; written last
 //! DIR/identity/           certificate and key of this controller
 //! DIR/authority/          the site's signing key, mode 0600
 //! DIR/admin/              credentials of the first user (founding controller only)
@@ -21,11 +21,13 @@ use std::sync::Arc;
 use fabric_quic::env::Env;
 use fabric_quic::identity::Identity;
 use fabric_quic::pki::{Authority, Credentials, KeyRequest, PkiError};
+use federation_core::Retention;
 use serde::{Deserialize, Serialize};
 use specs::codec::Message;
 use specs::fault::FaultCode;
 use specs::id::{ControllerId, Country, RequestId, SiteId, UserId};
 use specs::site::{LendRule, SiteSpec, Terms};
+use specs::unit::Millis;
 use specs::wire::client::ControllerAdded;
 
 use crate::error::ControllerError;
@@ -72,6 +74,30 @@ pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
     pub(crate) advertise: String,
     pub(crate) metrics: SocketAddr,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ended_jobs: Option<EndedJobs>,
+}
+
+/// Which ended jobs stay in the site's state while this controller leads; the others go into the
+/// archive.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EndedJobs {
+    /// How many, the newest.
+    keep: Option<usize>,
+    /// None goes sooner after its end. Requests repeated later are taken for new ones.
+    min_age_seconds: Option<u64>,
+}
+
+impl Config {
+    pub(crate) fn retention(&self) -> Retention {
+        let usual = Retention::default();
+        let age = |it: EndedJobs| it.min_age_seconds.map(|s| Millis(s.saturating_mul(1_000)));
+        Retention {
+            jobs: self.ended_jobs.and_then(|it| it.keep).unwrap_or(usual.jobs),
+            age_min: self.ended_jobs.and_then(age).unwrap_or(usual.age_min),
+        }
+    }
 }
 
 /// A controller's directory, read.
@@ -360,6 +386,7 @@ pub(crate) fn write_config(
         listen,
         advertise: advertise.into(),
         metrics: metrics.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
+        ended_jobs: None,
     };
     let path = dir.join(CONFIG_FILE);
     let text =

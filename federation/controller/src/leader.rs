@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use federation_core::{Alarm, Command, Effect, Leader, RemoveController, Retention, State};
+use federation_core::{Alarm, Command, Effect, Leader, RemoveController, State};
 use specs::codec::Message;
 use specs::fault::Fault;
 use specs::id::SiteId;
@@ -52,7 +52,7 @@ async fn reign(shared: &Arc<Shared>, term: u64) {
         return;
     }
     let reign = federation_core::reign(&shared.group.state(), term);
-    let leader = Leader::new(shared.env.clock.now(), reign).archiving(Retention::default());
+    let leader = Leader::new(shared.env.clock.now(), reign).archiving(shared.retention);
     *lock(&shared.reign) = Some(Reign { term, leader });
     tracing::info!(term, "leading");
     let mut leadership = shared.group.leadership();

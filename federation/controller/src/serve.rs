@@ -168,6 +168,7 @@ fn assemble(
         members: Notify::new(),
         peers: Mutex::new(BTreeMap::new()),
         applied: watch::Sender::new(Revision(0)),
+        retention: home.config.retention(),
         about: About {
             dir: home.dir.clone(),
             address: home.config.advertise.clone(),

@@ -9,7 +9,7 @@ use fabric_quic::env::Env;
 use fabric_quic::pki::Authority;
 use fabric_quic::pool::Pool;
 use fabric_quic::trust::TrustStore;
-use federation_core::{Command, Leader, Reply, State};
+use federation_core::{Command, Leader, Reply, Retention, State};
 use specs::fault::{Fault, FaultCode};
 use specs::id::{ControllerId, NodeId, Revision, SiteId};
 use specs::unit::{Instant, Timestamp};
@@ -45,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) peers: Mutex<BTreeMap<SiteId, Arc<Notify>>>,
     /// The revision that was last applied here.
     pub(crate) applied: watch::Sender<Revision>,
+    /// Which ended jobs stay in the state while this controller leads.
+    pub(crate) retention: Retention,
     pub(crate) about: About,
     /// States that are held still while they are read in pieces.
     pub(crate) backups: Backups,

@@ -310,3 +310,45 @@ fn a_directory_that_is_not_a_controllers_own_is_refused_and_left_alone() {
     site.start_controllers();
     site.await_up();
 }
+
+#[test]
+fn an_ended_job_leaves_for_the_archive_and_is_found_there_with_its_output() {
+    let world = World::new();
+    let mut site = world.site(SitePlan { controllers: 3, ..SitePlan::small("berlin") });
+    let id = site.submit(Work::new("old", 1, 3));
+    site.await_state(&id, "finished", PATIENCE);
+    assert!(site.list(&["job", "ls", "--archived"]).is_empty());
+
+    site.kill_controllers();
+    for controller in &site.controllers {
+        let path = Path::new(&controller.dir).join("controller.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(path, text + "[ended_jobs]\nkeep = 0\nmin_age_seconds = 0\n").unwrap();
+    }
+    site.start_controllers();
+    let listed = |site: &Site<'_>| site.list(&["job", "ls", "--archived"]);
+    await_that("it leaves", PATIENCE, || site.leader().is_some() && listed(&site).len() == 1);
+    site.kill_controllers();
+    site.start_controllers();
+    await_that("the site leads again", PATIENCE, || site.leader().is_some());
+    assert_eq!(listed(&site)[0]["id"], id.as_str());
+    assert!(site.list(&["job", "ls"]).is_empty());
+    assert_eq!(site.job(&id)["exit_code"], 0);
+    // The node's agent has to find a controller again.
+    let output = || site.run(&["job", "logs", &id]);
+    await_that("its output is read", PATIENCE, || output().out == "line 1\nline 2\nline 3\n");
+}
+
+#[test]
+fn a_setting_that_no_controller_knows_keeps_it_from_starting() {
+    let world = World::new();
+    let (listen, dir) = (free_address(), world.text("c1"));
+    world.run(&["init", "--site", "berlin", "--listen", &listen, "--dir", &dir]).done();
+    let path = Path::new(&dir).join("controller.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    for (line, named) in [("keep = -1", "keep"), ("kept = 1", "kept")] {
+        fs::write(&path, format!("{text}[ended_jobs]\n{line}\n")).unwrap();
+        let said = unchanged(&dir, || world.run(&["serve", "--dir", &dir]));
+        assert!(said.err.contains("controller.toml") && said.err.contains(named), "{said:?}");
+    }
+}

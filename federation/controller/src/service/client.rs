@@ -155,7 +155,7 @@ fn archived_view(shared: &Shared, state: &State, job: &Job) -> JobView {
     JobView { archived: true, ..view(shared, state, job) }
 }
 
-fn unread(error: &std::io::Error) -> Fault {
+pub(crate) fn unread(error: &std::io::Error) -> Fault {
     Fault::new(FaultCode::Internal, format!("the archive cannot be read: {error}"))
 }
 

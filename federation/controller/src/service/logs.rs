@@ -15,6 +15,7 @@ use specs::wire::method::Method;
 use specs::wire::peer::PeerLogs;
 
 use crate::peer::call_peer;
+use crate::service::client::unread;
 use crate::service::peer::asking_site;
 use crate::service::{Asked, decode, encode};
 use crate::shared::{Shared, lock};
@@ -28,10 +29,16 @@ const WAIT_MAX: Millis = Millis(20_000);
 pub(crate) async fn for_client(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
     let it: JobLogs = decode(asked)?;
     let state = shared.confirm().await?;
-    let job = state
-        .jobs
-        .get(&it.job)
-        .ok_or_else(|| Fault::new(FaultCode::NotFound, format!("there is no job {}", it.job)))?;
+    let archived;
+    let job = match state.jobs.get(&it.job) {
+        Some(job) => job,
+        None => {
+            let found = shared.group.archived_job(it.job).await.map_err(|e| unread(&e))?;
+            let none = || Fault::new(FaultCode::NotFound, format!("there is no job {}", it.job));
+            archived = found.ok_or_else(none)?;
+            &archived
+        }
+    };
     let attempt = match it.epoch {
         Epoch(0) => with_output(job),
         epoch => job.attempts.iter().find(|attempt| attempt.epoch == epoch),
