@@ -395,7 +395,7 @@ pub(crate) enum ListCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum JobCommand {
-    /// Submit a job file
+    /// Submit job files
     Run(RunArgs),
     /// List jobs, the latest last
     #[command(visible_alias = "list")]
@@ -436,8 +436,9 @@ pub(crate) enum JobCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// The job file, YAML or TOML; `-` reads YAML from stdin
-    pub(crate) file: PathBuf,
+    /// Job files, YAML or TOML; `-` reads YAML from stdin. All are read before any is submitted
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
     /// Wait until it ends, and end as it did
     #[arg(long)]
     pub(crate) wait: bool,

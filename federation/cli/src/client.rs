@@ -24,6 +24,8 @@ use specs::wire::method::Method;
 
 use crate::error::{Failure, Outcome, chain};
 
+mod many;
+
 /// How long one controller may take to answer before another is asked.
 const TRY_SPAN: Millis = Millis(5_000);
 /// How much later each further controller is dialed, so that one that is down costs little.
@@ -252,7 +254,8 @@ impl Client {
             }
             let jittered = Millis(pause.0 / 2 + self.env.random_u64() % pause.0);
             if self.env.clock.now().after(jittered) >= limit {
-                return Err(self.gave_up(ask, told.unwrap_or(fault), is_unsure));
+                let (method, effect, spent) = (ask.method, ask.effect, self.budget.plus(ask.wait));
+                return Err(self.gave_up(method, effect, spent, told.unwrap_or(fault), is_unsure));
             }
             self.env.sleep(jittered).await;
             pause = pause.times(2).min(PAUSE_MAX);
@@ -275,12 +278,17 @@ impl Client {
                 CallError::Unreachable(_) | CallError::Unknown(_) => true,
             };
             if is_over {
-                connection.close("asking another");
-                self.live = None;
-                self.servers.rotate_left(1);
+                self.ask_another();
             }
             error.into_fault()
         })
+    }
+
+    fn ask_another(&mut self) {
+        if let Some(connection) = self.live.take() {
+            connection.close("asking another");
+        }
+        self.servers.rotate_left(1);
     }
 
     async fn connection(&mut self) -> Result<Connection, Fault> {
@@ -335,20 +343,27 @@ impl Client {
         Err(last)
     }
 
-    fn gave_up(&self, ask: &Ask, last: Fault, is_unsure: bool) -> Failure {
-        let (site, method) = (&self.site, ask.method);
-        if is_unsure && ask.effect == Effect::Changes {
+    fn gave_up(
+        &self,
+        method: Method,
+        effect: Effect,
+        spent: Millis,
+        last: Fault,
+        is_unsure: bool,
+    ) -> Failure {
+        let site = &self.site;
+        if is_unsure && effect == Effect::Changes {
             let message = format!("no controller of {site} confirmed {method}: {}", last.message);
             return Failure::new(FaultCode::OutcomeUnknown, message)
                 .with_hint("it may have taken effect; look before you repeat it");
         }
         let is_unknown = last.code == FaultCode::OutcomeUnknown;
         let code = if is_unknown { FaultCode::Timeout } else { last.code };
-        let spent = self.budget.plus(ask.wait).0.div_ceil(1_000);
+        let spent = spent.0.div_ceil(1_000);
         let message = format!("no answer from {site} in {spent} s: {}", last.message);
         let servers = Vec::from(self.servers.clone()).join(", ");
         let asked = format!("asked: {servers}");
-        let hint = match ask.effect {
+        let hint = match effect {
             _ if !last.hint.is_empty() && !last.hint.starts_with("leader=") => last.hint,
             Effect::Reads if may_be_stale(method) => {
                 format!("what any controller knew last: add --stale; {asked}")

@@ -1,30 +1,25 @@
-//! `federation job …`, but for logs.
-
-use std::fs;
-use std::io::Read;
-use std::path::Path;
-use std::sync::Arc;
+//! `federation job …`, but for submissions and logs.
 
 use serde_json::{Value, json};
 use specs::fault::FaultCode;
-use specs::id::{Epoch, JobId, RequestId};
-use specs::job::JobSpec;
-use specs::jobfile::{self, Format as FileFormat};
+use specs::id::{Epoch, JobId};
+use specs::jobfile;
 use specs::unit::{GpuCount, Instant, Millis, Timestamp};
 use specs::wire::client::{
-    AttemptView, JobCancelled, JobList, JobSelector, JobState, JobSubmit, JobSubmitted, JobView,
-    JobViews, JobWait, JobWhy, SiteWhy,
+    AttemptView, JobCancelled, JobList, JobSelector, JobState, JobView, JobViews, JobWait, JobWhy,
+    SiteWhy,
 };
 use specs::wire::method::Method;
 
 use crate::app::{App, unless_interrupted};
-use crate::args::{Format, JobCommand, JobListArgs, RunArgs};
+use crate::args::{Format, JobCommand, JobListArgs};
 use crate::client::Client;
 use crate::error::{EXIT_NOT_THE_JOB, EXIT_WAITED_ENOUGH, Failure, Outcome};
 use crate::logs;
 use crate::output::{
     self, Item, Listed, Mood, Output, age, joined, moment, moment_ms, note, raw_note, texts,
 };
+use crate::submit;
 
 /// How long a controller may hold back the answer of one question about a change.
 pub(crate) const WAIT_SPAN: Millis = Millis(20_000);
@@ -32,12 +27,10 @@ pub(crate) const WAIT_SPAN: Millis = Millis(20_000);
 const WATCH_SPAN: Millis = Millis(1_000);
 /// A loan's news are called old after this long without any.
 const STALE_AFTER: Millis = Millis(5_000);
-/// Longest job file that is read; the parser has a limit of its own, below this.
-const FILE_BYTES_MAX: u64 = 1 << 20;
 
 pub(crate) async fn run(app: &App, command: JobCommand) -> Outcome<()> {
     match command {
-        JobCommand::Run(args) => submit(app, args).await,
+        JobCommand::Run(args) => submit::run(app, args).await,
         JobCommand::Ls(args) => list(app, args).await,
         JobCommand::Show { job, format } => show(app, &job, app.output(format)).await,
         JobCommand::Logs(args) => logs::run(app, args).await,
@@ -45,112 +38,6 @@ pub(crate) async fn run(app: &App, command: JobCommand) -> Outcome<()> {
         JobCommand::Wait { job, format } => wait(app, &job, app.output(format)).await,
         JobCommand::Why { job, format } => why(app, &job, app.output(format)).await,
         JobCommand::Schema => output::line(&jobfile::schema(), ""),
-    }
-}
-
-/// Reads a job file; `-` is YAML from stdin.
-fn read_file(path: &Path) -> Outcome<JobSpec> {
-    let failed = |error| Failure::file("read", path, &error);
-    let mut text = String::new();
-    if path == Path::new("-") {
-        let mut limited = std::io::stdin().lock().take(FILE_BYTES_MAX);
-        limited.read_to_string(&mut text).map_err(failed)?;
-        return Ok(jobfile::read(&text, FileFormat::Yaml, "<stdin>")?);
-    }
-    let file = fs::File::open(path).map_err(failed)?;
-    file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
-    let name = path.to_string_lossy();
-    Ok(jobfile::read(&text, FileFormat::of(&name), &name)?)
-}
-
-async fn submit(app: &App, args: RunArgs) -> Outcome<()> {
-    let mut spec = read_file(&args.file)?;
-    if let Some(name) = args.name {
-        spec.name = name;
-    }
-    if args.follow && spec.array > 1 {
-        let failure = Failure::usage(format!("{} is an array of {} jobs", spec.name, spec.array));
-        return Err(failure.with_hint("use --wait, and `federation job logs -f --index N`"));
-    }
-    let output = app.output(args.format);
-    let mut client = app.client()?;
-    let request = match args.request_id {
-        Some(request) => request,
-        None => fresh_request(&client)?,
-    };
-    let (done, ids) = submit_as(&mut client, &request, spec).await?;
-    let Some(&first) = ids.first() else {
-        return Err(Failure::new(FaultCode::Internal, "the answer names no job"));
-    };
-    if !args.wait && !args.follow {
-        print_submitted(output, &request, &done)?;
-        client.close().await;
-        return Ok(());
-    }
-    let reattach = || format!("detached; go on with: federation job wait {first}");
-    if args.follow {
-        note(&format!("submitted {first}"));
-        return logs::follow_to_end(client, first).await;
-    }
-    for id in &ids {
-        note(&format!("submitted {id}"));
-    }
-    let ends = unless_interrupted(all_ended(&mut client, &ids, None), reattach).await?;
-    let output = output.at(client.env().clock.wall());
-    client.close().await;
-    conclude(output, &ends)
-}
-
-/// A request id that nobody else draws. It begins with the time, so that the newest requests are
-/// neighbours in the table that remembers them.
-fn fresh_request(client: &Client) -> Outcome<RequestId> {
-    let env = client.env();
-    let text = format!("cli-{:012x}{:016x}", env.clock.wall().0, env.random_u64());
-    RequestId::new(&text).map_err(|error| Failure::new(FaultCode::Internal, error.to_string()))
-}
-
-async fn submit_as(
-    client: &mut Client,
-    request: &RequestId,
-    spec: JobSpec,
-) -> Outcome<(JobSubmitted, Vec<JobId>)> {
-    let question = JobSubmit { request: request.clone(), spec: Arc::new(spec) };
-    let answer = client.change(Method::JobSubmit, &question).await;
-    let done: JobSubmitted = answer.map_err(|failure| {
-        let is_unsure = failure.code() == Some(FaultCode::OutcomeUnknown);
-        let failure = failure.with_request(request.as_str());
-        if is_unsure {
-            failure.with_hint(format!("repeat it with --request-id {request}: it counts once"))
-        } else {
-            failure
-        }
-    })?;
-    let ids = done.jobs.clone();
-    Ok((done, ids))
-}
-
-fn print_submitted(output: Output, request: &RequestId, done: &JobSubmitted) -> Outcome<()> {
-    match output.format() {
-        Format::Json => output.document(
-            "JobSubmitted",
-            json!({
-                "jobs": texts(&done.jobs),
-                "request": request.as_str(),
-                "revision": done.revision.0,
-                "repeated": done.repeated,
-            }),
-        ),
-        Format::Table | Format::Name => {
-            let lines: String = done.jobs.iter().map(|id| format!("{id}\n")).collect();
-            output::line(&lines, "")?;
-            if done.repeated {
-                note("this request had been admitted before; nothing new was submitted");
-            }
-            if let ([id], Format::Table) = (done.jobs.as_slice(), output.format()) {
-                note(&format!("follow it with: federation job logs -f {id}"));
-            }
-            Ok(())
-        }
     }
 }
 
@@ -307,7 +194,7 @@ async fn wait(app: &App, text: &str, output: Output) -> Outcome<()> {
 }
 
 /// Waits for all, in turn.
-async fn all_ended(
+pub(crate) async fn all_ended(
     client: &mut Client,
     ids: &[JobId],
     limit: Option<Instant>,
@@ -345,7 +232,7 @@ pub(crate) async fn changed(
 }
 
 /// Prints how jobs ended, and ends as the first that did not end well.
-fn conclude(output: Output, ends: &[JobView]) -> Outcome<()> {
+pub(crate) fn conclude(output: Output, ends: &[JobView]) -> Outcome<()> {
     match ends {
         [job] => output.one(job, None, || details(job))?,
         jobs => output.list(jobs, None)?,

@@ -26,6 +26,7 @@ mod logs;
 mod node;
 mod output;
 mod site;
+mod submit;
 mod upgrade;
 
 use std::env;

@@ -1,5 +1,6 @@
 //! Controllers are killed: leaders, all of a site at once, for a while.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Stdio;
@@ -7,7 +8,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::cluster::{FEDERATION, PATIENCE, Pair, Site, SitePlan, World};
+use crate::cluster::{FEDERATION, PATIENCE, Pair, Said, Site, SitePlan, World};
+use crate::process::await_that;
 use crate::work::{FOR_EVER, Work};
 
 /// The next commit after a leader's death, on a machine that has other things to do.
@@ -99,7 +101,7 @@ fn a_home_that_is_gone_for_a_while_finds_the_results_of_its_spilled_jobs() {
     let ids = pair.spill(&works);
     pair.home.kill_controllers();
     let begun = Instant::now();
-    crate::process::await_that("the short job ends unheard", PATIENCE, || {
+    await_that("the short job ends unheard", PATIENCE, || {
         world.witness().attempt(&ids[0], 1).is_some_and(|it| it.ends == 1)
             && begun.elapsed() > Duration::from_secs(12)
     });
@@ -149,4 +151,47 @@ fn followed_output_of_a_spilled_job_is_whole_although_leaders_die() {
     pair.home.ended_at_once(&ids[0]);
     let job = pair.home.submit(Work { spill: false, ..Work::new("never", 4, FOR_EVER) });
     pair.home.run(&["job", "cancel", &job]).done();
+}
+
+#[test]
+fn job_files_submitted_together_count_once_each_when_the_leader_is_killed_meanwhile() {
+    const FILES: usize = 400;
+    let world = World::new();
+    let mut site = world.site(SitePlan { controllers: 3, ..SitePlan::small("berlin") });
+    let filler = site.submit(Work::new("filler", 2, FOR_EVER));
+    site.await_running(&filler, 1, PATIENCE);
+    let files: Vec<String> =
+        (0..FILES).map(|_| world.job_file(Work::new("together", 2, 1))).collect();
+    let mut args = vec!["job", "run", "-o", "name"];
+    args.extend(files.iter().map(String::as_str));
+    let submitting = world
+        .command(Path::new(FEDERATION), &args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let listed = |site: &Site<'_>| site.list(&["job", "ls", "--limit", "1000"]).len();
+    await_that("the first are admitted", PATIENCE, || listed(&site) > 1);
+    site.kill_leader();
+    let said: Said = submitting.wait_with_output().unwrap().into();
+    let printed = said.done();
+    let ids: BTreeSet<&str> = printed.lines().collect();
+    assert_eq!((printed.lines().count(), ids.len()), (FILES, FILES));
+    await_that("all are listed, and no more", PATIENCE, || listed(&site) == FILES + 1);
+}
+
+#[test]
+fn of_files_submitted_together_none_is_when_one_cannot_be_read() {
+    let world = World::new();
+    let site = world.site(SitePlan::small("berlin"));
+    let good = world.job_file(Work::new("good", 1, 1));
+    let bad = world.file("kind: Job\n");
+    let large = world.job_file(Work::new("large", 8, 1));
+    site.run(&["job", "run", &good, &bad]).refused(2, "invalid-argument");
+    site.run(&["job", "run", &good, &good, "--name", "x"]).refused(2, "invalid-argument");
+    assert!(site.list(&["job", "ls", "--all"]).is_empty());
+    let said = site.run(&["job", "run", &good, &large, "-o", "name"]);
+    assert_eq!((said.code, said.out.lines().count()), (6, 1), "{said:?}");
+    assert!(said.err.contains(&format!("{large} was not submitted: ")), "{said:?}");
+    site.ended_at_once(said.out.trim());
 }
