@@ -565,6 +565,35 @@ impl<T: Value> Value for Arc<T> {
     }
 }
 
+/// A message whose absence means its default, and whose default is not written: what came to be
+/// said later than the message around it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OrDefault<T>(pub T);
+
+impl<T> core::ops::Deref for OrDefault<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: Value + Default + PartialEq> Value for OrDefault<T> {
+    const WIRE: Wire = T::WIRE;
+    fn put(&self, out: &mut Vec<u8>) {
+        self.0.put(out);
+    }
+    fn get(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        T::get(reader).map(Self)
+    }
+    fn is_default(&self) -> bool {
+        self.0 == T::default()
+    }
+    fn absent() -> Option<Self> {
+        Some(Self::default())
+    }
+}
+
 /// Defines a message: `struct Name { tag => field: Type, … }`. Field types are [`Field`]s.
 #[macro_export]
 macro_rules! message {

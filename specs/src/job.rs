@@ -5,6 +5,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::codec::OrDefault;
 use crate::id::{Country, GpuClass, JobName, SiteId};
 use crate::unit::{GpuCount, Millis};
 
@@ -32,6 +33,16 @@ pub const SITES_MAX: usize = 64;
 pub const LABELS_MAX: usize = 64;
 /// Longest name or value of a label, in bytes.
 pub const LABEL_BYTES_MAX: usize = 256;
+/// Most CPU of a node that a job asks for, in thousandths of a core.
+pub const CPU_MILLI_MAX: u32 = 65_536_000;
+/// Most memory of a node that a job asks for, in MiB: one pebibyte.
+pub const MEMORY_MIB_MAX: u32 = 1 << 30;
+/// Thousandths of a GPU.
+pub const GPU_MILLI: u32 = 1_000;
+/// Most attributes that a node has or a job asks for.
+pub const ATTRIBUTES_MAX: usize = 32;
+/// Longest name or value of an attribute, in bytes; also of a hall, a rack or a domain.
+pub const ATTRIBUTE_BYTES_MAX: usize = 63;
 /// Longest path of a working directory, in bytes.
 pub const WORKDIR_BYTES_MAX: usize = 4_096;
 /// Longest run of an attempt: a leap year.
@@ -57,6 +68,14 @@ crate::enumeration! {
         /// The attempt goes on, and its job is never placed again until it is known to have ended.
         2 => Wait = "wait",
     }
+
+    /// Among which nodes a gang stands together.
+    pub enum Vicinity {
+        1 => Hall = "hall",
+        2 => Rack = "rack",
+        /// One NVLink fabric.
+        3 => Domain = "domain",
+    }
 }
 
 crate::message! {
@@ -68,6 +87,33 @@ crate::message! {
         2 => residency: Vec<Country>,
         /// Whether the job may leave its home.
         3 => spill: bool,
+    }
+
+    /// That the nodes of a gang stand near each other.
+    pub struct Together {
+        1 => level: Vicinity,
+        /// If they cannot, the job waits; otherwise it is only better if they do.
+        2 => required: bool,
+        /// Nodes that stand together, one such group after the other by rank; zero for all.
+        3 => group_nodes: u32,
+    }
+
+    /// What a job asks of its nodes beyond whole GPUs. Nothing, by default.
+    #[derive(Default)]
+    pub struct Needs {
+        /// Of each node, for the job alone; zero if it does not say.
+        1 => cpu_milli: u32,
+        /// Of each node, for the job alone; zero if it does not say.
+        2 => memory_mib: u32,
+        /// Thousandths of one GPU, which is shared with others; zero for whole GPUs.
+        3 => gpu_milli: u32,
+        /// Each node has all of these.
+        4 => attributes: BTreeMap<String, String>,
+        /// Nothing else runs on its nodes.
+        5 => exclusive: bool,
+        /// The emptiest nodes rather than the fullest.
+        6 => spread: bool,
+        7 => together: Option<Together>,
     }
 
     /// A job as its tenant asked for it.
@@ -99,6 +145,7 @@ crate::message! {
         /// The attempt is stopped after this long; zero for no limit.
         16 => time_limit: Millis,
         17 => labels: BTreeMap<String, String>,
+        18 => needs: OrDefault<Needs>,
     }
 }
 
@@ -117,7 +164,61 @@ fn within(path: &'static str, value: u32, min: u32, max: u32) -> Result<(), JobS
     Err(JobSpecError { path, reason: alloc::format!("{value} is not between {min} and {max}") })
 }
 
+/// Whether that may be the name or the value of an attribute, or the name of a place.
+#[must_use]
+pub fn is_attribute(text: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
+    !text.is_empty() && text.len() <= ATTRIBUTE_BYTES_MAX && text.chars().all(is_plain)
+}
+
+impl Needs {
+    /// Whether a loan can carry all of it: a home knows of a host's nodes only how many GPUs of
+    /// which class were granted on each.
+    #[must_use]
+    pub fn fit_a_loan(&self) -> bool {
+        self.cpu_milli == 0
+            && self.memory_mib == 0
+            && self.gpu_milli == 0
+            && self.attributes.is_empty()
+            && !self.exclusive
+            && !self.together.as_ref().is_some_and(|together| together.required)
+    }
+
+    fn check(&self, nodes: u32, gpus: GpuCount) -> Result<(), JobSpecError> {
+        within("spec.resources.cpus", self.cpu_milli, 0, CPU_MILLI_MAX)?;
+        within("spec.resources.memory", self.memory_mib, 0, MEMORY_MIB_MAX)?;
+        within("spec.resources.gpus.milli", self.gpu_milli, 0, GPU_MILLI - 1)?;
+        if self.gpu_milli > 0 && gpus != GpuCount(1) {
+            let reason = "a part is of one GPU; leave `count` out".into();
+            return Err(JobSpecError { path: "spec.resources.gpus.milli", reason });
+        }
+        let path = "spec.placement.attributes";
+        if self.attributes.len() > ATTRIBUTES_MAX {
+            let reason = alloc::format!("{} are more than {ATTRIBUTES_MAX}", self.attributes.len());
+            return Err(JobSpecError { path, reason });
+        }
+        if !self.attributes.iter().all(|(name, value)| is_attribute(name) && is_attribute(value)) {
+            let reason = alloc::format!(
+                "a name and a value are 1 to {ATTRIBUTE_BYTES_MAX} letters, digits, `-`, `_`, `.` or `/`"
+            );
+            return Err(JobSpecError { path, reason });
+        }
+        let group = self.together.as_ref().map_or(0, |together| together.group_nodes);
+        if group > 0 && nodes.checked_rem(group) != Some(0) {
+            let reason = alloc::format!("{nodes} nodes do not make groups of {group}");
+            return Err(JobSpecError { path: "spec.placement.topology.groupSize", reason });
+        }
+        Ok(())
+    }
+}
+
 impl JobSpec {
+    /// Whether the job may run elsewhere than at its home.
+    #[must_use]
+    pub fn may_leave(&self) -> bool {
+        self.placement.spill && self.needs.fit_a_loan()
+    }
+
     /// All GPUs of the gang.
     #[must_use]
     pub fn gpus(&self) -> GpuCount {
@@ -152,6 +253,7 @@ impl JobSpec {
             return Err(JobSpecError { path: "spec.run.command", reason });
         }
         self.check_sizes()?;
+        self.needs.check(self.nodes, self.gpus_per_node)?;
         self.check_env()
     }
 

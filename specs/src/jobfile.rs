@@ -17,6 +17,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 mod convert;
+mod needs;
 mod raw;
 #[cfg(feature = "files")]
 mod text;
@@ -26,7 +27,7 @@ mod tree;
 pub use convert::{API_VERSION, ENV_RESERVED, KIND};
 pub use raw::{
     OneOrMany, RawArray, RawGpus, RawJobFile, RawMetadata, RawPlacement, RawReplicas, RawResources,
-    RawRetry, RawRun, RawSpec, RawTime,
+    RawRetry, RawRun, RawSpec, RawTime, RawTopology,
 };
 #[cfg(feature = "files")]
 pub use text::{FILE_BYTES_MAX, Format, read, schema};

@@ -7,9 +7,9 @@ use std::{env, fs};
 use proptest::prelude::*;
 use specs::job::{
     ARRAY_MAX, COMMAND_BYTES_MAX, ENV_BYTES_MAX, GPUS_PER_NODE_MAX, GRACE_MAX, JobClass, JobSpec,
-    NODES_MAX, OnPartition, PRIORITY_MAX, RETRIES_MAX, TASKS_PER_NODE_MAX,
+    NODES_MAX, Needs, OnPartition, PRIORITY_MAX, RETRIES_MAX, TASKS_PER_NODE_MAX,
 };
-use specs::job::{LABELS_MAX, SITES_MAX};
+use specs::job::{LABELS_MAX, SITES_MAX, Together, Vicinity};
 use specs::jobfile::{self, Format, JobFileError};
 use specs::unit::{GpuCount, Millis};
 
@@ -87,7 +87,84 @@ fn what_a_file_leaves_out_has_a_default() {
     assert_eq!((job.grace, job.time_limit), (Millis(10_000), Millis::ZERO));
     assert_eq!((job.retries, job.on_partition), (10, OnPartition::Restart));
     assert!(job.placement.spill && job.placement.sites.is_empty());
+    assert_eq!(*job.needs, Needs::default());
     assert!(job.gpu_classes.is_empty() && job.env.is_empty() && job.workdir.is_empty());
+}
+
+#[test]
+fn what_a_job_asks_of_its_nodes_is_read() {
+    let job = with(
+        "  replicas: {nodes: 4}
+  resources: {cpus: 12, memory: 64Gi, gpus: {count: 8}}
+  placement:
+    attributes: {fabric: ndr}
+    exclusive: true
+    fill: spread
+    topology: {sameRack: require, groupSize: 2}",
+    );
+    let together = Together { level: Vicinity::Rack, required: true, group_nodes: 2 };
+    let needs = Needs {
+        cpu_milli: 12_000,
+        memory_mib: 65_536,
+        gpu_milli: 0,
+        attributes: [("fabric".to_owned(), "ndr".to_owned())].into(),
+        exclusive: true,
+        spread: true,
+        together: Some(together),
+    };
+    assert_eq!(*job.unwrap().needs, needs);
+    let shared = with("  resources: {gpus: {milli: 250}}").unwrap();
+    assert_eq!((shared.needs.gpu_milli, shared.gpus_per_node), (250, GpuCount(1)));
+    let near = with("  placement: {topology: {sameDomain: prefer}}").unwrap();
+    assert!(near.needs.together.as_ref().is_some_and(|it| !it.required));
+    assert!(near.may_leave() && !shared.may_leave());
+}
+
+#[test]
+fn what_a_job_cannot_ask_of_its_nodes_is_told() {
+    let cases = [
+        ("  resources: {cpus: 0}", "spec.resources.cpus", "0", "zero"),
+        ("  resources: {cpus: 65537}", "spec.resources.cpus", "65537", "more than"),
+        ("  resources: {memory: 64G}", "spec.resources.memory", "64G", "not an amount"),
+        ("  resources: {memory: 2048Ti}", "spec.resources.memory", "2048Ti", "not between"),
+        ("  resources: {gpus: {milli: 0}}", "spec.resources.gpus.milli", "0", "zero"),
+        ("  resources: {gpus: {milli: 1000}}", "spec.resources.gpus.milli", "1000", "not between"),
+        ("  resources: {gpus: {milli: 5, count: 2}}", "spec.resources.gpus.milli", "5", "one GPU"),
+        ("  placement: {fill: packed}", "spec.placement.fill", "packed", "not one of"),
+        (
+            "  placement: {attributes: {a b: c}}",
+            "spec.placement.attributes",
+            "attributes",
+            "letters",
+        ),
+        (
+            "  placement: {topology: {sameRack: must}}",
+            "spec.placement.topology.sameRack",
+            "must",
+            "not one of",
+        ),
+        (
+            "  placement: {topology: {sameRack: require, sameHall: prefer}}",
+            "spec.placement.topology.sameHall",
+            "prefer",
+            "at most one",
+        ),
+        (
+            "  placement: {topology: {groupSize: 1}}",
+            "spec.placement.topology.groupSize",
+            "1",
+            "where",
+        ),
+        (
+            "  placement: {topology: {sameRack: require, groupSize: 2}}",
+            "spec.placement.topology.groupSize",
+            "2",
+            "groups of 2",
+        ),
+    ];
+    for (lines, path, under, reason) in cases {
+        assert_told(with(lines), path, under, reason);
+    }
 }
 
 #[test]

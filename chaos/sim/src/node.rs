@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use gpu_agent_core::{Action, Runner};
-use specs::codec::Message;
+use specs::codec::{Message, OrDefault};
 use specs::gpu::{GpuInfo, InventorySource};
 use specs::id::{Boot, CallId, LeaseId, NodeId};
 use specs::unit::Millis;
@@ -67,6 +67,7 @@ impl Node {
             gpus: self.gpus.clone(),
             address: self.id.to_string(),
             version: "sim".into(),
+            facts: OrDefault::default(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use federation_core::{AddPeer, Command, DrainNode, PeerRecord, RecallGrant};
-use specs::codec::{Blob, Message};
+use specs::codec::{Blob, Message, OrDefault};
 use specs::id::{CallId, JobId, JobName, RequestId};
 use specs::job::{JobClass, JobSpec, OnPartition, PlacementSpec};
 use specs::unit::{GpuCount, Millis};
@@ -146,6 +146,7 @@ impl World {
             placement,
             time_limit: Millis::ZERO,
             labels: BTreeMap::new(),
+            needs: OrDefault::default(),
         }
     }
 

@@ -39,7 +39,7 @@ use federation_core::{
     AcceptNode, AdmitJobs, Assignment, CancelJob, Command, CommitPlan, FoundSite, LeasePlan,
     OpenToken, PackedSpec, PartPlan, Place, RegisterNode, TokenKind,
 };
-use specs::codec::{Blob, Message};
+use specs::codec::{Blob, Message, OrDefault};
 use specs::fault::{Fault, FaultCode};
 use specs::gpu::{GpuInfo, InventorySource};
 use specs::id::{Boot, ControllerId, Epoch, GpuIndex, JobId, NodeId, Revision, SiteId, TokenId};
@@ -111,6 +111,7 @@ fn spec() -> JobSpec {
         placement: PlacementSpec { sites: vec![], residency: vec![], spill: true },
         time_limit: Millis(0),
         labels: [("team".to_owned(), "vision".to_owned())].into(),
+        needs: OrDefault::default(),
     }
 }
 
@@ -143,6 +144,7 @@ fn node(number: u64) -> Vec<Command> {
         gpus: (0..GPUS_PER_NODE).map(info).collect(),
         address: format!("10.0.{}.{}", number / 250, number % 250),
         version: "0.1.0".into(),
+        facts: OrDefault::default(),
     };
     let key = Blob(vec![1; 32]);
     let open = OpenToken {

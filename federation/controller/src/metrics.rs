@@ -119,6 +119,7 @@ fn gpus(state: &State, gauges: &Gauges) -> prometheus::Result<()> {
                 (Some(_), Some(_)) => "loaned",
                 (Some(_), None) => "allocated",
                 (None, Some(_)) => "granted",
+                (None, None) if gpu.is_leased() => "allocated",
                 (None, None) if node.draining => "drained",
                 (None, None) if node.suspicion.is_some() => "suspected",
                 (None, None) => "free",

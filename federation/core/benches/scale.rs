@@ -24,7 +24,7 @@ use federation_core::{
     PackedSpec, PartPlan, Place, RecordParts, RegisterNode, Reply, State, StateBuilder, TokenKind,
     apply,
 };
-use specs::codec::{Blob, Message};
+use specs::codec::{Blob, Message, OrDefault};
 use specs::gpu::{GpuInfo, InventorySource};
 use specs::id::{Boot, Epoch, GpuIndex, JobId, LeaseId, NodeId, Revision, TokenId};
 use specs::job::{JobClass, JobSpec, OnPartition, PlacementSpec};
@@ -79,6 +79,7 @@ fn spec(n: u64) -> JobSpec {
         placement: PlacementSpec { sites: vec![], residency: vec![], spill: true },
         time_limit: Millis(3_600_000),
         labels: pairs(&[("project", "welding"), ("team", "robotics")]),
+        needs: OrDefault::default(),
     }
 }
 
@@ -113,6 +114,7 @@ fn enrol(n: u64) -> [Command; 3] {
         gpus: (0..GPUS).map(info).collect(),
         address: format!("dgx-{n:05}.hall-1.berlin"),
         version: "0.1.0".into(),
+        facts: OrDefault::default(),
     };
     let open = OpenToken {
         token,

@@ -197,7 +197,7 @@ pub fn node_views(state: &State, leader: Option<(&Leader, Instant)>) -> Vec<Node
         boot: node.boot,
         class: node.gpus.first().map(|gpu| gpu.info.class.clone()),
         gpus: count(node.gpus.len()),
-        gpus_leased: count(node.gpus.iter().filter(|gpu| gpu.lease.is_some()).count()),
+        gpus_leased: count(node.gpus.iter().filter(|gpu| gpu.is_leased()).count()),
         gpus_granted: count(node.gpus.iter().filter(|gpu| gpu.grant.is_some()).count()),
         source: node.source.map(|it| it.as_str().to_string()).unwrap_or_default(),
         address: node.address.clone(),

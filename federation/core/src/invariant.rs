@@ -5,9 +5,10 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use specs::id::{GpuIndex, GrantId, LeaseId, NodeId};
+use specs::job::GPU_MILLI;
 use specs::wire::peer::GuestPhase;
 
-use crate::state::{JobPhase, State};
+use crate::state::{JobPhase, Lease, Node, State};
 
 /// A broken invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +25,7 @@ pub struct Violation {
 pub fn check(state: &State) -> Vec<Violation> {
     let mut found = Vec::new();
     gpus_match_leases(state, &mut found);
+    shares_match_leases(state, &mut found);
     gpus_match_grants(state, &mut found);
     jobs_match_leases(state, &mut found);
     guests_match_leases(state, &mut found);
@@ -42,7 +44,7 @@ fn gpus_match_leases(state: &State, found: &mut Vec<Violation>) {
     let name = "a GPU has one owner";
     let mut owners: BTreeMap<GpuKey, LeaseId> = BTreeMap::new();
     for lease in state.leases.values() {
-        for part in lease.parts.iter().filter(|part| part.outcome.is_none()) {
+        for part in lease.parts.iter().filter(|part| part.outcome.is_none() && part.milli == 0) {
             for gpu in &part.gpus {
                 if let Some(other) = owners.insert((part.node.clone(), *gpu), lease.id) {
                     let detail =
@@ -68,6 +70,58 @@ fn gpus_match_leases(state: &State, found: &mut Vec<Violation>) {
     }
     if let Some(((node, gpu), lease)) = owners.into_iter().next() {
         push(found, name, alloc::format!("{lease} names {node} gpu {gpu}, which is not there"));
+    }
+}
+
+/// S4 for parts of GPUs and for whole nodes: no more is shared than there is, and whoever is to be
+/// alone is.
+fn shares_match_leases(state: &State, found: &mut Vec<Violation>) {
+    let name = "a part of a GPU has one owner";
+    let mut wanted: BTreeMap<GpuKey, BTreeMap<LeaseId, u32>> = BTreeMap::new();
+    for lease in state.leases.values() {
+        for part in lease.parts.iter().filter(|part| part.outcome.is_none() && part.milli > 0) {
+            for gpu in &part.gpus {
+                let key = (part.node.clone(), *gpu);
+                wanted.entry(key).or_default().insert(lease.id, part.milli);
+            }
+        }
+    }
+    for node in state.nodes.values() {
+        for gpu in &node.gpus {
+            let marked: BTreeMap<LeaseId, u32> =
+                gpu.shares.iter().map(|share| (share.lease, share.milli)).collect();
+            let sum: u32 = gpu.shares.iter().map(|share| share.milli).sum();
+            let leased = wanted.remove(&(node.id.clone(), gpu.info.index)).unwrap_or_default();
+            let is_whole = gpu.lease.is_some() || gpu.grant.is_some();
+            let what = alloc::format!("{} gpu {}", node.id, gpu.info.index);
+            if marked != leased || marked.len() != gpu.shares.len() {
+                push(found, name, alloc::format!("{what}: marked {marked:?}, leased {leased:?}"));
+            }
+            if sum > GPU_MILLI || (sum > 0 && is_whole) {
+                push(found, name, alloc::format!("{what}: {sum} thousandths beside a whole use"));
+            }
+        }
+        others_beside(state, node, found);
+    }
+    if let Some(((node, gpu), _)) = wanted.into_iter().next() {
+        push(found, name, alloc::format!("{node} gpu {gpu} is shared and is not there"));
+    }
+}
+
+fn others_beside(state: &State, node: &Node, found: &mut Vec<Violation>) {
+    let here: Vec<&Lease> = state.leases_of(&node.id).collect();
+    let wanted = here.iter().find(|lease| lease.spec.needs.exclusive).map(|lease| lease.id);
+    if node.alone != wanted || (wanted.is_some() && here.len() > 1) {
+        let leases: Vec<LeaseId> = here.iter().map(|lease| lease.id).collect();
+        let detail = alloc::format!("{}: marked {:?}, leases {leases:?}", node.id, node.alone);
+        push(found, "whoever is to be alone on a node is", detail);
+    }
+    let asked = |part: fn(&Lease) -> u32| here.iter().map(|lease| u64::from(part(lease))).sum();
+    let (cpu, memory): (u64, u64) =
+        (asked(|lease| lease.spec.needs.cpu_milli), asked(|lease| lease.spec.needs.memory_mib));
+    if cpu > node.facts.cpu_milli.into() || memory > node.facts.memory_mib.into() {
+        let detail = alloc::format!("{}: {cpu} milli-CPU, {memory} MiB are promised", node.id);
+        push(found, "no more of a node is promised than there is", detail);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use specs::id::{Boot, GpuIndex, LeaseId, NodeId};
+use specs::id::{Boot, LeaseId, NodeId};
 use specs::unit::Timestamp;
 use specs::wire::agent::{AttemptPhase, AttemptReport, Ending, Outcome};
 use specs::wire::peer::GuestPhase;
@@ -14,7 +14,7 @@ use crate::exchange;
 use crate::job::{self, AttemptEnd};
 use crate::placement::fits;
 use crate::state::{
-    Guest, GuestKey, Job, JobPhase, LAPSED_KEPT, Lease, Leased, Part, State, StopReason,
+    Guest, GuestKey, Job, JobPhase, LAPSED_KEPT, Lease, Leased, Part, Share, State, StopReason,
 };
 
 pub(crate) fn commit_plan(state: &mut State, fx: &mut Effects, it: &CommitPlan) -> Reply {
@@ -75,8 +75,10 @@ fn assign_here(state: &mut State, fx: &mut Effects, mut job: Job, plan: &LeasePl
 /// given it the next id.
 pub(crate) fn open(state: &mut State, fx: &mut Effects, mut lease: Lease, parts: &[PartPlan]) {
     state.agreed.last_lease = lease.id;
+    // A guest has the GPUs of its home's grants, and those are whole.
+    let milli = if state.is_own(&lease.home) { lease.spec.needs.gpu_milli } else { 0 };
     for plan in parts {
-        let boot = take_gpus(state, lease.id, &plan.node, &plan.gpus);
+        let boot = take_gpus(state, &lease, plan, milli);
         state.node_leases.insert((plan.node.clone(), lease.id), ());
         fx.insert(Effect::SyncNode(plan.node.clone()));
         lease.parts.push(Part {
@@ -87,15 +89,23 @@ pub(crate) fn open(state: &mut State, fx: &mut Effects, mut lease: Lease, parts:
             outcome: None,
             started_at: Timestamp(0),
             ended_at: Timestamp(0),
+            milli,
         });
     }
     state.agreed.leases.insert(lease.id, lease);
 }
 
-fn take_gpus(state: &mut State, lease: LeaseId, node: &NodeId, gpus: &[GpuIndex]) -> Boot {
-    let Some(node) = state.agreed.nodes.get_mut(node) else { return Boot(0) };
-    for gpu in node.gpus.iter_mut().filter(|gpu| gpus.contains(&gpu.info.index)) {
-        gpu.lease = Some(lease);
+fn take_gpus(state: &mut State, lease: &Lease, plan: &PartPlan, milli: u32) -> Boot {
+    let Some(node) = state.agreed.nodes.get_mut(&plan.node) else { return Boot(0) };
+    for gpu in node.gpus.iter_mut().filter(|gpu| plan.gpus.contains(&gpu.info.index)) {
+        if milli > 0 {
+            gpu.shares.push(Share { lease: lease.id, milli });
+        } else {
+            gpu.lease = Some(lease.id);
+        }
+    }
+    if lease.spec.needs.exclusive {
+        node.alone = Some(lease.id);
     }
     node.boot
 }
@@ -182,9 +192,11 @@ fn put_end(lease: &mut Lease, node: &NodeId, report: &AttemptReport, outcome: &O
 
 fn free_gpus(state: &mut State, lease: LeaseId, node: &NodeId) {
     let Some(node) = state.agreed.nodes.get_mut(node) else { return };
-    for gpu in node.gpus.iter_mut().filter(|gpu| gpu.lease == Some(lease)) {
-        gpu.lease = None;
+    for gpu in &mut node.gpus {
+        gpu.lease = gpu.lease.filter(|user| *user != lease);
+        gpu.shares.retain(|share| share.lease != lease);
     }
+    node.alone = node.alone.filter(|user| *user != lease);
 }
 
 /// How the whole ended, given how its parts did.

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use specs::codec::OrDefault;
 use specs::gpu::GpuInfo;
 use specs::id::{Boot, GpuIndex, LeaseId, NodeId};
 use specs::job::OnPartition;
@@ -28,6 +29,7 @@ pub(crate) fn register(state: &mut State, fx: &mut Effects, it: &RegisterNode) -
     node.address.clone_from(&it.inventory.address);
     node.version.clone_from(&it.inventory.version);
     node.source = Some(it.inventory.source);
+    node.facts.clone_from(&it.inventory.facts);
     let detail = "its agent was restarted";
     lease::lose_parts(state, fx, &it.node, detail, it.at, |_, part| part.boot < it.boot);
     forget_lapsed(state, it);
@@ -63,7 +65,7 @@ fn replace_gpus(state: &mut State, fx: &mut Effects, id: &NodeId, infos: &[GpuIn
         let same = before.filter(|gpu| gpu.info.class == info.class);
         let grant = same.and_then(|gpu| gpu.grant);
         // A lease that outlives a restart cannot exist: its part was lost above.
-        node.gpus.push(Gpu { info: info.clone(), lease: None, grant });
+        node.gpus.push(Gpu { info: info.clone(), lease: None, grant, shares: Vec::new() });
     }
     exchange::host::shrink_grants(state, fx, id);
 }
@@ -163,6 +165,8 @@ impl Node {
             source: None,
             suspicion: None,
             draining: false,
+            facts: OrDefault::default(),
+            alone: None,
         }
     }
 }

@@ -262,7 +262,11 @@ fn free_nodes(state: &mut State, rules: Rules) {
             gpu.grant = None;
             if rules.leases_are_dissolved {
                 gpu.lease = None;
+                gpu.shares.clear();
             }
+        }
+        if rules.leases_are_dissolved {
+            node.alone = None;
         }
     }
 }

@@ -9,17 +9,17 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use specs::codec::{Blob, DecodeError, Message};
+use specs::codec::{Blob, DecodeError, Message, OrDefault};
 use specs::gpu::{GpuInfo, InventorySource};
 use specs::id::{
     Boot, ControllerId, Country, Epoch, GpuClass, GpuIndex, GrantId, JobId, LeaseId, NodeId,
     RequestId, Revision, SiteId, TokenId,
 };
-use specs::job::JobSpec;
+use specs::job::{GPU_MILLI, JobSpec};
 use specs::site::{SiteSpec, Terms};
 use specs::unit::{GpuCount, Timestamp};
 use specs::version::ClusterVersion;
-use specs::wire::agent::{AttemptPhase, Ending, Outcome};
+use specs::wire::agent::{AttemptPhase, Ending, Facts, Outcome};
 use specs::wire::client::JobState;
 use specs::wire::peer::{GuestPhase, LoanSlot, Slot};
 
@@ -125,6 +125,13 @@ specs::message! {
         1 => jobs: Few<JobId>,
     }
 
+    /// A part of a GPU and who has it.
+    pub struct Share {
+        1 => lease: LeaseId,
+        /// Thousandths.
+        2 => milli: u32,
+    }
+
     /// A GPU and who has it.
     pub struct Gpu {
         1 => info: GpuInfo,
@@ -132,6 +139,9 @@ specs::message! {
         2 => lease: Option<LeaseId>,
         /// Invariant: the grant exists and names this GPU.
         3 => grant: Option<GrantId>,
+        /// Invariant: empty if it has a lease or a grant; together no more than a GPU; the leases
+        /// exist and name this GPU.
+        4 => shares: Vec<Share>,
     }
 
     /// A machine with an agent.
@@ -146,6 +156,10 @@ specs::message! {
         /// The revision at which the present suspicion was applied.
         7 => suspicion: Option<Revision>,
         8 => draining: bool,
+        9 => facts: OrDefault<Facts>,
+        /// The lease beside which nothing else may run here. Invariant: it exists, and has a part
+        /// here.
+        10 => alone: Option<LeaseId>,
     }
 
     /// What of a lease one node runs.
@@ -157,6 +171,8 @@ specs::message! {
         5 => outcome: Option<Outcome>,
         6 => started_at: Timestamp,
         7 => ended_at: Timestamp,
+        /// Thousandths of its GPU; zero for all of its GPUs.
+        8 => milli: u32,
     }
 
     /// The right to run one attempt on named GPUs of nodes. It exists until all parts have ended.
@@ -554,17 +570,32 @@ impl Node {
         self.boot != Boot(0) && self.suspicion.is_none() && !self.draining
     }
 
-    /// GPUs that are neither leased nor granted.
+    /// GPUs that are neither leased nor granted; none of a node that somebody has for himself.
     pub fn free(&self) -> impl Iterator<Item = &Gpu> {
-        self.gpus.iter().filter(|gpu| gpu.is_free())
+        self.gpus.iter().filter(|gpu| gpu.is_free() && self.alone.is_none())
     }
 }
 
 impl Gpu {
-    /// Neither leased nor granted.
+    /// Neither leased nor granted, nor any part of it.
     #[must_use]
     pub fn is_free(&self) -> bool {
-        self.lease.is_none() && self.grant.is_none()
+        self.lease.is_none() && self.grant.is_none() && self.shares.is_empty()
+    }
+
+    /// Leased, or a part of it.
+    #[must_use]
+    pub fn is_leased(&self) -> bool {
+        self.lease.is_some() || !self.shares.is_empty()
+    }
+
+    /// Thousandths that are free to be shared.
+    pub(crate) fn milli_left(&self) -> u32 {
+        if self.lease.is_some() || self.grant.is_some() {
+            return 0;
+        }
+        let taken = self.shares.iter().fold(0u32, |sum, share| sum.saturating_add(share.milli));
+        GPU_MILLI.saturating_sub(taken)
     }
 }
 

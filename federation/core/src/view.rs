@@ -99,7 +99,7 @@ pub fn capacity(state: &State) -> Vec<ClassCapacity> {
             class.total = class.total.plus(one);
             if gpu.grant.is_some() {
                 class.granted = class.granted.plus(one);
-            } else if gpu.lease.is_none() {
+            } else if gpu.is_free() && node.alone.is_none() {
                 class.free = class.free.plus(one);
             }
             let sum = on_node.entry(&gpu.info.class).or_default();

@@ -10,7 +10,7 @@ use federation_core::{
     PeerRecord, Place, RecordParts, RegisterNode, State, StateBuilder, TokenKind, apply, check,
 };
 use proptest::prelude::*;
-use specs::codec::{Blob, Message, Value};
+use specs::codec::{Blob, Message, OrDefault, Value};
 use specs::gpu::{GpuInfo, InventorySource};
 use specs::id::{Boot, GpuIndex, JobId, LeaseId, NodeId, Revision, TokenId};
 use specs::job::{JobClass, JobSpec, OnPartition, PlacementSpec};
@@ -65,6 +65,7 @@ fn spec(workdir: u16, priority: u8) -> JobSpec {
         placement: PlacementSpec { sites: vec![], residency: vec![], spill: true },
         time_limit: Millis(0),
         labels: BTreeMap::new(),
+        needs: OrDefault::default(),
     }
 }
 
@@ -96,6 +97,7 @@ fn enrol(name: u8) -> Vec<Command> {
         gpus: (0..8).map(info).collect(),
         address: "127.0.0.1".into(),
         version: "test".into(),
+        facts: OrDefault::default(),
     };
     let open = OpenToken {
         token,

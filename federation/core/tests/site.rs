@@ -8,7 +8,7 @@ use federation_core::{
     JobPhase, Leader, OpenToken, PackedSpec, PeerRecord, Reply, Retention, State, TokenKind, apply,
     check, job_state, leaving,
 };
-use specs::codec::Blob;
+use specs::codec::{Blob, OrDefault};
 use specs::gpu::{GpuInfo, InventorySource};
 use specs::id::{Boot, Epoch, GpuIndex, JobId, LeaseId, NodeId, Question, Revision, TokenId};
 use specs::job::{JobClass, JobSpec, OnPartition, PlacementSpec};
@@ -101,6 +101,7 @@ impl Site {
                 gpus: (0..gpus).map(info).collect(),
                 address: "127.0.0.1".into(),
                 version: "test".into(),
+                facts: OrDefault::default(),
             },
             attempts,
         };
@@ -177,6 +178,7 @@ fn job(nodes: u32, gpus: u32) -> JobSpec {
         placement: PlacementSpec { sites: vec![], residency: vec![], spill: true },
         time_limit: Millis(0),
         labels: Default::default(),
+        needs: OrDefault::default(),
     }
 }
 

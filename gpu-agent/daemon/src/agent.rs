@@ -10,9 +10,10 @@ use bytes::Bytes;
 use fabric_quic::endpoint::Endpoint;
 use fabric_quic::env::Env;
 use gpu_agent_core::{Action, Known, Runner};
-use specs::codec::Message;
+use specs::codec::{Message, OrDefault};
 use specs::fault::{Fault, FaultCode};
 use specs::id::{Boot, GpuIndex, LeaseId};
+use specs::job::{GPU_MILLI, JobSpec};
 use specs::unit::{Instant, Millis, Timestamp};
 use specs::wire::agent::{Ending, Inventory, Launch, NodeOrders, Outcome};
 use tokio::sync::{Notify, mpsc, watch};
@@ -28,7 +29,7 @@ use crate::protocol::{Assignment, End, Wish};
 use crate::service::AgentService;
 use crate::start::{Options, bind};
 use crate::tree::Marks;
-use crate::{enrol, error, inventory};
+use crate::{enrol, error, facts, inventory};
 
 /// How often a controller is asked when nothing happens.
 const ASK_SPAN: Millis = Millis(1_000);
@@ -55,6 +56,8 @@ struct Attempt {
     wishes: watch::Sender<Wish>,
     grace: Millis,
     gpus: Vec<GpuIndex>,
+    /// Thousandths of each GPU.
+    milli: u32,
 }
 
 pub(crate) struct Agent {
@@ -97,6 +100,8 @@ impl Agent {
     ) -> Result<(Self, Endpoint), Fault> {
         let credentials = enrol::load(env, &home.path, &config)?;
         let gpus = inventory::find(&config.declared)?;
+        let facts = facts::of_machine(&config.topology, &config.attributes)
+            .map_err(|why| Fault::new(FaultCode::InvalidArgument, why))?;
         let attempts = Attempts::below(&home.path);
         let io = |action| error::disk(action, &home.path);
         attempts.create_all().map_err(io("create"))?;
@@ -127,6 +132,7 @@ impl Agent {
             gpus: gpus.gpus,
             address: config.address.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
+            facts: OrDefault(facts),
         };
         let runner = Runner::new(config.node.clone(), boot, inventory, left_behind);
         let (answer, answers) = mpsc::channel(1);
@@ -339,7 +345,7 @@ impl Agent {
         }
         let Known { home, job, epoch } = known;
         tracing::info!(%lease, %job, %epoch, %home, "starting");
-        let (grace, gpus) = (launch.spec.grace, launch.gpus.clone());
+        let (grace, gpus, milli) = (launch.spec.grace, launch.gpus.clone(), milli_of(&launch.spec));
         let assignment = Assignment {
             lease,
             home,
@@ -352,18 +358,22 @@ impl Agent {
         };
         self.shelf.begin(&assignment);
         let wishes = self.engine.start(assignment);
-        self.live.insert(lease, Attempt { wishes, grace, gpus });
+        self.live.insert(lease, Attempt { wishes, grace, gpus, milli });
     }
 
-    /// What the controllers should have seen to. A GPU has one user, whoever errs.
+    /// What the controllers should have seen to. No more of a GPU is used than there is, whoever
+    /// errs.
     fn check(&self, launch: &Launch) -> Result<(), String> {
         launch.spec.check().map_err(|error| format!("the job breaks a rule: {error}"))?;
         for gpu in &launch.gpus {
             if !self.gpus.contains(gpu) {
                 return Err(format!("this node has no GPU {gpu}"));
             }
-            let user = self.live.iter().find(|(_, attempt)| attempt.gpus.contains(gpu));
-            if let Some((lease, _)) = user {
+            let users = || self.live.iter().filter(|(_, attempt)| attempt.gpus.contains(gpu));
+            let used: u32 = users().map(|(_, attempt)| attempt.milli).sum();
+            if let Some((lease, _)) = users().next()
+                && used.saturating_add(milli_of(&launch.spec)) > GPU_MILLI
+            {
                 return Err(format!("{lease} uses GPU {gpu}"));
             }
         }
@@ -450,5 +460,13 @@ fn sweep(attempts: &Attempts, shelf: &Shelf, metrics: &Metrics, wall: Timestamp)
     metrics.disk_free.set(i64::try_from(free).unwrap_or(i64::MAX));
     if free < DISK_LOW_BYTES {
         tracing::warn!(free_mib = free >> 20, "the disk for the output of tasks is nearly full");
+    }
+}
+
+/// Thousandths of each of its GPUs that an attempt uses.
+fn milli_of(spec: &JobSpec) -> u32 {
+    match spec.needs.gpu_milli {
+        0 => GPU_MILLI,
+        milli => milli,
     }
 }

@@ -12,6 +12,7 @@ use specs::fault::{Fault, FaultCode};
 use specs::id::{GpuClass, NodeId, SiteId};
 use specs::job::GPUS_PER_NODE_MAX;
 
+use crate::facts::{Attribute, Topology};
 use crate::{disk, error};
 
 /// Name of the file.
@@ -58,6 +59,8 @@ pub(crate) struct Config {
     pub address: String,
     /// Empty where the driver knows the GPUs.
     pub declared: Vec<Declared>,
+    pub topology: Topology,
+    pub attributes: Vec<Attribute>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -69,6 +72,10 @@ struct RawConfig {
     address: String,
     #[serde(default)]
     declare: Vec<String>,
+    #[serde(default)]
+    topology: String,
+    #[serde(default)]
+    attributes: Vec<String>,
 }
 
 impl Config {
@@ -101,6 +108,8 @@ impl Config {
             controllers: self.controllers.clone(),
             address: self.address.clone(),
             declare: self.declared.iter().map(ToString::to_string).collect(),
+            topology: self.topology.to_string(),
+            attributes: self.attributes.iter().map(ToString::to_string).collect(),
         };
         let path = path(directory);
         let text = toml::to_string(&raw)
@@ -128,6 +137,8 @@ fn parse(text: &str) -> Result<Config, String> {
         controllers: raw.controllers,
         address: raw.address,
         declared,
+        topology: raw.topology.parse()?,
+        attributes: raw.attributes.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
     })
 }
 
@@ -151,6 +162,8 @@ mod tests {
             controllers: vec!["127.0.0.1:7000".into()],
             address: "n01".into(),
             declared: vec!["b200:8".parse().unwrap()],
+            topology: "hall=h1,rack=r07".parse().unwrap(),
+            attributes: vec!["fabric=ndr".parse().unwrap()],
         }
     }
 

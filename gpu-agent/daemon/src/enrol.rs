@@ -25,6 +25,7 @@ use specs::wire::join::EnrolAccept;
 use specs::wire::method::Method;
 
 use crate::config::{Config, Declared};
+use crate::facts::Topology;
 use crate::life::Home;
 
 /// Names of the files of a node's identity, without their endings.
@@ -103,6 +104,8 @@ pub(crate) async fn enrol(
         controllers: if controllers.is_empty() { token.addresses.clone() } else { controllers },
         address,
         declared,
+        topology: Topology::default(),
+        attributes: Vec::new(),
     };
     let issued = key.into_credentials(&accept.certificate.0, &accept.ca.0);
     let credentials = issued.map_err(|error| {

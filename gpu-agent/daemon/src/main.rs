@@ -13,7 +13,7 @@ use fabric_quic::env::{Clock, Env};
 use fabric_quic::token::Token;
 use gpu_agent_core::burn_in::Tier;
 use gpu_agent_daemon::burn_in::{self, Outcome};
-use gpu_agent_daemon::{Declared, Flush, Options, inventory};
+use gpu_agent_daemon::{Attribute, Declared, Flush, Options, Topology, inventory};
 use specs::fault::{Fault, FaultCode};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,7 +38,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Runs the agent. The first start needs a token, in SPILLWAY_ENROL_TOKEN or in a file.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Shows which GPUs this machine has.
     Inventory {
         #[command(flatten)]
@@ -70,6 +70,12 @@ struct RunArgs {
     /// Where other nodes of a gang reach this one; the host's name if left out.
     #[arg(long, value_name = "HOST")]
     address: Option<String>,
+    /// Where the machine stands, each part of which may be left out; as said before if none is.
+    #[arg(long, value_name = "hall=H,rack=R,domain=D")]
+    topology: Option<Topology>,
+    /// What jobs may ask nodes for; may be repeated; as said before if left out.
+    #[arg(long = "attribute", value_name = "NAME=VALUE")]
+    attributes: Vec<Attribute>,
     /// Where metrics are served, over HTTP.
     #[arg(long, value_name = "ADDR", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))]
     metrics: SocketAddr,
@@ -125,7 +131,7 @@ enum Format {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Run(args) => run(args),
+        Command::Run(args) => run(*args),
         Command::Inventory { declare, output } => show_inventory(&declare.declare, output),
         Command::BurnIn(args) => return burn_in(&args),
         Command::Check => burn_in::answer_stdin(),
@@ -148,6 +154,8 @@ fn run(args: RunArgs) -> Result<(), Fault> {
         directory: args.dir,
         declared: args.declare.declare,
         address: args.address,
+        topology: args.topology,
+        attributes: args.attributes,
         metrics: args.metrics,
         listen: args.listen,
     };

@@ -14,6 +14,7 @@ use specs::fault::{Fault, FaultCode};
 use crate::agent::Agent;
 use crate::config::{Config, Declared, check_declared};
 use crate::engine::SelfLauncher;
+use crate::facts::{Attribute, Topology};
 use crate::life::Home;
 use crate::service::AgentService;
 use crate::{enrol, inventory};
@@ -28,6 +29,10 @@ pub struct Options {
     pub declared: Vec<Declared>,
     /// None to keep what was said before, or the host's name.
     pub address: Option<String>,
+    /// None to keep what was said before.
+    pub topology: Option<Topology>,
+    /// Empty to keep what was said before.
+    pub attributes: Vec<Attribute>,
     pub metrics: SocketAddr,
     pub listen: SocketAddr,
 }
@@ -81,6 +86,12 @@ async fn configure(env: &Env, home: &Home, options: &Options) -> Result<Config, 
     }
     if let Some(address) = &options.address {
         config.address.clone_from(address);
+    }
+    if let Some(topology) = &options.topology {
+        config.topology.clone_from(topology);
+    }
+    if !options.attributes.is_empty() {
+        config.attributes.clone_from(&options.attributes);
     }
     if config != before {
         config.save(&home.path)?;

@@ -9,8 +9,10 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::str::FromStr;
 
+use super::needs::needs;
 use super::raw::{OneOrMany, RawJobFile, RawMetadata, RawPlacement, RawRun, RawSpec};
 use super::{JobFileError, Path};
+use crate::codec::OrDefault;
 use crate::job::{
     GPU_CLASSES_MAX, JobClass, JobSpec, LABEL_BYTES_MAX, LABELS_MAX, OnPartition, PlacementSpec,
     SITES_MAX, TIME_LIMIT_MAX, WORKDIR_BYTES_MAX,
@@ -58,6 +60,7 @@ fn spec(
     name: &str,
     labels: BTreeMap<String, String>,
 ) -> Result<JobSpec, JobFileError> {
+    let needs = needs(&raw)?;
     let gpus = raw.resources.gpus;
     Ok(JobSpec {
         name: named(&Path::of("metadata.name"), name)?,
@@ -82,6 +85,7 @@ fn spec(
         )?,
         placement: placement(&raw.placement)?,
         labels: checked_labels(labels)?,
+        needs: OrDefault(needs),
     })
 }
 
@@ -93,7 +97,7 @@ fn fixed(path: &str, written: &str, wanted: &str) -> Result<(), JobFileError> {
     Err(JobFileError::new(Path::of(path), reason).with_hint(format!("write `{wanted}`")))
 }
 
-fn number(path: &str, written: Option<u64>, default: u32) -> Result<u32, JobFileError> {
+pub(super) fn number(path: &str, written: Option<u64>, default: u32) -> Result<u32, JobFileError> {
     let Some(written) = written else { return Ok(default) };
     u32::try_from(written)
         .map_err(|_| JobFileError::new(Path::of(path), format!("{written} is far too large")))
@@ -113,13 +117,18 @@ where
     let Some(written) = written else { return Ok(default) };
     written.parse().map_err(|_| {
         let known: Vec<String> = known.iter().map(ToString::to_string).collect();
-        let reason = format!("`{}` is not one of {}", shown(written), known.join(", "));
-        let error = JobFileError::new(Path::of(path), reason);
-        match closest(written, known.iter().map(String::as_str)) {
-            Some(close) => error.with_hint(format!("did you mean `{close}`?")),
-            None => error,
-        }
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        not_one_of(path, written, &known)
     })
+}
+
+pub(super) fn not_one_of(path: &str, written: &str, known: &[&str]) -> JobFileError {
+    let reason = format!("`{}` is not one of {}", shown(written), known.join(", "));
+    let error = JobFileError::new(Path::of(path), reason);
+    match closest(written, known.iter().copied()) {
+        Some(close) => error.with_hint(format!("did you mean `{close}`?")),
+        None => error,
+    }
 }
 
 fn gpu_classes<T: FromStr>(model: Option<OneOrMany>) -> Result<Vec<T>, JobFileError>
@@ -284,7 +293,7 @@ fn parse_span(text: &str) -> Option<Millis> {
 }
 
 /// A piece of a tenant's text that is short enough for an error.
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     text.chars().take(40).flat_map(char::escape_debug).collect()
 }
 

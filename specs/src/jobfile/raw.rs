@@ -97,6 +97,12 @@ pub struct RawReplicas {
 pub struct RawResources {
     #[serde(default)]
     pub gpus: RawGpus,
+    /// Cores of each node, for the job alone; not counted if absent.
+    #[cfg_attr(feature = "files", schemars(range(min = 1, max = job::CPU_MILLI_MAX / 1_000)))]
+    pub cpus: Option<u64>,
+    /// Memory of each node, for the job alone, such as `64Gi` or `512Mi`; not counted if absent.
+    #[cfg_attr(feature = "files", schemars(regex(pattern = r"^[0-9]+(Mi|Gi|Ti)$")))]
+    pub memory: Option<String>,
 }
 
 /// GPUs of each node.
@@ -107,6 +113,9 @@ pub struct RawGpus {
     /// How many on each node; 1 if absent.
     #[cfg_attr(feature = "files", schemars(range(min = 1, max = job::GPUS_PER_NODE_MAX)))]
     pub count: Option<u64>,
+    /// Thousandths of one GPU, which the job shares with others; whole GPUs if absent.
+    #[cfg_attr(feature = "files", schemars(range(min = 1, max = job::GPU_MILLI - 1)))]
+    pub milli: Option<u64>,
     /// One class (`h100`) or several, the best first; any class if absent.
     pub model: Option<OneOrMany>,
 }
@@ -174,6 +183,35 @@ pub struct RawPlacement {
     pub data_residency: Option<Vec<String>>,
     /// Whether it may leave the site it was submitted to; true if absent.
     pub spill: Option<bool>,
+    /// What each node must have, by name and value, as its agent says it; anything if absent.
+    #[serde(default)]
+    pub attributes: BTreeMap<String, String>,
+    /// Whether nothing else may run on its nodes; false if absent.
+    pub exclusive: Option<bool>,
+    /// `pack` (the default) takes the fullest nodes that will do, `spread` the emptiest.
+    #[cfg_attr(feature = "files", schemars(extend("enum" = ["pack", "spread"])))]
+    pub fill: Option<String>,
+    #[serde(default)]
+    pub topology: RawTopology,
+}
+
+/// How near to each other the nodes of the gang stand. At most one of the three is given.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(feature = "files", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RawTopology {
+    /// In one NVLink fabric: `require` waits for such a place, `prefer` takes another if it must.
+    #[cfg_attr(feature = "files", schemars(extend("enum" = ["require", "prefer"])))]
+    pub same_domain: Option<String>,
+    /// In one rack.
+    #[cfg_attr(feature = "files", schemars(extend("enum" = ["require", "prefer"])))]
+    pub same_rack: Option<String>,
+    /// In one hall.
+    #[cfg_attr(feature = "files", schemars(extend("enum" = ["require", "prefer"])))]
+    pub same_hall: Option<String>,
+    /// Nodes that stand together, one such group after the other by rank; all if absent.
+    #[cfg_attr(feature = "files", schemars(range(min = 1, max = job::NODES_MAX)))]
+    pub group_size: Option<u64>,
 }
 
 /// A list that is there. A name with nothing behind it is refused here: it would allow everything

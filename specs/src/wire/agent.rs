@@ -1,13 +1,15 @@
 //! Agent and controller. The agent asks with a [`NodeReport`]; the leader answers with
 //! [`NodeOrders`] that it read after the question came.
 
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use crate::codec::OrDefault;
 use crate::gpu::{GpuInfo, InventorySource};
 use crate::id::{Boot, Epoch, GpuIndex, JobId, LeaseId, NodeId, Question, Revision, SiteId};
-use crate::job::JobSpec;
+use crate::job::{ATTRIBUTES_MAX, JobSpec, is_attribute};
 use crate::unit::{Millis, Timestamp};
 
 crate::enumeration! {
@@ -72,6 +74,21 @@ crate::message! {
         3 => address: String,
         /// Version of the agent.
         4 => version: String,
+        5 => facts: OrDefault<Facts>,
+    }
+
+    /// What a node is besides its GPUs. A node that does not say has none of it.
+    #[derive(Default)]
+    pub struct Facts {
+        1 => cpu_milli: u32,
+        2 => memory_mib: u32,
+        /// Names of halls are the site's.
+        3 => hall: String,
+        /// Names of racks and domains are the hall's; empty for none.
+        4 => rack: String,
+        /// Whose GPUs share one NVLink fabric.
+        5 => domain: String,
+        6 => attributes: BTreeMap<String, String>,
     }
 
     /// An attempt as its node sees it.
@@ -179,6 +196,30 @@ crate::enumeration! {
     pub enum LogStream {
         1 => Stdout = "stdout",
         2 => Stderr = "stderr",
+    }
+}
+
+impl Facts {
+    /// Checks what the types cannot say. Whoever takes facts from elsewhere calls this first.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn check(&self) -> Result<(), String> {
+        for (what, name) in [("hall", &self.hall), ("rack", &self.rack), ("domain", &self.domain)] {
+            if !name.is_empty() && !is_attribute(name) {
+                return Err(alloc::format!("`{name}` cannot be the name of a {what}"));
+            }
+        }
+        if self.attributes.len() > ATTRIBUTES_MAX {
+            let count = self.attributes.len();
+            return Err(alloc::format!("{count} attributes are more than {ATTRIBUTES_MAX}"));
+        }
+        let wrong =
+            |(name, value): &(&String, &String)| !is_attribute(name) || !is_attribute(value);
+        match self.attributes.iter().find(wrong) {
+            Some((name, value)) => Err(alloc::format!("`{name}={value}` cannot be an attribute")),
+            None => Ok(()),
+        }
     }
 }
 

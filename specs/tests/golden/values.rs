@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use specs::codec::Blob;
+use specs::codec::{Blob, OrDefault};
 use specs::fault::{Fault, FaultCode};
 use specs::gpu::{GpuClass, GpuInfo, InventorySource};
 use specs::id::{
     Boot, ControllerId, Country, Epoch, GpuIndex, GrantId, JobId, JobName, LeaseId, NodeId,
     Question, RequestId, Revision, SiteId, TokenId,
 };
-use specs::job::{JobClass, JobSpec, OnPartition, PlacementSpec};
+use specs::job::{JobClass, JobSpec, Needs, OnPartition, PlacementSpec, Together, Vicinity};
 use specs::site::{LendRule, SiteSpec, Terms};
 use specs::unit::{GpuCount, Millis, Timestamp};
 use specs::version::ClusterVersion;
@@ -58,6 +58,7 @@ pub(crate) fn enumerations() -> Vec<(&'static str, Numbers)> {
         NodeState,
         OnPartition,
         ValidityKind,
+        Vicinity,
         Want,
     ]
 }
@@ -109,7 +110,24 @@ fn spec() -> Arc<JobSpec> {
         placement: placement(),
         time_limit: Millis(43_200_000),
         labels: map("team", "speech"),
+        needs: OrDefault(needs()),
     })
+}
+
+fn together() -> Together {
+    Together { level: Vicinity::Rack, required: true, group_nodes: 8 }
+}
+
+fn needs() -> Needs {
+    Needs {
+        cpu_milli: 12_000,
+        memory_mib: 131_072,
+        gpu_milli: 250,
+        attributes: map("fabric", "ndr"),
+        exclusive: true,
+        spread: true,
+        together: Some(together()),
+    }
 }
 
 fn placement() -> PlacementSpec {
@@ -160,6 +178,8 @@ fn vocabulary() -> Vec<Sample> {
         }),
         sample(&gpu()),
         sample(&placement()),
+        sample(&together()),
+        sample(&needs()),
         sample(&*spec()),
         sample(&terms()),
         sample(&lend_rule()),
@@ -182,6 +202,18 @@ fn inventory() -> agent::Inventory {
         gpus: vec![gpu()],
         address: "10.0.0.7".to_owned(),
         version: "0.1.0".to_owned(),
+        facts: OrDefault(facts()),
+    }
+}
+
+fn facts() -> agent::Facts {
+    agent::Facts {
+        cpu_milli: 224_000,
+        memory_mib: 2_097_152,
+        hall: "h1".to_owned(),
+        rack: "r07".to_owned(),
+        domain: "nvl-3".to_owned(),
+        attributes: map("zone", "cold"),
     }
 }
 
@@ -226,6 +258,7 @@ fn lease_order() -> agent::LeaseOrder {
 fn agents() -> Vec<Sample> {
     vec![
         sample(&outcome()),
+        sample(&facts()),
         sample(&inventory()),
         sample(&attempt_report()),
         sample(&agent::NodeReport {

@@ -158,17 +158,16 @@ impl World {
         controllers: usize,
         terms: &'static [&'static str],
     ) -> Pair<'_> {
-        let home = self.site(SitePlan {
-            name: "berlin",
-            controllers,
-            nodes: 1,
-            gpus: 4,
-            extra: &[],
-            terms,
-        });
+        let home = self.site(SitePlan { controllers, gpus: 4, terms, ..SitePlan::small("berlin") });
         let extra = &["--lend=all=64", "--country=NL"];
-        let host =
-            self.site(SitePlan { name: "giga", controllers, nodes: 2, gpus: 4, extra, terms });
+        let host = self.site(SitePlan {
+            controllers,
+            nodes: 2,
+            gpus: 4,
+            extra,
+            terms,
+            ..SitePlan::small("giga")
+        });
         home.joins(&host);
         Pair { home, host }
     }
@@ -199,13 +198,15 @@ pub(crate) struct SitePlan {
     pub(crate) nodes: usize,
     /// Of each node.
     pub(crate) gpus: u32,
+    /// The nodes stand in so many racks, dealt out one after the other; nowhere if zero.
+    pub(crate) racks: usize,
     pub(crate) extra: &'static [&'static str],
     pub(crate) terms: &'static [&'static str],
 }
 
 impl SitePlan {
     pub(crate) fn small(name: &'static str) -> Self {
-        Self { name, controllers: 1, nodes: 1, gpus: 2, extra: &[], terms: &[] }
+        Self { name, controllers: 1, nodes: 1, gpus: 2, racks: 0, extra: &[], terms: &[] }
     }
 }
 
@@ -261,7 +262,12 @@ impl Site<'_> {
         let token = self.run(&["node", "enroll", node]).done();
         let file = self.world.file(&token);
         let mut agent = self.agent_of(node);
-        agent.start_with(&["--token-file", &file]);
+        let place = self.plan.racks.checked_sub(1).map(|_| {
+            let rack = self.agents.len() % self.plan.racks;
+            format!("--topology=hall=h1,rack=r{rack}")
+        });
+        let args: Vec<&str> = place.iter().map(String::as_str).collect();
+        agent.start_with(&[&["--token-file", &file], &args[..]].concat());
         self.agents.push(agent);
     }
 

@@ -159,3 +159,36 @@ fn a_second_agent_with_the_same_directory_is_refused_and_disturbs_nothing() {
     assert!(said.err.contains(&site.agents[0].pid().to_string()), "{said:?}");
     site.ended_at_once(&id);
 }
+
+#[test]
+fn a_gang_that_requires_one_rack_lands_in_one_and_the_next_is_told_what_it_lacks() {
+    let world = World::new();
+    // b1 and b3 stand in one rack, b2 and b4 in the other.
+    let site = world.site(SitePlan { nodes: 4, racks: 2, ..SitePlan::small("berlin") });
+    let gang = |name: &str, nodes: u32, topology: &str| {
+        let text = format!(
+            "apiVersion: spillway/v1\nkind: Job\nmetadata: {{name: {name}}}\nspec:\n  \
+             replicas: {{nodes: {nodes}}}\n  resources: {{gpus: {{count: 2}}}}\n  \
+             placement: {{topology: {{{topology}}}}}\n  run: {{command: sleep 600}}\n"
+        );
+        let file = world.file(&text);
+        site.run(&["job", "run", &file, "-o", "name"])
+    };
+    let nodes_of = |id: &str| {
+        let job = site.await_state(id, "running", PATIENCE);
+        let nodes = job["nodes"].as_array().unwrap().iter();
+        nodes.map(|node| node.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let alone = gang("alone", 1, "").done();
+    assert_eq!(nodes_of(alone.trim()), ["b1"]);
+    let beside = gang("beside", 1, "").done();
+    assert_eq!(nodes_of(beside.trim()), ["b2"]);
+    // Two nodes are free, in different racks.
+    let first = gang("first", 2, "sameRack: require").done();
+    let why = site.json(&["job", "why", first.trim()]);
+    let said = why["sites"][0]["constraint"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(said, "rack-local: largest free in one rack is 2 of 4 GPUs", "{why}");
+    site.run(&["job", "cancel", alone.trim()]).done();
+    assert_eq!(nodes_of(first.trim()), ["b1", "b3"]);
+    gang("second", 3, "sameRack: require").refused(6, "unplaceable");
+}

@@ -2,6 +2,7 @@
 
 use federation_controller::raft::{ArchiveView, RaftConfig};
 use federation_core::{AdmitJobs, ArchiveJobs, CancelJob, Command, PackedSpec};
+use specs::codec::OrDefault;
 use specs::id::JobId;
 use specs::job::{JobClass, JobSpec, OnPartition, PlacementSpec};
 use specs::unit::{GpuCount, Millis, Timestamp};
@@ -36,6 +37,7 @@ fn spec() -> JobSpec {
         placement: PlacementSpec { sites: Vec::new(), residency: Vec::new(), spill: false },
         time_limit: Millis(0),
         labels: std::collections::BTreeMap::new(),
+        needs: OrDefault::default(),
     }
 }
 

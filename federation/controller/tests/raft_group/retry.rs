@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use federation_controller::raft::look;
 use federation_core::{AdmitJobs, CancelJob, Command, PackedSpec, Reply};
+use specs::codec::OrDefault;
 use specs::id::{ControllerId, JobId};
 use specs::job::{JobClass, JobSpec, OnPartition, PlacementSpec};
 use specs::unit::{GpuCount, Millis, Timestamp};
@@ -29,6 +30,7 @@ fn spec() -> JobSpec {
         placement: PlacementSpec { sites: vec![], residency: vec![], spill: true },
         time_limit: Millis(0),
         labels: BTreeMap::new(),
+        needs: OrDefault::default(),
     }
 }
 

@@ -188,6 +188,9 @@ pub(crate) fn judge(state: &State, home: &SiteId, order: &LoanOrder) -> Admissio
     if !fits::may_run_at(&body.spec, &site.site, site.country) {
         return refuse("its policy forbids this site".into());
     }
+    if !body.spec.needs.fit_a_loan() {
+        return refuse("it asks for more of its nodes than a loan can carry".into());
+    }
     let nodes: Vec<_> = fits::loan_nodes(&body.slots).collect();
     let whole = nodes.iter().all(|(_, gpus)| *gpus == body.spec.gpus_per_node);
     if !whole || nodes.len() as u64 != u64::from(body.spec.nodes) {

@@ -7,15 +7,24 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use specs::id::{GpuClass, GpuIndex, NodeId};
-use specs::job::JobSpec;
+use specs::job::{JobSpec, Together, Vicinity};
 use specs::unit::GpuCount;
+use specs::wire::agent::Facts;
 
 use crate::command::PartPlan;
+use crate::placement::fits;
 use crate::placement::fleet::{
-    Ask, Busy, ClassIndex, Fleet, GpuMask, NodeIndex, NodeShape, Placement, Shortage, Taken,
+    self, Ask, AttributeIndex, Busy, ClassIndex, Fill, Fleet, GpuAsk, GpuMask, GroupIndex, Level,
+    NodeIndex, NodeShape, Placement, Shortage, Taken,
 };
 use crate::state::{Gpu, Node, State};
 use crate::table::Table;
+
+/// What nodes with GPUs of one class alone have. In the fleet, who asks for a node for himself asks
+/// for it, since what stands there twice is not seen to be free as a whole.
+const UNMIXED: AttributeIndex = AttributeIndex(0);
+/// What no node has.
+const UNKNOWN: AttributeIndex = AttributeIndex(u32::MAX);
 
 /// The nodes of a site, by what is free on them. A machine with GPUs of several classes stands in
 /// the fleet once for each.
@@ -29,6 +38,10 @@ pub(crate) struct Capacity {
     owners: Vec<NodeId>,
     classes: Vec<GpuClass>,
     class_of: BTreeMap<GpuClass, ClassIndex>,
+    /// From one on: zero is [`UNMIXED`].
+    attribute_of: BTreeMap<(String, String), AttributeIndex>,
+    /// Halls, racks and domains, by hall and name.
+    group_of: [BTreeMap<(String, String), GroupIndex>; 3],
     /// Nodes on which nothing can start at present.
     awaited: usize,
     /// What the plan in the making has taken.
@@ -53,7 +66,7 @@ impl Capacity {
         state.nodes.changed_since(&self.seen, |node| changed.push(node.clone()));
         self.seen = state.nodes.clone();
         for id in changed {
-            self.renew(&id);
+            self.renew(state, &id);
         }
     }
 
@@ -64,7 +77,7 @@ impl Capacity {
         }
     }
 
-    fn renew(&mut self, id: &NodeId) {
+    fn renew(&mut self, state: &State, id: &NodeId) {
         let seen = self.seen.clone();
         let before = self.known.remove(id);
         self.awaited -= usize::from(before.as_ref().is_some_and(|known| !known.usable));
@@ -86,9 +99,10 @@ impl Capacity {
             wanted.into_iter().map(|shape| (self.add(id, &shape), shape)).collect()
         };
         let usable = node.is_usable();
+        let promised = fits::promised(state, id);
         for (at, shape) in &shapes {
             let class = &self.classes[usize::from(shape.class.0)];
-            self.fleet.set_busy(*at, &busy(node, class));
+            self.fleet.set_busy(*at, &busy(node, class, promised));
             self.fleet.set_usable(*at, usable);
         }
         self.awaited += usize::from(!usable);
@@ -112,12 +126,44 @@ impl Capacity {
         for gpu in &node.gpus {
             *gpus.entry(&gpu.info.class).or_default() += 1;
         }
+        let facts = &node.facts;
+        let mut attributes: Vec<AttributeIndex> =
+            facts.attributes.iter().map(|(name, value)| self.attribute(name, value)).collect();
+        if gpus.len() == 1 {
+            attributes.push(UNMIXED);
+        }
+        let [hall, rack, domain] =
+            [Vicinity::Hall, Vicinity::Rack, Vicinity::Domain].map(|it| self.group(facts, it));
         let mut shapes = Vec::new();
         for (class, count) in gpus {
-            let class = self.class(class);
-            shapes.push(NodeShape { class, gpus: number(count), ..NodeShape::default() });
+            shapes.push(NodeShape {
+                class: self.class(class),
+                gpus: number(count),
+                cpu_milli: facts.cpu_milli,
+                memory_mib: facts.memory_mib,
+                hall,
+                rack,
+                domain,
+                attributes: attributes.clone(),
+            });
         }
         shapes
+    }
+
+    fn attribute(&mut self, name: &str, value: &str) -> AttributeIndex {
+        let next = AttributeIndex(number(self.attribute_of.len() + 1));
+        *self.attribute_of.entry((name.into(), value.into())).or_insert(next)
+    }
+
+    fn group(&mut self, facts: &Facts, level: Vicinity) -> Option<GroupIndex> {
+        let (hall, name) = fits::place_of(facts, level)?;
+        let known = match level {
+            Vicinity::Hall => &mut self.group_of[0],
+            Vicinity::Rack => &mut self.group_of[1],
+            Vicinity::Domain => &mut self.group_of[2],
+        };
+        let next = GroupIndex(number(known.len()));
+        Some(*known.entry((hall.into(), name.into())).or_insert(next))
     }
 
     fn class(&mut self, name: &GpuClass) -> ClassIndex {
@@ -142,14 +188,47 @@ impl Capacity {
     /// What the job asks of a site; none if no class would do.
     pub(crate) fn ask(&self, spec: &JobSpec) -> Option<Ask> {
         let classes = self.numbers(&spec.gpu_classes);
-        let ask = Ask { classes, ..Ask::whole(spec.nodes, spec.gpus_per_node.0) };
-        (!ask.classes.is_empty()).then_some(ask)
+        if classes.is_empty() {
+            return None;
+        }
+        let needs = &spec.needs;
+        let known = |(name, value): (&String, &String)| {
+            self.attribute_of.get(&(name.clone(), value.clone())).copied().unwrap_or(UNKNOWN)
+        };
+        let mut attributes: Vec<AttributeIndex> = needs.attributes.iter().map(known).collect();
+        if needs.exclusive {
+            attributes.push(UNMIXED);
+        }
+        let gpus = match u16::try_from(needs.gpu_milli) {
+            Ok(milli) if milli > 0 => GpuAsk::Milli(milli),
+            _ => GpuAsk::Whole(spec.gpus_per_node.0),
+        };
+        Some(Ask {
+            nodes: spec.nodes,
+            gpus,
+            cpu_milli: needs.cpu_milli,
+            memory_mib: needs.memory_mib,
+            classes,
+            attributes,
+            exclusive: needs.exclusive,
+            together: needs.together.as_ref().map(together),
+            fill: if needs.spread { Fill::Spread } else { Fill::Pack },
+        })
     }
 
     /// Takes a place for the job, until the next [`Capacity::give_back`].
     pub(crate) fn take(&mut self, spec: &JobSpec) -> Option<Vec<PartPlan>> {
         let ask = self.ask(spec)?;
-        self.take_asked(&ask).map(|(_, parts)| parts)
+        let (_, mut parts) = self.take_asked(&ask)?;
+        if let Some(together) = spec.needs.together.as_ref() {
+            // Neighbours by rank are neighbours in the hall.
+            parts.sort_by_key(|part| self.place(&part.node, together.level));
+        }
+        Some(parts)
+    }
+
+    fn place(&self, node: &NodeId, level: Vicinity) -> Option<(&str, &str)> {
+        self.seen.get(node).and_then(|node| fits::place_of(&node.facts, level))
     }
 
     /// Takes a gang of one of the classes, the first that has it; of any class if none is named.
@@ -184,7 +263,8 @@ impl Capacity {
         let owner = self.owners.get(usize::try_from(part.node.0).ok()?)?;
         let class = self.class_at(part.node)?;
         let of_class = of_class(self.seen.get(owner)?, class).zip(0u8..);
-        let taken = of_class.filter(|(_, place)| GpuMask::one(*place).is_within(part.gpus));
+        let gpus = part.share.map_or(part.gpus, |(gpu, _)| GpuMask::one(gpu));
+        let taken = of_class.filter(|(_, place)| GpuMask::one(*place).is_within(gpus));
         let gpus: Vec<GpuIndex> = taken.map(|(gpu, _)| gpu.info.index).collect();
         Some(PartPlan { node: owner.clone(), gpus })
     }
@@ -237,9 +317,12 @@ impl Capacity {
     }
 
     /// A node in words that do not depend on when it came.
-    fn told(&self, known: &Known) -> Vec<(bool, Option<&GpuClass>, u32, GpuMask)> {
+    fn told(&self, known: &Known) -> Vec<String> {
         let tell = |(at, shape): &(NodeIndex, NodeShape)| {
-            (self.fleet.is_usable(*at), self.class_at(*at), shape.gpus, self.fleet.free_gpus(*at))
+            let usable = if self.fleet.is_usable(*at) { "usable" } else { "not usable" };
+            let class = self.class_at(*at);
+            let free = self.fleet.free_of(*at);
+            alloc::format!("{usable}, {} of {class:?}, free {free:?}", shape.gpus)
         };
         known.shapes.iter().map(tell).collect()
     }
@@ -249,9 +332,25 @@ fn of_class<'a>(node: &'a Node, class: &'a GpuClass) -> impl Iterator<Item = &'a
     node.gpus.iter().filter(move |gpu| gpu.info.class == *class)
 }
 
-/// What of a node's GPUs of the class is not free.
-fn busy(node: &Node, class: &GpuClass) -> Busy {
-    let taken = of_class(node, class).zip(0u8..).filter(|(gpu, _)| !gpu.is_free());
-    let gpus = taken.fold(GpuMask::default(), |mask, (_, place)| mask.with(GpuMask::one(place)));
-    Busy { gpus, ..Busy::default() }
+fn together(wish: &Together) -> fleet::Together {
+    let level = match wish.level {
+        Vicinity::Hall => Level::Hall,
+        Vicinity::Rack => Level::Rack,
+        Vicinity::Domain => Level::Domain,
+    };
+    fleet::Together { level, required: wish.required, group: wish.group_nodes }
+}
+
+/// What of a node's GPUs of the class is not free, and what is promised of the rest.
+fn busy(node: &Node, class: &GpuClass, (cpu_milli, memory_mib): (u32, u32)) -> Busy {
+    let exclusive = node.alone.is_some();
+    let mut busy = Busy { cpu_milli, memory_mib, exclusive, ..Busy::default() };
+    for (gpu, place) in of_class(node, class).zip(0u8..) {
+        if !gpu.is_free() && gpu.shares.is_empty() {
+            busy.gpus = busy.gpus.with(GpuMask::one(place));
+        }
+        let shares = gpu.shares.iter().filter_map(|share| u16::try_from(share.milli).ok());
+        busy.shares.extend(shares.map(|milli| (place, milli)));
+    }
+    busy
 }

@@ -3,12 +3,13 @@
 use alloc::collections::BTreeSet;
 
 use specs::id::{Country, GpuClass, GpuIndex, NodeId, SiteId};
-use specs::job::JobSpec;
+use specs::job::{JobSpec, Needs, Vicinity};
 use specs::unit::GpuCount;
+use specs::wire::agent::Facts;
 use specs::wire::peer::LoanSlot;
 
-use crate::command::{LeasePlan, LoanPlan};
-use crate::state::{DrawKey, HeldKey, State};
+use crate::command::{LeasePlan, LoanPlan, PartPlan};
+use crate::state::{DrawKey, Gpu, HeldKey, Node, State};
 
 /// The Union's members, by ISO 3166-1: what `EU` in a residency rule stands for.
 /// Source: <https://european-union.europa.eu/principles-countries-history/eu-countries_en>.
@@ -47,6 +48,9 @@ pub(crate) fn lease_fits(state: &State, spec: &JobSpec, plan: &LeasePlan) -> boo
         let Some(node) = state.nodes.get(&part.node).filter(|node| node.is_usable()) else {
             return false;
         };
+        if !needs_fit(state, &spec.needs, node) {
+            return false;
+        }
         let gpus: BTreeSet<GpuIndex> = part.gpus.iter().copied().collect();
         if !nodes.insert(&part.node)
             || gpus.len() != part.gpus.len()
@@ -55,14 +59,76 @@ pub(crate) fn lease_fits(state: &State, spec: &JobSpec, plan: &LeasePlan) -> boo
             return false;
         }
         for index in gpus {
-            let Some(gpu) = node.free().find(|gpu| gpu.info.index == index) else { return false };
+            let Some(gpu) = node.gpus.iter().find(|gpu| gpu.info.index == index) else {
+                return false;
+            };
+            let milli = spec.needs.gpu_milli;
+            let fits = if milli > 0 { gpu.milli_left() >= milli } else { gpu.is_free() };
+            if !fits {
+                return false;
+            }
             let same = *class.get_or_insert(&gpu.info.class) == &gpu.info.class;
             if !same || !class_will_do(spec, &gpu.info.class) {
                 return false;
             }
         }
     }
-    true
+    stands_together(state, spec, plan)
+}
+
+/// CPU and memory that leases have on a node.
+pub(crate) fn promised(state: &State, node: &NodeId) -> (u32, u32) {
+    state.leases_of(node).map(|lease| &lease.spec.needs).fold((0, 0), |(cpu, memory), needs| {
+        (cpu.saturating_add(needs.cpu_milli), memory.saturating_add(needs.memory_mib))
+    })
+}
+
+/// Whether the node has what the job asks for besides GPUs.
+fn needs_fit(state: &State, needs: &Needs, node: &Node) -> bool {
+    if node.alone.is_some() || (needs.exclusive && !node.gpus.iter().all(Gpu::is_free)) {
+        return false;
+    }
+    let facts = &node.facts;
+    let mut attributes = needs.attributes.iter();
+    if !attributes.all(|(name, value)| facts.attributes.get(name) == Some(value)) {
+        return false;
+    }
+    if needs.cpu_milli == 0 && needs.memory_mib == 0 {
+        return true;
+    }
+    let (cpu, memory) = promised(state, &node.id);
+    facts.cpu_milli.saturating_sub(cpu) >= needs.cpu_milli
+        && facts.memory_mib.saturating_sub(memory) >= needs.memory_mib
+}
+
+/// The name of the hall, rack or domain that a node stands in; none if it stands in none.
+pub(crate) fn place_of(facts: &Facts, level: Vicinity) -> Option<(&str, &str)> {
+    let name = match level {
+        Vicinity::Hall if facts.hall.is_empty() => return None,
+        Vicinity::Hall => return Some((&facts.hall, "")),
+        Vicinity::Rack => &facts.rack,
+        Vicinity::Domain => &facts.domain,
+    };
+    (!name.is_empty()).then_some((&facts.hall, name))
+}
+
+/// Whether the nodes stand together as the job requires it.
+fn stands_together(state: &State, spec: &JobSpec, plan: &LeasePlan) -> bool {
+    let Some(together) = spec.needs.together.as_ref().filter(|together| together.required) else {
+        return true;
+    };
+    let group = if together.group_nodes == 0 { spec.nodes } else { together.group_nodes };
+    if group <= 1 {
+        return true;
+    }
+    let place = |part: &PartPlan| {
+        state.nodes.get(&part.node).and_then(|node| place_of(&node.facts, together.level))
+    };
+    let size = usize::try_from(group).unwrap_or(usize::MAX);
+    plan.parts.chunks(size).all(|group| {
+        let first = group.first().and_then(place);
+        first.is_some() && group.iter().all(|part| place(part) == first)
+    })
 }
 
 /// The nodes of a loan in the order of their ranks, each with its GPUs.
@@ -78,9 +144,7 @@ pub(crate) fn loan_nodes(slots: &[LoanSlot]) -> impl Iterator<Item = (&NodeId, G
 /// Whether the loan can be drawn on what is held.
 pub(crate) fn loan_fits(state: &State, spec: &JobSpec, plan: &LoanPlan) -> bool {
     let Some(peer) = state.peers.get(&plan.peer) else { return false };
-    if peer.suspicion.is_some()
-        || !spec.placement.spill
-        || !may_run_at(spec, &peer.site, peer.country)
+    if peer.suspicion.is_some() || !spec.may_leave() || !may_run_at(spec, &peer.site, peer.country)
     {
         return false;
     }

@@ -25,7 +25,7 @@ pub fn could_ever_run(state: &State, leader: &mut Leader, spec: &JobSpec) -> boo
     here || awaited
         || state.peers.values().any(|peer| {
             let said = leader.peer_capacity(&peer.site);
-            spec.placement.spill
+            spec.may_leave()
                 && fits::may_run_at(spec, &peer.site, peer.country)
                 && (said.is_empty() || said.iter().any(|class| could_hold(class, spec)))
         })
@@ -165,6 +165,10 @@ fn why_not_at(state: &State, leader: &Leader, now: Instant, job: &Job, site: &Si
     let spec = &job.spec();
     if !spec.placement.spill {
         return one_site(site, "the job may not spill", "spec.placement.spill: true");
+    }
+    if !spec.may_leave() {
+        let constraint = "the job asks for more of its nodes than a loan can carry";
+        return one_site(site, constraint, "GPUs alone, whole, with no place required");
     }
     if !fits::may_run_at(spec, site, peer.country) {
         return one_site(site, "its policy forbids this site", "spec.placement");

@@ -6,7 +6,7 @@ use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec;
 
-use specs::codec::Blob;
+use specs::codec::{Blob, OrDefault};
 use specs::gpu::{GpuInfo, InventorySource};
 use specs::id::{Boot, GpuIndex, NodeId, Question, TokenId};
 use specs::job::{JobClass, JobSpec, PlacementSpec};
@@ -89,6 +89,7 @@ impl World {
                 gpus: (0..8).map(info).collect(),
                 address: "127.0.0.1".into(),
                 version: "test".into(),
+                facts: OrDefault::default(),
             },
             attempts,
         };
@@ -118,6 +119,7 @@ impl World {
             placement: PlacementSpec { sites: vec![], residency: vec![], spill: false },
             time_limit: Millis(0),
             labels: Default::default(),
+            needs: OrDefault::default(),
         };
         let request = alloc::format!("request-{}", id.0).parse().unwrap();
         let (jobs, spec, submitter) = (vec![id], PackedSpec::from(&spec), "ada".into());

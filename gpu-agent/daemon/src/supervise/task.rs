@@ -183,6 +183,9 @@ fn environment(it: &Assignment, own: &Path, local: u32) -> BTreeMap<OsString, Os
     set("CUDA_VISIBLE_DEVICES", &visible(&launch.gpus, per_node, local));
     // The driver counts GPUs by their place on the bus, and so must CUDA.
     set("CUDA_DEVICE_ORDER", &"PCI_BUS_ID");
+    if spec.needs.gpu_milli > 0 {
+        set("SPILLWAY_GPU_MILLI", &spec.needs.gpu_milli);
+    }
     set("SPILLWAY_NNODES", &spec.nodes);
     set("SPILLWAY_JOB_ID", &it.job);
     set("SPILLWAY_JOB_NAME", &spec.name);

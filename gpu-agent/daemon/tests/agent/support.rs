@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use fabric_quic::env::{Clock, Env};
+use specs::codec::OrDefault;
 use specs::id::{GpuIndex, JobId, JobName, NodeId, SiteId};
 use specs::job::{JobClass, JobSpec, OnPartition, PlacementSpec};
 use specs::unit::{GpuCount, Millis};
@@ -65,6 +66,7 @@ pub(crate) fn script(text: &str) -> JobSpec {
         placement: PlacementSpec { sites: Vec::new(), residency: Vec::new(), spill: false },
         time_limit: Millis::ZERO,
         labels: [].into(),
+        needs: OrDefault::default(),
     }
 }
 

@@ -8,6 +8,7 @@ use federation_core::{
 };
 use federation_wal::Disk;
 use federation_wal::sim_disk::{Operation, SimDisk};
+use specs::codec::OrDefault;
 use specs::id::JobId;
 use specs::job::{JobClass, JobSpec, OnPartition, PlacementSpec};
 use specs::site::{SiteSpec, Terms};
@@ -153,6 +154,7 @@ fn state(jobs: u64) -> State {
         placement: PlacementSpec { sites: Vec::new(), residency: Vec::new(), spill: false },
         time_limit: Millis(0),
         labels: Default::default(),
+        needs: OrDefault::default(),
     };
     let spec = PackedSpec::from(&spec);
     for number in 1..=jobs {

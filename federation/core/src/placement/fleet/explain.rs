@@ -191,6 +191,12 @@ impl Fleet {
         record.map_or(super::GpuMask(0), |record| record.free.whole)
     }
 
+    /// All that is free on a node, and whether somebody has it for himself.
+    pub(crate) fn free_of(&self, node: NodeIndex) -> impl core::fmt::Debug {
+        let record = self.records.get(at(node.0)).filter(|record| record.exists);
+        record.map(|record| (&record.free, record.alone))
+    }
+
     /// Whether anything may be placed on the node.
     #[must_use]
     pub fn is_usable(&self, node: NodeIndex) -> bool {
