@@ -15,11 +15,13 @@
 //! * A span is counted on this leader's clock alone; a new leader starts at zero.
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 
 use specs::fault::{Fault, FaultCode};
 use specs::id::{Boot, Epoch, GrantId, JobId, LeaseId, NodeId, Question, Revision, SiteId};
+use specs::site::SiteSpec;
 use specs::unit::{GpuCount, Instant, Millis, Timestamp};
 use specs::wire::agent::{
     AttemptPhase, AttemptReport, Ending, NodeOrders, NodeReport, Outcome, Validity, ValidityKind,
@@ -38,10 +40,14 @@ use crate::command::{
 use crate::exchange::host::{Admission, in_use, judge};
 use crate::invariant::Violation;
 use crate::placement::capacity::Capacity;
-use crate::placement::plan::{LOOKED_AT_MAX, Plan, plan};
+use crate::placement::lookout::{Lookout, Seen};
+use crate::placement::plan::{Plan, plan};
 use crate::placement::{fits, lend};
 use crate::restore;
-use crate::state::{Grant, GuestKey, HeldKey, JobPhase, Lease, State};
+use crate::state::{
+    DrawKey, Grant, GuestKey, Held, HeldKey, JobPhase, Lease, Node, Peer, QueueKey, State,
+};
+use crate::table::{Index, Table};
 use crate::view;
 use crate::watch::Watch;
 
@@ -49,6 +55,12 @@ use crate::watch::Watch;
 const HEARD_SHARE_FROM_NODES: usize = 4;
 /// Questions to a peer that are remembered while their answers are on the way.
 const PEER_ASKED_MAX: usize = 32;
+
+/// A plan that nothing calls for is made again after this long: waiting jobs come to be lent for.
+const PLAN_AGAIN: Millis = Millis(200);
+/// Nodes, peers and grants are looked at this often. To look at all nodes costs milliseconds, and
+/// the spans that are watched over are seconds.
+const LOOK_EVERY: Millis = Millis(200);
 
 /// A question that this leader, as a host, asked a home.
 #[derive(Debug, Clone)]
@@ -93,8 +105,12 @@ pub struct Leader {
     next_question: Question,
     nodes: BTreeMap<NodeId, NodeMemory>,
     peers: BTreeMap<SiteId, PeerMemory>,
-    /// Since when a queued job is seen to wait.
-    queued_since: BTreeMap<JobId, Instant>,
+    /// The jobs at the head of the queue.
+    lookout: Lookout,
+    /// What the last plan was made from, if that is all there was to do.
+    planned: Option<Planned>,
+    /// When nodes, peers and grants were last looked at; none if they are to be looked at again.
+    looked_at: Option<Instant>,
     /// Since when a held grant is seen without loans.
     idle_since: BTreeMap<HeldKey, Instant>,
     /// Waiting jobs that fit nowhere at present, as the last plan saw it.
@@ -104,6 +120,43 @@ pub struct Leader {
     archivist: Archivist,
     /// What is free where. Follows from the state.
     capacity: Capacity,
+}
+
+/// What a plan goes by. Held only to be compared.
+#[derive(Debug, Clone)]
+struct Planned {
+    at: Instant,
+    site: Option<Arc<SiteSpec>>,
+    queue: Index<QueueKey, ()>,
+    nodes: Table<NodeId, Node>,
+    peers: Table<SiteId, Peer>,
+    held: Table<HeldKey, Held>,
+    drawn: Index<DrawKey, GpuCount>,
+}
+
+impl Planned {
+    fn from(now: Instant, state: &State) -> Self {
+        Self {
+            at: now,
+            site: state.site.clone(),
+            queue: state.queue.clone(),
+            nodes: state.nodes.clone(),
+            peers: state.peers.clone(),
+            held: state.held.clone(),
+            drawn: state.drawn.clone(),
+        }
+    }
+
+    /// Whether another plan would say nothing else.
+    fn holds(&self, now: Instant, state: &State) -> bool {
+        now.since(self.at) < PLAN_AGAIN
+            && self.site == state.site
+            && self.queue.is_same(&state.queue)
+            && self.nodes.is_same(&state.nodes)
+            && self.peers.is_same(&state.peers)
+            && self.held.is_same(&state.held)
+            && self.drawn.is_same(&state.drawn)
+    }
 }
 
 /// A job that fits nowhere at present.
@@ -131,7 +184,9 @@ impl Leader {
             next_question: Question(reign.saturating_mul(1 << 32) + 1),
             nodes: BTreeMap::new(),
             peers: BTreeMap::new(),
-            queued_since: BTreeMap::new(),
+            lookout: Lookout::default(),
+            planned: None,
+            looked_at: None,
             idle_since: BTreeMap::new(),
             waiting: Vec::new(),
             waits_anew: false,
@@ -167,6 +222,10 @@ impl Leader {
             let message = alloc::format!("a later life of the agent of {} is known", report.node);
             let hint = "run one agent per node and directory";
             return Err(Fault::new(FaultCode::Conflict, message).with_hint(hint));
+        }
+        if let Err(why) = report.inventory.facts.check() {
+            let message = alloc::format!("what {} says of itself is wrong: {why}", report.node);
+            return Err(Fault::new(FaultCode::InvalidArgument, message));
         }
         let memory = self.nodes.entry(report.node.clone()).or_default();
         if memory.boot != report.boot {
@@ -277,15 +336,16 @@ impl Leader {
         for waiting in &self.waiting {
             let Some(job) = state.jobs.get(&waiting.job) else { continue };
             let JobPhase::Queued(_) = job.phase else { continue };
-            if !job.spec().placement.spill {
+            let Some(Seen { spec, .. }) = self.lookout.get(waiting.job) else { continue };
+            if !spec.may_leave() {
                 continue;
             }
-            let best = self.best_host(state, &job.spec(), waiting.turn);
+            let best = self.best_host(state, spec, waiting.turn);
             let Some((site, class)) = best else { continue };
             if site != *peer {
                 continue;
             }
-            let (nodes, gpus_per_node) = (job.spec().nodes, job.spec().gpus_per_node);
+            let (nodes, gpus_per_node) = (spec.nodes, spec.gpus_per_node);
             let same = demand.iter_mut().find(|it| {
                 it.class.as_ref() == Some(&class)
                     && it.nodes == nodes
@@ -359,7 +419,10 @@ impl Leader {
         if orders.hold || orders.revision < peer.obeyed {
             return Vec::new();
         }
-        memory.demand.clone_from(&orders.demand);
+        if memory.demand != orders.demand {
+            memory.demand.clone_from(&orders.demand);
+            self.planned = None;
+        }
         for loan in orders.loans.iter().filter(|loan| loan.want == Want::Run) {
             let confirmed = Confirmed { asked_at: asked.at, term: orders.loan_term };
             memory.confirmed.insert((loan.job, loan.epoch), confirmed);
@@ -377,8 +440,13 @@ impl Leader {
         state: &State,
     ) -> (Vec<Command>, Vec<Alarm>) {
         let (mut commands, mut alarms) = (Vec::new(), Vec::new());
-        self.poll_nodes(now, at, state, &mut commands, &mut alarms);
-        self.poll_peers(now, at, state, &mut commands);
+        let looks = self.looked_at.is_none_or(|last| now.since(last) >= LOOK_EVERY);
+        if looks {
+            self.poll_nodes(now, at, state, &mut commands, &mut alarms);
+            self.poll_peers(now, at, state, &mut commands);
+            // What is proposed here begins further spans.
+            self.looked_at = commands.is_empty().then_some(now);
+        }
         if let Some(restored) = state.recovering {
             if now.since(self.since) >= restore::hold(state) {
                 commands.push(Command::EndRecovery(EndRecovery { restored }));
@@ -386,7 +454,9 @@ impl Leader {
             return (commands, alarms);
         }
         self.poll_plan(now, at, state, &mut commands);
-        self.poll_held(now, state, &mut commands);
+        if looks {
+            self.poll_held(now, state, &mut commands);
+        }
         commands.extend(self.archivist.plan(at, state).map(Command::ArchiveJobs));
         (commands, alarms)
     }
@@ -473,27 +543,26 @@ impl Leader {
         state: &State,
         commands: &mut Vec<Command>,
     ) {
-        let spill_after = state.terms().spill_after;
-        // The others' turn comes when these are gone: a plan must not cost more in a long queue.
-        let queued: BTreeSet<JobId> =
-            state.queued().take(LOOKED_AT_MAX).map(|job| job.id).collect();
-        self.queued_since.retain(|job, _| queued.contains(job));
-        for job in queued {
-            self.queued_since.entry(job).or_insert(now);
+        if self.planned.as_ref().is_some_and(|planned| planned.holds(now, state)) {
+            return;
         }
-        let since = &self.queued_since;
-        let waits = |job: JobId| since.get(&job).is_some_and(|at| now.since(*at) >= spill_after);
+        self.planned = Some(Planned::from(now, state));
+        let spill_after = state.terms().spill_after;
+        self.lookout.look(now, state);
         self.capacity.follow(state);
+        let waited = |seen: &Seen| now.since(seen.since);
         let Plan { base, assignments, waiting } =
-            plan(state, &mut self.capacity, |job| waits(job.id));
+            plan(state, &mut self.capacity, &self.lookout, |seen| waited(seen) >= spill_after);
         let turn_takes = state.terms().grant_idle.0.max(1);
-        let turn = |job: JobId| {
-            let waits_for = since.get(&job).map_or(Millis::ZERO, |at| now.since(*at));
-            Waiting { job, turn: waits_for.minus(spill_after).0 / turn_takes }
+        let in_vain = |job: JobId| {
+            let waited = waited(self.lookout.get(job)?);
+            let turn = waited.minus(spill_after).0 / turn_takes;
+            (waited >= spill_after).then_some(Waiting { job, turn })
         };
         let known: BTreeSet<JobId> = self.waiting.iter().map(|it| it.job).collect();
-        self.waiting = waiting.into_iter().filter(|job| waits(*job)).map(turn).collect();
-        self.waits_anew |= self.waiting.iter().any(|it| !known.contains(&it.job));
+        let waiting: Vec<Waiting> = waiting.into_iter().filter_map(in_vain).collect();
+        self.waits_anew |= waiting.iter().any(|it| !known.contains(&it.job));
+        self.waiting = waiting;
         if !assignments.is_empty() {
             commands.push(Command::CommitPlan(CommitPlan { base, assignments, at }));
         }
@@ -529,8 +598,8 @@ impl Leader {
     /// The site's own jobs come first: nothing is lent while one waits that could run here.
     fn own_job_waits(&self, state: &State) -> bool {
         let Some(site) = &state.site else { return false };
-        self.waiting.iter().filter_map(|it| state.jobs.get(&it.job)).any(|job| {
-            let spec = &job.spec();
+        let mut waiting = self.waiting.iter().filter_map(|it| self.lookout.get(it.job));
+        waiting.any(|Seen { spec, .. }| {
             fits::may_run_at(spec, &site.site, site.country) && self.capacity.could_hold(spec)
         })
     }

@@ -56,6 +56,11 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
         self.0.remove(key).map(Arc::unwrap_or_clone)
     }
 
+    /// True if nothing was written since both were one. Costs the same however large they are.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.0.is_same(&other.0)
+    }
+
     /// Shows the keys of records that only one of two tables has, or that were written since both
     /// were one. Costs about as much as was written.
     pub(crate) fn changed_since<'a>(&'a self, other: &'a Self, visit: impl FnMut(&'a K)) {
@@ -68,6 +73,11 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
 }
 
 impl<K: Ord + Clone, V: Clone> Index<K, V> {
+    /// True if nothing was written since both were one. Costs the same however large they are.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.0.is_same(&other.0)
+    }
+
     pub fn insert(&mut self, key: K, value: V) {
         self.0.insert(key, value);
     }

@@ -4,6 +4,7 @@ pub(crate) mod capacity;
 pub(crate) mod fits;
 pub(crate) mod fleet;
 pub(crate) mod lend;
+pub(crate) mod lookout;
 pub(crate) mod plan;
 pub(crate) mod slots;
 pub(crate) mod why;

@@ -1,7 +1,7 @@
 //! `plan`: the queue against what is free here and what is held at peers. First fit in the order
 //! of the queue, on the fullest nodes that will do; here before there; a gang whole or not at all.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use specs::id::{GpuClass, GrantId, JobId, NodeId, Revision, SiteId};
@@ -12,11 +12,10 @@ use specs::wire::peer::LoanSlot;
 use crate::command::{Assignment, LeasePlan, LoanPlan, Place};
 use crate::placement::capacity::Capacity;
 use crate::placement::fits;
+use crate::placement::lookout::{LOOKED_AT_MAX, Lookout, Seen};
 use crate::placement::slots::{Counts, Slots};
-use crate::state::{DrawKey, Job, State};
+use crate::state::{DrawKey, State};
 
-/// Most jobs looked at in one plan; the rest wait for the next.
-pub(crate) const LOOKED_AT_MAX: usize = 4_096;
 /// Most assignments of one plan.
 pub(crate) const ASSIGNMENTS_MAX: usize = 1_024;
 /// Most nodes of all assignments of one plan together, but for the last: a plan is one entry of
@@ -92,24 +91,39 @@ pub(crate) struct Plan {
     pub waiting: Vec<JobId>,
 }
 
-/// Proposes places for queued jobs. `capacity` follows the state, and has lost what the plan takes
-/// when this returns. `may_spill` says whether a job has waited long enough here.
+/// Proposes places for the queued jobs of the lookout. `capacity` follows the state, and has lost
+/// what the plan takes when this returns. `may_spill` says whether a job has waited long enough here.
 #[must_use]
 pub(crate) fn plan(
     state: &State,
     capacity: &mut Capacity,
-    may_spill: impl Fn(&Job) -> bool,
+    lookout: &Lookout,
+    may_spill: impl Fn(&Seen) -> bool,
 ) -> Plan {
     let mut plan = Plan { base: state.revision, ..Plan::default() };
     let mut held: BTreeMap<SiteId, HeldMap> = BTreeMap::new();
+    // What found no place finds none later in the same plan: all that a plan does is to take.
+    let (mut full_here, mut full_there) = (BTreeSet::new(), BTreeSet::new());
     let mut parts = 0;
     for job in state.queued().take(LOOKED_AT_MAX) {
         if plan.assignments.len() >= ASSIGNMENTS_MAX || parts >= PARTS_MAX {
             break;
         }
-        let spec = &job.spec();
-        let place = here(state, spec, capacity)
-            .or_else(|| if may_spill(job) { there(state, spec, &mut held) } else { None });
+        let Some(seen) = lookout.get(job.id) else { continue };
+        let (spec, ask) = (&seen.spec, &*seen.ask);
+        let mut place = None;
+        if !full_here.contains(ask) {
+            place = here(state, spec, capacity);
+            if place.is_none() {
+                full_here.insert(ask);
+            }
+        }
+        if place.is_none() && may_spill(seen) && !full_there.contains(ask) {
+            place = there(state, spec, &mut held);
+            if place.is_none() {
+                full_there.insert(ask);
+            }
+        }
         match place {
             Some(place) => {
                 parts += usize::try_from(spec.nodes).unwrap_or(usize::MAX);
@@ -132,7 +146,7 @@ fn here(state: &State, spec: &JobSpec, capacity: &mut Capacity) -> Option<Place>
 /// The first peer, in the order of names, that holds enough for the job. What is held at a peer is
 /// counted once for a plan, when the first job asks.
 fn there(state: &State, spec: &JobSpec, held: &mut BTreeMap<SiteId, HeldMap>) -> Option<Place> {
-    if !spec.placement.spill {
+    if !spec.may_leave() {
         return None;
     }
     state.peers.values().filter(|peer| peer.suspicion.is_none()).find_map(|peer| {

@@ -90,18 +90,22 @@ impl<K, V> Clone for Tree<K, V> {
 
 impl<K: PartialEq, V: PartialEq> PartialEq for Tree<K, V> {
     fn eq(&self, other: &Self) -> bool {
-        let same = match (&self.root, &other.root) {
-            (Some(one), Some(another)) => Arc::ptr_eq(one, another),
-            (None, None) => true,
-            (Some(_), None) | (None, Some(_)) => false,
-        };
-        self.len == other.len && (same || self.iter().eq(other.iter()))
+        self.len == other.len && (self.is_same(other) || self.iter().eq(other.iter()))
     }
 }
 
 impl<K: Eq, V: Eq> Eq for Tree<K, V> {}
 
 impl<K, V> Tree<K, V> {
+    /// True if nothing was written since both were one, or both are empty.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        match (&self.root, &other.root) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.len
     }
