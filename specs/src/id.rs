@@ -14,6 +14,10 @@ use crate::codec::{DecodeError, Reader, Value, Wire, put_delimited};
 pub const NAME_LEN_MAX: usize = 63;
 /// Longest request id, in bytes.
 pub const REQUEST_ID_LEN_MAX: usize = 128;
+/// Most names of an account: organisation, project, user, and one to spare.
+pub const ACCOUNT_DEPTH_MAX: usize = 4;
+/// Longest account, in bytes.
+pub const ACCOUNT_LEN_MAX: usize = 127;
 
 /// Text that is not an id of the kind asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +44,12 @@ fn is_name(text: &str) -> bool {
             .bytes()
             .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'.')
         && !text.contains("..")
+}
+
+fn is_account(text: &str) -> bool {
+    text.len() <= ACCOUNT_LEN_MAX
+        && text.split('/').count() <= ACCOUNT_DEPTH_MAX
+        && text.split('/').all(is_name)
 }
 
 fn is_request_id(text: &str) -> bool {
@@ -181,8 +191,20 @@ names! {
     JobName[NAME_ROOM], "job name (1 to 63 of a-z, 0-9, '-', '.')", is_name;
     /// A kind of GPU: `b200`, `rtx-pro-6000`. Known ones are in [`crate::gpu`].
     GpuClass[NAME_ROOM], "GPU class (1 to 63 of a-z, 0-9, '-', '.')", is_name;
+    /// Who a job counts for, from the largest down: `acme/vision/ada`.
+    AccountId[REQUEST_ID_ROOM], "account (1 to 4 names with '/' between)", is_account;
     /// Chosen by a client so that a repeated request takes effect once.
     RequestId[REQUEST_ID_ROOM], "request id (1 to 128 printable ASCII characters)", is_request_id;
+}
+
+impl AccountId {
+    /// The accounts that this one counts for, the largest first, itself last: `acme`,
+    /// `acme/vision`, `acme/vision/ada`.
+    pub fn line(&self) -> impl Iterator<Item = Self> + '_ {
+        let text = self.as_str();
+        let ends = text.match_indices('/').map(|(at, _)| at).chain([text.len()]);
+        ends.filter_map(move |end| text.get(..end).and_then(|text| Self::new(text).ok()))
+    }
 }
 
 /// A country, as two capital letters of ISO 3166-1: `DE`. `EU` stands for any member of the Union.

@@ -6,8 +6,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::codec::OrDefault;
-use crate::id::{Country, GpuClass, JobName, SiteId};
+use crate::id::{AccountId, Country, GpuClass, JobName, SiteId};
 use crate::unit::{GpuCount, Millis};
+use crate::version::ClusterVersion;
 
 /// Most nodes of one gang.
 pub const NODES_MAX: u32 = 16_384;
@@ -146,6 +147,12 @@ crate::message! {
         16 => time_limit: Millis,
         17 => labels: BTreeMap<String, String>,
         18 => needs: OrDefault<Needs>,
+        /// Who it counts for; its submitter if absent.
+        30 => account: Option<AccountId>,
+        /// Whether it may be stopped for another job and placed again; by its class if absent.
+        31 => preemptible: Option<bool>,
+        /// Most jobs of the array that hold GPUs at a time; zero for no limit.
+        33 => array_running_max: u32,
     }
 }
 
@@ -225,6 +232,33 @@ impl JobSpec {
         self.gpus_per_node.times(self.nodes)
     }
 
+    /// Whether it may be stopped for another job: what runs until somebody has had enough of it is
+    /// left alone unless it says otherwise.
+    #[must_use]
+    pub fn is_preemptible(&self) -> bool {
+        self.preemptible.unwrap_or(match self.class {
+            JobClass::Training | JobClass::Simulation => true,
+            JobClass::Service | JobClass::Interactive => false,
+        })
+    }
+
+    /// The version that a site must have to keep all that this says.
+    #[must_use]
+    pub fn since(&self) -> ClusterVersion {
+        let is_plain =
+            self.account.is_none() && self.preemptible.is_none() && self.array_running_max == 0;
+        if is_plain { ClusterVersion::FIRST } else { ClusterVersion::QUEUEING }
+    }
+
+    /// Takes out what a site of that version does not keep: all its members must have the same.
+    pub fn cut_to(&mut self, version: ClusterVersion) {
+        if version < ClusterVersion::QUEUEING {
+            self.account = None;
+            self.preemptible = None;
+            self.array_running_max = 0;
+        }
+    }
+
     /// Checks what the types cannot say. Whoever decodes a spec calls this before using it.
     ///
     /// # Errors
@@ -235,6 +269,7 @@ impl JobSpec {
         within("spec.replicas.tasksPerNode", self.tasks_per_node, 1, TASKS_PER_NODE_MAX)?;
         within("spec.resources.gpus.count", self.gpus_per_node.0, 1, GPUS_PER_NODE_MAX)?;
         within("spec.array.count", self.array, 1, ARRAY_MAX)?;
+        within("spec.array.maxRunning", self.array_running_max, 0, ARRAY_MAX)?;
         within("spec.retry.max", self.retries, 0, RETRIES_MAX)?;
         if self.grace > GRACE_MAX {
             let reason = alloc::format!("longer than {} s", GRACE_MAX.0 / 1_000);

@@ -45,6 +45,7 @@ pub mod gpu;
 pub mod id;
 pub mod job;
 pub mod jobfile;
+pub mod quota;
 pub mod site;
 pub mod unit;
 pub mod version;

@@ -14,6 +14,8 @@ pub struct ClusterVersion(pub u32);
 impl ClusterVersion {
     /// What a site begins with, and what whoever says nothing of versions has.
     pub const FIRST: Self = Self(1);
+    /// Accounts, quota, preemption: `specs/decisions/0017-queueing.md`.
+    pub const QUEUEING: Self = Self(2);
 
     #[must_use]
     pub fn next(self) -> Self {

@@ -19,6 +19,7 @@ const SOURCES: &[&str] = &[
     "fault",
     "gpu",
     "job",
+    "quota",
     "site",
     "wire/agent",
     "wire/client",

@@ -74,6 +74,8 @@ marks! {
     WaitedOut = "wait_jobs_ran_while_suspected",
     CancelsWhileRunning = "cancels_while_running",
     Drains = "drains",
+    QuotasSet = "quotas_set",
+    QuotaBinds = "waiting_jobs_bound_by_quota",
 }
 
 /// How often each mark was met.

@@ -19,6 +19,7 @@
 //! Deliberately absent: real sockets, disks, threads and Raft (`log` says what is taken for
 //! granted of it), tokens and certificates (the fabric's own tests have them).
 
+mod accounts;
 mod clock;
 mod controller;
 mod coverage;

@@ -15,7 +15,7 @@ use federation_core::{Command, Reply};
 use crate::coverage::Mark;
 use crate::invariant::{
     agreed_state, l3_cancel, only_grows, s1_one_copy, s2_nothing_lost, s3_finished_kept,
-    s4_one_owner, s5_escrow, s7_residency, stops_are_wanted,
+    s4_one_owner, s5_escrow, s6_quota, s7_residency, stops_are_wanted,
 };
 use crate::supervisor::Process;
 use crate::world::{Event, NodeRef, World};
@@ -94,6 +94,8 @@ impl World {
         for gpu in &process.gpus {
             self.oracle.gpus.insert((at, *gpu), (lease, known.clone()));
         }
+        let found = s6_quota::on_start(self, &known);
+        self.violate_all(found);
     }
 
     fn first_start(&mut self, at: NodeRef, lease: LeaseId, process: &Process) {
@@ -185,6 +187,7 @@ impl World {
         found.extend(only_grows::on_commit(&before, &after));
         found.extend(s2_nothing_lost::on_commit(self, site, &after));
         found.extend(s3_finished_kept::on_commit(self, site, &entry.command, &before, &after));
+        found.extend(s6_quota::on_commit(&entry.command, &before, &after));
         if index.is_multiple_of(self.knobs.check_every) {
             found.extend(agreed_state::check(&after));
         }
@@ -287,6 +290,7 @@ impl World {
             Command::ReturnGrant(_) => (Mark::GrantsReturned, 1),
             Command::ExpireGrant(_) => (Mark::GrantsExpired, 1),
             Command::CommitPlan(_) => {
+                self.coverage.add(Mark::QuotaBinds, s6_quota::bound(after));
                 let loans = |state: &federation_core::State| {
                     state.peers.keys().map(|peer| state.loans_to(peer).count()).sum::<usize>()
                 };
@@ -305,6 +309,7 @@ impl World {
                 };
                 (Mark::LateResultsKept, kept(after).saturating_sub(kept(before)) as u64)
             }
+            Command::SetQuota(_) | Command::RemoveQuota(_) => (Mark::QuotasSet, 1),
             Command::FoundSite(_)
             | Command::AdmitJobs(_)
             | Command::CancelJob(_)

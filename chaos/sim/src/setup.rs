@@ -2,15 +2,19 @@
 
 use std::sync::Arc;
 
-use federation_core::{AcceptNode, Command, FoundSite, OpenToken, Retention, State, TokenKind};
+use federation_core::{
+    AcceptNode, Command, FoundSite, OpenToken, Retention, SetVersion, State, TokenKind,
+};
 use specs::codec::Blob;
 use specs::gpu::{GpuClass, GpuInfo};
 use specs::id::{ControllerId, Country, GpuIndex, NodeId, SiteId, TokenId, UserId};
 use specs::site::{LendRule, SiteSpec, Terms};
 use specs::unit::{GpuCount, Millis, Timestamp};
+use specs::version::ClusterVersion;
 
 use fabric_core::identity::Identity;
 
+use crate::accounts;
 use crate::clock::{Clock, Time};
 use crate::controller::Controller;
 use crate::faults::FaultKind;
@@ -64,6 +68,8 @@ pub(crate) struct Knobs {
     pub(crate) busy_permille: u64,
     /// Which ended jobs stay in a site's state; none: all.
     pub(crate) retention: Option<Retention>,
+    /// None if the sites have the version before there were accounts.
+    pub(crate) accounts: Option<accounts::Habits>,
     /// Mean span between faults of each kind; zero for none.
     faults: Vec<u64>,
 }
@@ -145,6 +151,7 @@ impl Knobs {
             busy_permille: if is_spilling { 850 } else { 0 },
             is_spilling,
             retention: draw_retention(seed),
+            accounts: accounts::Habits::draw(seed),
             faults,
         }
     }
@@ -300,6 +307,13 @@ fn found_site(world: &mut World, index: usize) {
     let spec = SiteSpec { site: name, country: home, terms: world.knobs.terms.clone(), lend };
     let found = FoundSite { spec: Arc::new(spec), address: format!("{}:1", NAMES[index]) };
     world.append_directly(index, Command::FoundSite(found));
+    if world.knobs.accounts.is_some() {
+        let version = ClusterVersion::QUEUEING;
+        world.append_directly(index, Command::SetVersion(SetVersion { version }));
+        for set in accounts::found(&mut world.chance_queue) {
+            world.append_directly(index, set);
+        }
+    }
     for (nth, node) in nodes.into_iter().enumerate() {
         let token = TokenId(nth as u128 + 1);
         let open = OpenToken {

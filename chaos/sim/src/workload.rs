@@ -12,6 +12,7 @@ use specs::unit::{GpuCount, Millis};
 use specs::wire::client::{JobSelector, JobSubmit, JobSubmitted};
 use specs::wire::method::Method;
 
+use crate::accounts;
 use crate::coverage::Mark;
 use crate::network::{self, Frames, MachineId, Packet};
 use crate::setup;
@@ -25,6 +26,7 @@ pub(crate) enum Operation {
     Join { peer: usize },
     Drain { node: usize, drain: bool },
     Recall,
+    Quota,
 }
 
 #[derive(Debug, Clone)]
@@ -90,6 +92,11 @@ impl World {
             let recall = self.chance_work.range(1_000, until);
             self.schedule_in(recall, Event::Operate { site, operation: Operation::Recall });
         }
+        for _ in 0..self.knobs.accounts.map_or(0, |it| it.changes) {
+            let site = self.chance_queue.index(self.sites.len());
+            let at = self.chance_queue.range(1_000, until);
+            self.schedule_in(at, Event::Operate { site, operation: Operation::Quota });
+        }
     }
 
     fn draw_placement(&mut self, site: usize) -> PlacementSpec {
@@ -128,7 +135,7 @@ impl World {
             _ => vec![classes[1].clone(), classes[0].clone()],
         };
         let is_service = rng.chance(60);
-        JobSpec {
+        let mut spec = JobSpec {
             name: JobName::new("job").expect("a constant that keeps the rules of names"),
             class: if is_service { JobClass::Service } else { JobClass::Training },
             priority: rng.small(0, 3) * 30,
@@ -147,7 +154,14 @@ impl World {
             time_limit: Millis::ZERO,
             labels: BTreeMap::new(),
             needs: OrDefault::default(),
+            account: None,
+            preemptible: None,
+            array_running_max: 0,
+        };
+        if self.knobs.accounts.is_some() {
+            accounts::draw(&mut self.chance_queue, &mut spec);
         }
+        spec
     }
 
     pub(crate) fn client_submits(&mut self, site: usize) {
@@ -156,6 +170,10 @@ impl World {
         let request = RequestId::new(&request).expect("digits and a dash");
         let submit = JobSubmit { request, spec };
         self.wish(site, Wish::Submit(submit));
+        if self.knobs.accounts.is_some_and(|it| it.is_nervous) {
+            let soon = self.chance_queue.skewed(1, 400);
+            self.schedule_in(soon, Event::Operate { site, operation: Operation::Quota });
+        }
     }
 
     pub(crate) fn client_cancels(&mut self, site: usize) {
@@ -253,7 +271,7 @@ impl World {
     }
 
     pub(crate) fn operate(&mut self, site: usize, operation: Operation) {
-        if self.healing && operation == Operation::Recall {
+        if self.healing && matches!(operation, Operation::Recall | Operation::Quota) {
             return;
         }
         let Some(command) = self.command_of(site, operation) else { return };
@@ -292,6 +310,15 @@ impl World {
                 // Once is enough: what recall starts has to come to its end by itself.
                 if let Some(ctl) = self.sites[site].log.leader {
                     let command = Command::RecallGrant(RecallGrant { grant });
+                    self.propose(CtlRef { site, ctl }, command);
+                }
+                None
+            }
+            Operation::Quota => {
+                // Once is enough here, too.
+                let state = self.sites[site].log.latest().clone();
+                let command = accounts::change(&mut self.chance_queue, &state);
+                if let Some(ctl) = self.sites[site].log.leader {
                     self.propose(CtlRef { site, ctl }, command);
                 }
                 None

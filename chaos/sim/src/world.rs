@@ -240,6 +240,8 @@ pub(crate) struct World {
     pub(crate) chance_log: Rng,
     pub(crate) chance_faults: Rng,
     pub(crate) chance_work: Rng,
+    /// Chance of accounts and quotas.
+    pub(crate) chance_queue: Rng,
     hash: u64,
     trace: Option<Vec<String>>,
 }
@@ -296,6 +298,7 @@ impl World {
             chance_log: Rng::of(seed, "log"),
             chance_faults: Rng::of(seed, "faults"),
             chance_work: Rng::of(seed, "work"),
+            chance_queue: Rng::of(seed, "queue"),
             hash: 0xcbf2_9ce4_8422_2325,
             trace: with_trace.then(Vec::new),
         }

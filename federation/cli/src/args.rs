@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use specs::id::{ControllerId, Country, GpuClass, JobName, NodeId, RequestId, SiteId};
+use specs::id::{AccountId, ControllerId, Country, GpuClass, JobName, NodeId, RequestId, SiteId};
 use specs::site::LendRule;
 use specs::unit::{GpuCount, Millis};
 
@@ -111,6 +111,9 @@ pub(crate) enum Command {
     /// Jobs that run at another site than their home
     #[command(subcommand)]
     Loan(ListCommand),
+    /// How many GPUs organisations, projects and users may hold
+    #[command(subcommand)]
+    Quota(QuotaCommand),
     /// Jobs
     #[command(subcommand)]
     Job(JobCommand),
@@ -394,6 +397,39 @@ pub(crate) enum ListCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum QuotaCommand {
+    /// List the accounts: what each may hold, holds and held lately
+    #[command(visible_alias = "list")]
+    Ls(FormatArgs),
+    /// Set what an account, and all accounts below it, may hold at this site and its peers
+    Set(QuotaSetArgs),
+    /// Take an account's own limits away
+    #[command(visible_alias = "remove")]
+    Rm { account: AccountId },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct QuotaSetArgs {
+    /// Names with `/` between, the largest first: `acme/vision/ada`
+    pub(crate) account: AccountId,
+    /// The class of GPUs that is meant [default: all together]
+    #[arg(long, value_name = "CLASS")]
+    pub(crate) class: Option<GpuClass>,
+    /// Never more than this
+    #[arg(long, value_parser = parse_gpus, value_name = "GPUS")]
+    pub(crate) max: Option<GpuCount>,
+    /// Up to this much it goes before all that have their own guarantee
+    #[arg(long, value_parser = parse_gpus, value_name = "GPUS")]
+    pub(crate) guaranteed: Option<GpuCount>,
+    /// Take the limit of that class away
+    #[arg(long, conflicts_with_all = ["max", "guaranteed"])]
+    pub(crate) no_limit: bool,
+    /// Its share beside its siblings [default: 1]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000), value_name = "N")]
+    pub(crate) weight: Option<u32>,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum JobCommand {
     /// Submit job files
     Run(RunArgs),
@@ -534,6 +570,10 @@ pub(crate) fn parse_span(text: &str) -> Result<Millis, String> {
             return Ok(Millis(total));
         }
     }
+}
+
+fn parse_gpus(text: &str) -> Result<GpuCount, String> {
+    text.parse().map(GpuCount).map_err(|_| format!("`{text}` is not a number of GPUs"))
 }
 
 /// A rule of lending: `b200=8`, `b200=8:2`, `all=16`.

@@ -7,7 +7,7 @@ use specs::jobfile;
 use specs::unit::{GpuCount, Instant, Millis, Timestamp};
 use specs::wire::client::{
     AttemptView, JobCancelled, JobList, JobSelector, JobState, JobView, JobViews, JobWait, JobWhy,
-    SiteWhy,
+    QueueWhy, SiteWhy,
 };
 use specs::wire::method::Method;
 
@@ -288,10 +288,19 @@ async fn why(app: &App, text: &str, output: Output) -> Outcome<()> {
     match output.format() {
         Format::Json => {
             let sites: Vec<Value> = answer.sites.iter().map(Listed::json).collect();
-            output.document("JobWhy", json!({ "job": job.json(), "sites": sites }))
+            let reason =
+                |it: &QueueWhy| json!({ "constraint": it.constraint, "change": it.change });
+            let queue: Vec<Value> = answer.queue.iter().map(reason).collect();
+            let body = json!({ "job": job.json(), "queue": queue, "sites": sites });
+            output.document("JobWhy", body)
         }
         Format::Table => {
             raw_note(&format!("{} ({}) is {}\n", job.spec.name, job.id, state_text(job)));
+            for QueueWhy { constraint, change } in &answer.queue {
+                let change =
+                    if change.is_empty() { "" } else { &format!("; would help: {change}") };
+                raw_note(&format!("  {constraint}{change}\n"));
+            }
             output.list(&answer.sites, None)
         }
         Format::Name => output.list(&answer.sites, None),

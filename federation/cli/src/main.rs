@@ -25,6 +25,7 @@ mod job;
 mod logs;
 mod node;
 mod output;
+mod quota;
 mod site;
 mod submit;
 mod upgrade;
@@ -110,6 +111,7 @@ async fn run(app: &App, command: Command) -> Outcome<()> {
         Command::Capacity(format) => site::capacity(app, format).await,
         Command::Grant(command) => site::grants(app, command).await,
         Command::Loan(command) => site::loans(app, command).await,
+        Command::Quota(command) => quota::run(app, command).await,
         Command::Job(command) => job::run(app, command).await,
         Command::Context(command) => context::run(app, command),
         Command::Completion { shell } => completion(shell),

@@ -112,6 +112,9 @@ fn spec() -> JobSpec {
         time_limit: Millis(0),
         labels: [("team".to_owned(), "vision".to_owned())].into(),
         needs: OrDefault::default(),
+        account: None,
+        preemptible: None,
+        array_running_max: 0,
     }
 }
 

@@ -61,6 +61,9 @@ fn spec(n: u64) -> JobSpec {
         placement: PlacementSpec { sites: vec![], residency: vec![], spill: true },
         time_limit: Millis(0),
         labels: BTreeMap::new(),
+        account: None,
+        preemptible: None,
+        array_running_max: 0,
         needs: OrDefault::default(),
     }
 }

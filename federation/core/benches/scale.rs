@@ -80,6 +80,9 @@ fn spec(n: u64) -> JobSpec {
         time_limit: Millis(3_600_000),
         labels: pairs(&[("project", "welding"), ("team", "robotics")]),
         needs: OrDefault::default(),
+        account: None,
+        preemptible: None,
+        array_running_max: 0,
     }
 }
 

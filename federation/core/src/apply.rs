@@ -8,7 +8,7 @@ use specs::id::{ControllerId, JobId, Revision};
 use crate::command::Command;
 use crate::effect::{Effect, Effects};
 use crate::state::State;
-use crate::{archive, exchange, job, lease, node, restore, site, version};
+use crate::{archive, exchange, job, lease, node, quota, restore, site, version};
 
 /// What the proposer of a command is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +60,8 @@ pub fn apply(state: &mut State, command: &Command) -> (Reply, Vec<Effect>) {
         Command::RestorePeer(it) => exchange::home::restore_peer(state, fx, it),
         Command::ReleasePeer(it) => exchange::home::release_peer(state, fx, it),
         Command::ObeyPeer(it) => exchange::host::obey(state, fx, it),
+        Command::SetQuota(it) => quota::set(state, fx, it),
+        Command::RemoveQuota(it) => quota::remove(state, fx, it),
         Command::SetVersion(it) => version::set(state, it),
         #[cfg(feature = "next")]
         Command::Note(_) => crate::next::note(state),

@@ -7,9 +7,10 @@ use alloc::vec::Vec;
 
 use specs::codec::Blob;
 use specs::id::{
-    Boot, ControllerId, Country, Epoch, GpuIndex, GrantId, JobId, NodeId, RequestId, Revision,
-    SiteId, TokenId,
+    AccountId, Boot, ControllerId, Country, Epoch, GpuIndex, GrantId, JobId, NodeId, RequestId,
+    Revision, SiteId, TokenId,
 };
+use specs::quota::Limit;
 use specs::site::SiteSpec;
 use specs::unit::Timestamp;
 use specs::version::ClusterVersion;
@@ -243,6 +244,20 @@ specs::message! {
         8 => shown: Revision,
     }
 
+    /// Sets the limit of one class for an account, and the account's weight.
+    pub struct SetQuota {
+        1 => account: AccountId,
+        /// Takes the place of the one of its class; one that limits nothing removes it.
+        2 => limit: Option<Limit>,
+        /// Zero leaves it as it is.
+        3 => weight: u32,
+    }
+
+    /// Takes all limits of an account away.
+    pub struct RemoveQuota {
+        1 => account: AccountId,
+    }
+
     /// Raises the site's version by one. Whoever proposes it knows that every member of the group
     /// knows the version; a member that does not stops here.
     pub struct SetVersion {
@@ -285,6 +300,8 @@ specs::choice! {
         46 => RestorePeer(RestorePeer),
         47 => ReleasePeer(ReleasePeer),
         48 => ObeyPeer(ObeyPeer),
+        50 => SetQuota(SetQuota),
+        51 => RemoveQuota(RemoveQuota),
         60 => SetVersion(SetVersion),
         70 => ArchiveJobs(ArchiveJobs),
         #[cfg(feature = "next")]

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use specs::fault::{Fault, FaultCode};
 use specs::id::{Epoch, JobId, LeaseId, NodeId, SiteId};
 use specs::unit::Timestamp;
+use specs::version::ClusterVersion;
 use specs::wire::agent::{Ending, Outcome};
 use specs::wire::client::JobState;
 
@@ -13,6 +14,8 @@ use crate::apply::Reply;
 use crate::command::{AdmitJobs, CancelJob};
 use crate::effect::{Effect, Effects};
 use crate::lease;
+use crate::queue::recent;
+use crate::quota;
 use crate::state::{
     ATTEMPTS_KEPT, Attempt, EndKey, Ended, Job, JobPhase, Queued, RequestRecord, State, StopReason,
 };
@@ -28,6 +31,10 @@ pub(crate) fn admit(state: &mut State, fx: &mut Effects, it: &AdmitJobs) -> Repl
         let message = alloc::format!("request `{}` was used for {what}", it.request);
         let hint = "give each new job a request id of its own";
         return Reply::Refused(Fault::new(FaultCode::Conflict, message).with_hint(hint));
+    }
+    let account = it.spec.account();
+    if let Some(fault) = quota::refuses(state, account.as_ref(), &it.submitter) {
+        return Reply::Refused(fault);
     }
     if it.jobs.iter().any(|id| state.jobs.contains(id)) {
         return Reply::Refused(Fault::new(FaultCode::Internal, "the stamped job id is taken"));
@@ -141,6 +148,18 @@ pub(crate) struct AttemptEnd {
     pub(crate) ended_at: Timestamp,
 }
 
+/// What the attempt held is free to its account, and what it used is remembered.
+fn count_end(state: &mut State, it: &AttemptEnd, at: Timestamp) {
+    let Some(charge) = quota::discharge(state, it.job) else { return };
+    if state.version < ClusterVersion::QUEUEING {
+        return;
+    }
+    let Some(job) = state.jobs.get(&it.job) else { return };
+    let (class, submitted_at) = (job.spec().class, job.submitted_at);
+    let exited = it.outcome.ending == Ending::Exited;
+    recent::record(state, &charge, class, (it, exited), (submitted_at, at));
+}
+
 fn record_end(job: &mut Job, it: &AttemptEnd) {
     if let Some(attempt) = job.attempt_mut(it.epoch) {
         attempt.outcome = Some(it.outcome.clone());
@@ -155,6 +174,7 @@ fn record_end(job: &mut Job, it: &AttemptEnd) {
 /// The caller has taken the job out of the indexes of its phase.
 pub(crate) fn end_attempt(state: &mut State, fx: &mut Effects, it: &AttemptEnd, at: Timestamp) {
     fx.insert(Effect::Plan);
+    count_end(state, it, at);
     let Some(job) = state.agreed.jobs.get_mut(&it.job) else { return };
     record_end(job, it);
     if let Some(kept) = job.kept.take() {

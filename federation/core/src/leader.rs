@@ -20,7 +20,10 @@ use alloc::vec::Vec;
 use core::cmp::Reverse;
 
 use specs::fault::{Fault, FaultCode};
-use specs::id::{Boot, Epoch, GrantId, JobId, LeaseId, NodeId, Question, Revision, SiteId};
+use specs::id::{
+    AccountId, Boot, Epoch, GpuClass, GrantId, JobId, LeaseId, NodeId, Question, Revision, SiteId,
+};
+use specs::quota::Quota;
 use specs::site::SiteSpec;
 use specs::unit::{GpuCount, Instant, Millis, Timestamp};
 use specs::wire::agent::{
@@ -28,7 +31,7 @@ use specs::wire::agent::{
     Want,
 };
 use specs::wire::peer::{
-    ClassCapacity, Demand, GrantReport, GuestPhase, GuestReport, PeerOrders, PeerReport,
+    ClassCapacity, Demand, GrantReport, GuestPhase, GuestReport, LoanOrder, PeerOrders, PeerReport,
 };
 
 use crate::archive::{Archivist, Retention};
@@ -40,9 +43,11 @@ use crate::command::{
 use crate::exchange::host::{Admission, in_use, judge};
 use crate::invariant::Violation;
 use crate::placement::capacity::Capacity;
-use crate::placement::lookout::{Lookout, Seen};
+use crate::placement::lookout::{LOOKED_AT_MAX, Lookout, Seen};
 use crate::placement::plan::{Plan, plan};
 use crate::placement::{fits, lend};
+use crate::queue::turns::Order;
+use crate::quota::UseKey;
 use crate::restore;
 use crate::state::{
     DrawKey, Grant, GuestKey, Held, HeldKey, JobPhase, Lease, Node, Peer, QueueKey, State,
@@ -132,6 +137,9 @@ struct Planned {
     peers: Table<SiteId, Peer>,
     held: Table<HeldKey, Held>,
     drawn: Index<DrawKey, GpuCount>,
+    quotas: Table<AccountId, Quota>,
+    used: Index<UseKey, GpuCount>,
+    running: Index<Revision, u32>,
 }
 
 impl Planned {
@@ -144,6 +152,9 @@ impl Planned {
             peers: state.peers.clone(),
             held: state.held.clone(),
             drawn: state.drawn.clone(),
+            quotas: state.quotas.clone(),
+            used: state.used.clone(),
+            running: state.running.clone(),
         }
     }
 
@@ -156,6 +167,9 @@ impl Planned {
             && self.peers.is_same(&state.peers)
             && self.held.is_same(&state.held)
             && self.drawn.is_same(&state.drawn)
+            && self.quotas.is_same(&state.quotas)
+            && self.used.is_same(&state.used)
+            && self.running.is_same(&state.running)
     }
 }
 
@@ -366,8 +380,8 @@ impl Leader {
         state: &State,
         spec: &specs::job::JobSpec,
         turn: u64,
-    ) -> Option<(SiteId, specs::gpu::GpuClass)> {
-        let mut able: Vec<(Reverse<GpuCount>, &SiteId, &specs::gpu::GpuClass)> = Vec::new();
+    ) -> Option<(SiteId, GpuClass)> {
+        let mut able: Vec<(Reverse<GpuCount>, &SiteId, &GpuClass)> = Vec::new();
         for peer in state.peers.values().filter(|peer| peer.suspicion.is_none()) {
             if !fits::may_run_at(spec, &peer.site, peer.country) {
                 continue;
@@ -548,11 +562,13 @@ impl Leader {
         }
         self.planned = Some(Planned::from(now, state));
         let spill_after = state.terms().spill_after;
-        self.lookout.look(now, state);
         self.capacity.follow(state);
+        let order = self.order(now, at);
         let waited = |seen: &Seen| now.since(seen.since);
+        let may_spill = |seen: &Seen| waited(seen) >= spill_after;
         let Plan { base, assignments, waiting } =
-            plan(state, &mut self.capacity, &self.lookout, |seen| waited(seen) >= spill_after);
+            plan(state, &order, &mut self.capacity, &mut self.lookout, may_spill);
+        self.lookout.sweep(state);
         let turn_takes = state.terms().grant_idle.0.max(1);
         let in_vain = |job: JobId| {
             let waited = waited(self.lookout.get(job)?);
@@ -593,6 +609,15 @@ impl Leader {
         found
             .map(|detail| Violation { invariant: "capacity follows from the state", detail })
             .collect()
+    }
+
+    /// What the order of the queue rests on.
+    fn order(&self, now: Instant, at: Timestamp) -> Order {
+        let mut capacity: BTreeMap<GpuClass, u64> = self.capacity.totals().collect();
+        for class in self.peers.values().flat_map(|memory| &memory.capacity) {
+            *capacity.entry(class.class.clone()).or_default() += u64::from(class.total.0);
+        }
+        Order { now, at, capacity, overdue: Vec::new(), looks: LOOKED_AT_MAX }
     }
 
     /// The site's own jobs come first: nothing is lent while one waits that could run here.
@@ -728,6 +753,18 @@ fn grants_differ(state: &State, host: &SiteId, reports: &[GrantReport]) -> bool 
     !held.eq(said)
 }
 
+/// The order with only as much of the job as all members of this site's group keep: the home may
+/// have a later version.
+fn kept_here(state: &State, order: &LoanOrder) -> LoanOrder {
+    let mut order = order.clone();
+    if let Some(body) = &mut order.body
+        && body.spec.since() > state.version
+    {
+        Arc::make_mut(&mut body.spec).cut_to(state.version);
+    }
+    order
+}
+
 /// What a home's orders ask for that has not been done; none if nothing.
 fn obedience(state: &State, orders: &PeerOrders, asked: &Asked, at: Timestamp) -> Option<ObeyPeer> {
     let mut obey = ObeyPeer {
@@ -744,7 +781,7 @@ fn obedience(state: &State, orders: &PeerOrders, asked: &Asked, at: Timestamp) -
     for loan in &orders.loans {
         named.insert((loan.job, loan.epoch), loan.want);
         match judge(state, &orders.home, loan) {
-            Admission::Admit(_) | Admission::Refuse(_) => obey.admit.push(loan.clone()),
+            Admission::Admit(_) | Admission::Refuse(_) => obey.admit.push(kept_here(state, loan)),
             Admission::Known | Admission::Later => {}
         }
     }

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use specs::id::{Boot, LeaseId, NodeId};
 use specs::unit::Timestamp;
+use specs::version::ClusterVersion;
 use specs::wire::agent::{AttemptPhase, AttemptReport, Ending, Outcome};
 use specs::wire::peer::GuestPhase;
 
@@ -13,6 +14,7 @@ use crate::effect::{Effect, Effects};
 use crate::exchange;
 use crate::job::{self, AttemptEnd};
 use crate::placement::fits;
+use crate::quota::{self, Charge};
 use crate::state::{
     Guest, GuestKey, Job, JobPhase, LAPSED_KEPT, Lease, Leased, Part, Share, State, StopReason,
 };
@@ -48,24 +50,30 @@ fn assign_here(state: &mut State, fx: &mut Effects, mut job: Job, plan: &LeasePl
     if !fits::lease_fits(state, &job.spec(), plan) {
         return false;
     }
+    let (spec, class) = (job.spec(), quota::class_of(state, &plan.parts));
+    if quota::check(state, &Charge::new(&job, &spec, class.clone())).is_err() {
+        return false;
+    }
     let Some(own) = state.own().cloned() else { return false };
     let nodes = plan.parts.iter().map(|part| part.node.clone()).collect();
     let id = LeaseId(state.last_lease.0 + 1);
     job::begin_attempt(&mut job, own.clone(), nodes, id);
     let key = job.queue_key();
-    job.phase = JobPhase::Leased(Leased { lease: id });
+    let class = class.filter(|_| state.version >= ClusterVersion::QUEUEING);
+    job.phase = JobPhase::Leased(Leased { lease: id, class });
     let lease = Lease {
         id,
         home: own,
         job: job.id,
         epoch: job.epoch,
-        spec: job.spec(),
+        spec,
         array_index: job.array_index,
         parts: Vec::new(),
         stop: None,
         verdict: None,
     };
     state.queue.remove(&key);
+    quota::charge(state, &job);
     state.agreed.jobs.insert(job.id, job);
     open(state, fx, lease, &plan.parts);
     true

@@ -36,6 +36,8 @@ mod lease;
 mod next;
 mod node;
 mod placement;
+mod queue;
+mod quota;
 mod restore;
 mod site;
 mod state;
@@ -52,7 +54,8 @@ pub use client::{
 pub use command::{
     AcceptNode, AcceptPeer, AddController, AddPeer, AdmitJobs, ArchiveJobs, Assignment, CancelJob,
     Command, CommitPlan, DrainNode, FoundSite, LeasePlan, LoanPlan, MakeGrant, OpenToken, PartPlan,
-    PeerRecord, Place, RecallGrant, RecordParts, RegisterNode, RemoveController, SetVersion,
+    PeerRecord, Place, RecallGrant, RecordParts, RegisterNode, RemoveController, RemoveQuota,
+    SetQuota, SetVersion,
 };
 pub use effect::Effect;
 pub use invariant::{Violation, check};
@@ -65,6 +68,8 @@ pub use placement::fleet::{
     NodeIndex, NodeShape, Parts, Placement, Scorer, Shortage, Taken, Together,
 };
 pub use placement::why::{could_ever_run, why};
+pub use queue::why::queue_why;
+pub use quota::{account_of, quota_views};
 pub use restore::{RestorePlan, Restored, reign, restore};
 pub use state::chunk::{CHUNK_BYTES_MAX, Chunk, ChunkError, StateBuilder};
 pub use state::compact::{Few, PackedSpec};

@@ -9,7 +9,7 @@ use crate::apply::Reply;
 use crate::state::State;
 
 /// The version that brings it.
-pub(crate) const SINCE: ClusterVersion = ClusterVersion(2);
+pub(crate) const SINCE: ClusterVersion = ClusterVersion(3);
 
 specs::message! {
     /// Is counted.
@@ -38,7 +38,9 @@ mod tests {
         let note = Command::Note(Note { text: "x".into() });
         assert_eq!(note.since(), SINCE);
         assert!(matches!(apply(&mut state, &note).0, Reply::NoOp(_)));
-        apply(&mut state, &Command::SetVersion(SetVersion { version: SINCE }));
+        for version in [ClusterVersion(2), SINCE] {
+            apply(&mut state, &Command::SetVersion(SetVersion { version }));
+        }
         assert_eq!(apply(&mut state, &note).0, Reply::Done);
         assert_eq!(state.notes, 1);
     }

@@ -12,10 +12,11 @@ use alloc::vec::Vec;
 use specs::codec::{Blob, DecodeError, Message, OrDefault};
 use specs::gpu::{GpuInfo, InventorySource};
 use specs::id::{
-    Boot, ControllerId, Country, Epoch, GpuClass, GpuIndex, GrantId, JobId, LeaseId, NodeId,
-    RequestId, Revision, SiteId, TokenId,
+    AccountId, Boot, ControllerId, Country, Epoch, GpuClass, GpuIndex, GrantId, JobId, LeaseId,
+    NodeId, RequestId, Revision, SiteId, TokenId,
 };
 use specs::job::{GPU_MILLI, JobSpec};
+use specs::quota::Quota;
 use specs::site::{SiteSpec, Terms};
 use specs::unit::{GpuCount, Timestamp};
 use specs::version::ClusterVersion;
@@ -23,6 +24,8 @@ use specs::wire::agent::{AttemptPhase, Ending, Facts, Outcome};
 use specs::wire::client::JobState;
 use specs::wire::peer::{GuestPhase, LoanSlot, Slot};
 
+use crate::queue::recent::Recent;
+use crate::quota::{self, UseKey};
 use crate::table::{Index, Table};
 use compact::{Few, PackedSpec};
 
@@ -70,6 +73,8 @@ specs::message! {
     /// A job that runs here.
     pub struct Leased {
         1 => lease: LeaseId,
+        /// Of its GPUs. Absent below [`ClusterVersion::QUEUEING`].
+        2 => class: Option<GpuClass>,
     }
 
     /// A job that runs, or is about to run, at a peer.
@@ -309,17 +314,23 @@ specs::message! {
         18 => version: ClusterVersion,
         /// How many jobs have left the state. Invariant: only grows.
         20 => archived: u64,
+        /// Invariant: empty below [`ClusterVersion::QUEUEING`].
+        30 => quotas: Table<AccountId, Quota>,
+        /// Likewise.
+        31 => recent: Table<AccountId, Recent>,
         /// How many notes were taken.
         #[cfg(feature = "next")]
         1_000 => notes: u64,
     }
 }
 
-/// Where a queued job stands: higher priority first, then the earlier admission.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// A queued job: higher priority first; then account by account, the earlier admission first. Whose
+/// turn it is within a priority is told by [`crate::queue::turns`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct QueueKey {
     /// `PRIORITY_MAX` less the priority.
     pub rank: u32,
+    pub account: AccountId,
     pub order: Revision,
     pub array_index: u32,
     pub job: JobId,
@@ -339,6 +350,14 @@ impl EndKey {
             JobPhase::Ended(ended) => Some(Self { at: ended.at, job: job.id }),
             JobPhase::Queued(_) | JobPhase::Leased(_) | JobPhase::Loaned(_) => None,
         }
+    }
+}
+
+impl QueueKey {
+    /// Not before any of the account's jobs of this priority.
+    pub(crate) fn last_of_account(&self) -> Self {
+        let (order, job) = (Revision(u64::MAX), JobId(u128::MAX));
+        Self { rank: self.rank, account: self.account.clone(), order, array_index: u32::MAX, job }
     }
 }
 
@@ -378,6 +397,11 @@ pub struct State {
     pub(crate) peer_loans: Index<(SiteId, JobId), ()>,
     /// What loans draw on grants.
     pub(crate) drawn: Index<DrawKey, GpuCount>,
+    /// What the jobs of each account, and of those below it, hold here and at peers.
+    pub(crate) used: Index<UseKey, GpuCount>,
+    /// How many jobs of an array hold GPUs, by the revision of its admission; of arrays with a
+    /// limit only.
+    pub(crate) running: Index<Revision, u32>,
 }
 
 impl core::ops::Deref for State {
@@ -409,6 +433,8 @@ impl Default for State {
             recovering: None,
             version: ClusterVersion::FIRST,
             archived: 0,
+            quotas: Table::default(),
+            recent: Table::default(),
             #[cfg(feature = "next")]
             notes: 0,
         })
@@ -421,7 +447,11 @@ impl State {
         let (mut queue, mut ended) = (Vec::new(), Vec::new());
         let mut peer_loans = Index::default();
         let mut drawn: Index<DrawKey, GpuCount> = Index::default();
+        let (mut used, mut running) = (Index::default(), Index::default());
         for job in agreed.jobs.values() {
+            if let Some(charge) = quota::charge_of(job) {
+                quota::add(&mut used, &mut running, &charge);
+            }
             match &job.phase {
                 JobPhase::Queued(_) => queue.push((job.queue_key(), ())),
                 JobPhase::Loaned(loan) => {
@@ -452,7 +482,7 @@ impl State {
             }
         }
         let (queue, ended) = (queue.into_iter().collect(), ended.into_iter().collect());
-        Self { agreed, queue, ended, node_leases, node_lapsed, peer_loans, drawn }
+        Self { agreed, queue, ended, node_leases, node_lapsed, peer_loans, drawn, used, running }
     }
 
     /// The bytes of a snapshot.
@@ -487,7 +517,7 @@ impl State {
         self.site.as_ref().map_or_else(Terms::default, |spec| spec.terms.clone())
     }
 
-    /// Queued jobs, the next to be placed first.
+    /// Queued jobs, those of the highest priority first.
     pub fn queued(&self) -> impl Iterator<Item = &Job> {
         self.queue.keys().filter_map(|key| self.jobs.get(&key.job))
     }
@@ -538,6 +568,7 @@ impl Job {
     pub(crate) fn queue_key(&self) -> QueueKey {
         QueueKey {
             rank: specs::job::PRIORITY_MAX.saturating_sub(self.spec.priority()),
+            account: self.account(),
             order: self.order,
             array_index: self.array_index,
             job: self.id,
@@ -548,6 +579,20 @@ impl Job {
     #[must_use]
     pub fn spec(&self) -> Arc<JobSpec> {
         self.spec.get()
+    }
+
+    /// Who the job counts for.
+    #[must_use]
+    pub fn account(&self) -> AccountId {
+        self.spec.account().unwrap_or_else(|| quota::account_of(&self.submitter))
+    }
+
+    #[must_use]
+    pub fn is_queued(&self) -> bool {
+        match self.phase {
+            JobPhase::Queued(_) => true,
+            JobPhase::Leased(_) | JobPhase::Loaned(_) | JobPhase::Ended(_) => false,
+        }
     }
 
     #[must_use]

@@ -14,13 +14,14 @@ use specs::version::{ClusterVersion, Versions};
 
 use crate::apply::Reply;
 use crate::command::{Command, SetVersion};
+use crate::quota;
 use crate::state::State;
 
 /// The versions that this build knows.
 pub const KNOWN: Versions = Versions { oldest: ClusterVersion::FIRST, newest: NEWEST };
 
 #[cfg(not(feature = "next"))]
-const NEWEST: ClusterVersion = ClusterVersion(1);
+const NEWEST: ClusterVersion = ClusterVersion::QUEUEING;
 #[cfg(feature = "next")]
 const NEWEST: ClusterVersion = crate::next::SINCE;
 
@@ -57,6 +58,7 @@ impl Command {
             | Self::EndRecovery(_)
             | Self::ArchiveJobs(_)
             | Self::SetVersion(_) => ClusterVersion(1),
+            Self::SetQuota(_) | Self::RemoveQuota(_) => ClusterVersion::QUEUEING,
             #[cfg(feature = "next")]
             Self::Note(_) => crate::next::SINCE,
         }
@@ -87,6 +89,9 @@ pub(crate) fn set(state: &mut State, it: &SetVersion) -> Reply {
         return Reply::Refused(Fault::new(FaultCode::Conflict, message));
     }
     state.agreed.version = it.version;
+    if it.version == ClusterVersion::QUEUEING {
+        quota::charge_running(state);
+    }
     Reply::Done
 }
 

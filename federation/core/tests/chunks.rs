@@ -66,6 +66,9 @@ fn spec(workdir: u16, priority: u8) -> JobSpec {
         time_limit: Millis(0),
         labels: BTreeMap::new(),
         needs: OrDefault::default(),
+        account: None,
+        preemptible: None,
+        array_running_max: 0,
     }
 }
 

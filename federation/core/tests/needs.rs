@@ -63,6 +63,9 @@ fn gang(nodes: u32, gpus: u32, needs: Needs) -> JobSpec {
         placement: PlacementSpec { sites: vec![], residency: vec![], spill: true },
         time_limit: Millis(0),
         labels: BTreeMap::new(),
+        account: None,
+        preemptible: None,
+        array_running_max: 0,
         needs: OrDefault(needs),
     }
 }

@@ -179,6 +179,9 @@ fn job(nodes: u32, gpus: u32) -> JobSpec {
         time_limit: Millis(0),
         labels: Default::default(),
         needs: OrDefault::default(),
+        account: None,
+        preemptible: None,
+        array_running_max: 0,
     }
 }
 

@@ -13,6 +13,7 @@ use super::needs::needs;
 use super::raw::{OneOrMany, RawJobFile, RawMetadata, RawPlacement, RawRun, RawSpec};
 use super::{JobFileError, Path};
 use crate::codec::OrDefault;
+use crate::id::AccountId;
 use crate::job::{
     GPU_CLASSES_MAX, JobClass, JobSpec, LABEL_BYTES_MAX, LABELS_MAX, OnPartition, PlacementSpec,
     SITES_MAX, TIME_LIMIT_MAX, WORKDIR_BYTES_MAX,
@@ -86,7 +87,24 @@ fn spec(
         placement: placement(&raw.placement)?,
         labels: checked_labels(labels)?,
         needs: OrDefault(needs),
+        account: account(raw.account.as_deref())?,
+        preemptible: raw.preemptible,
+        array_running_max: max_running(raw.array.max_running)?,
     })
+}
+
+fn account(written: Option<&str>) -> Result<Option<AccountId>, JobFileError> {
+    written.map(|text| named(&Path::of("spec.account"), text)).transpose()
+}
+
+fn max_running(written: Option<u64>) -> Result<u32, JobFileError> {
+    let path = "spec.array.maxRunning";
+    if written == Some(0) {
+        let reason = "0 would keep the array waiting for ever";
+        return Err(JobFileError::new(Path::of(path), reason)
+            .with_hint("leave `maxRunning` out for no limit"));
+    }
+    number(path, written, 0)
 }
 
 fn fixed(path: &str, written: &str, wanted: &str) -> Result<(), JobFileError> {

@@ -58,6 +58,11 @@ pub struct RawSpec {
     /// 0 (last) to 100 (first); 50 if absent.
     #[cfg_attr(feature = "files", schemars(range(max = job::PRIORITY_MAX)))]
     pub priority: Option<u64>,
+    /// Who it counts for, as an operator set up: `acme/vision/ada`; the submitter if absent.
+    pub account: Option<String>,
+    /// Whether it may be stopped for a more urgent job and placed again; if absent, true for
+    /// `training` and `simulation`.
+    pub preemptible: Option<bool>,
     #[serde(default)]
     pub replicas: RawReplicas,
     #[serde(default)]
@@ -128,6 +133,9 @@ pub struct RawArray {
     /// How many; 1 if absent.
     #[cfg_attr(feature = "files", schemars(range(min = 1, max = job::ARRAY_MAX)))]
     pub count: Option<u64>,
+    /// How many of them may hold GPUs at a time; all if absent.
+    #[cfg_attr(feature = "files", schemars(range(min = 1, max = job::ARRAY_MAX)))]
+    pub max_running: Option<u64>,
 }
 
 /// What every task runs.

@@ -8,10 +8,11 @@ use alloc::vec::Vec;
 use crate::codec::Blob;
 use crate::fault::Fault;
 use crate::id::{
-    Boot, ControllerId, Country, Epoch, GpuClass, GrantId, JobId, NodeId, RequestId, Revision,
-    SiteId,
+    AccountId, Boot, ControllerId, Country, Epoch, GpuClass, GrantId, JobId, NodeId, RequestId,
+    Revision, SiteId,
 };
 use crate::job::JobSpec;
+use crate::quota::{Limit, Quota};
 use crate::unit::{GpuCount, Millis, Timestamp};
 use crate::version::ClusterVersion;
 use crate::wire::agent::LogStream;
@@ -182,6 +183,50 @@ crate::message! {
     pub struct JobWhy {
         1 => job: JobView,
         2 => sites: Vec<SiteWhy>,
+        /// What holds it back before any site is looked at, and where it stands.
+        3 => queue: Vec<QueueWhy>,
+    }
+
+    /// What a waiting job waits for in the queue.
+    pub struct QueueWhy {
+        1 => constraint: String,
+        /// What would change it; may be empty.
+        2 => change: String,
+    }
+
+    /// Sets the limit of one class for an account, and makes the account if need be.
+    pub struct QuotaSet {
+        1 => account: AccountId,
+        /// Takes the place of the one of its class; none leaves the limits as they are.
+        2 => limit: Option<Limit>,
+        /// Zero leaves it as it is.
+        3 => weight: u32,
+    }
+
+    /// Takes all limits of an account away.
+    pub struct QuotaRemove {
+        1 => account: AccountId,
+    }
+
+    /// GPUs of a class.
+    pub struct ClassCount {
+        1 => class: GpuClass,
+        2 => gpus: GpuCount,
+    }
+
+    pub struct QuotaView {
+        1 => account: AccountId,
+        /// None for an account that only uses.
+        2 => quota: Option<Quota>,
+        /// What its jobs hold, and those below it, here and at peers.
+        3 => used: Vec<ClassCount>,
+        /// Recent use, in GPUs: what was held on average, the latest counting most.
+        4 => lately: Vec<ClassCount>,
+    }
+
+    pub struct QuotaViews {
+        1 => revision: Revision,
+        2 => quotas: Vec<QuotaView>,
     }
 
     pub struct NodeView {
@@ -488,6 +533,7 @@ pub fn may_be_stale(method: Method) -> bool {
         Method::GrantList,
         Method::LoanList,
         Method::ControllerList,
+        Method::QuotaList,
     ]
     .contains(&method)
 }

@@ -81,6 +81,9 @@ methods! {
     150 => UpgradeStatus, "upgrade.status", Client, 4_096, 10_000;
     151 => UpgradeFinalize, "upgrade.finalize", Client, 4_096, 10_000;
     152 => UpgradeRehearse, "upgrade.rehearse", Client, 4_096, 10_000;
+    160 => QuotaList, "quota.list", Client, 4_096, 10_000;
+    161 => QuotaSet, "quota.set", Client, 4_096, 10_000;
+    162 => QuotaRemove, "quota.remove", Client, 4_096, 10_000;
     // Agents. `wire::agent`.
     200 => NodeReport, "node.report", Agent, 0x10_0000, 5_000;
     210 => NodeNudge, "node.nudge", Node, 64, 2_000;

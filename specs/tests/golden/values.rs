@@ -7,10 +7,11 @@ use specs::codec::{Blob, OrDefault};
 use specs::fault::{Fault, FaultCode};
 use specs::gpu::{GpuClass, GpuInfo, InventorySource};
 use specs::id::{
-    Boot, ControllerId, Country, Epoch, GpuIndex, GrantId, JobId, JobName, LeaseId, NodeId,
-    Question, RequestId, Revision, SiteId, TokenId,
+    AccountId, Boot, ControllerId, Country, Epoch, GpuIndex, GrantId, JobId, JobName, LeaseId,
+    NodeId, Question, RequestId, Revision, SiteId, TokenId,
 };
 use specs::job::{JobClass, JobSpec, Needs, OnPartition, PlacementSpec, Together, Vicinity};
+use specs::quota::{Limit, Quota};
 use specs::site::{LendRule, SiteSpec, Terms};
 use specs::unit::{GpuCount, Millis, Timestamp};
 use specs::version::ClusterVersion;
@@ -111,6 +112,9 @@ fn spec() -> Arc<JobSpec> {
         time_limit: Millis(43_200_000),
         labels: map("team", "speech"),
         needs: OrDefault(needs()),
+        account: Some(account()),
+        preemptible: Some(true),
+        array_running_max: 4,
     })
 }
 
@@ -127,6 +131,39 @@ fn needs() -> Needs {
         exclusive: true,
         spread: true,
         together: Some(together()),
+    }
+}
+
+fn account() -> AccountId {
+    "acme/vision/ada".parse().unwrap()
+}
+
+fn limit() -> Limit {
+    let (guaranteed, max) = (GpuCount(32), Some(GpuCount(64)));
+    Limit { class: Some(class("b200")), guaranteed, max }
+}
+
+fn quota() -> Quota {
+    Quota { limits: vec![limit()], weight: 3 }
+}
+
+fn class_count() -> client::ClassCount {
+    client::ClassCount { class: class("b200"), gpus: GpuCount(16) }
+}
+
+fn quota_view() -> client::QuotaView {
+    client::QuotaView {
+        account: account(),
+        quota: Some(quota()),
+        used: vec![class_count()],
+        lately: vec![class_count()],
+    }
+}
+
+fn queue_why() -> client::QueueWhy {
+    client::QueueWhy {
+        constraint: "acme may hold 64 GPUs and holds 60".to_owned(),
+        change: "4 more".to_owned(),
     }
 }
 
@@ -380,7 +417,11 @@ fn client_jobs() -> Vec<Sample> {
             wait: Millis(1_000),
         }),
         sample(&site_why()),
-        sample(&client::JobWhy { job: job_view(), sites: vec![site_why()] }),
+        sample(&client::JobWhy {
+            job: job_view(),
+            sites: vec![site_why()],
+            queue: vec![queue_why()],
+        }),
     ]
 }
 
@@ -456,6 +497,14 @@ fn loan_view() -> client::LoanView {
 
 fn client_nodes_and_sites() -> Vec<Sample> {
     vec![
+        sample(&queue_why()),
+        sample(&limit()),
+        sample(&quota()),
+        sample(&client::QuotaSet { account: account(), limit: Some(limit()), weight: 3 }),
+        sample(&client::QuotaRemove { account: account() }),
+        sample(&class_count()),
+        sample(&quota_view()),
+        sample(&client::QuotaViews { revision: Revision(85), quotas: vec![quota_view()] }),
         sample(&node_view()),
         sample(&client::NodeViews { revision: Revision(81), nodes: vec![node_view()] }),
         sample(&client::NodeDrain { node: node("n04"), drain: true }),

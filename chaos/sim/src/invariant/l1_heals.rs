@@ -7,7 +7,7 @@ use specs::id::{GpuClass, JobId, SiteId};
 use specs::job::{JobClass, JobSpec};
 use specs::unit::Millis;
 
-use crate::invariant::{agreed_state, s2_nothing_lost, s7_residency};
+use crate::invariant::{agreed_state, s2_nothing_lost, s6_quota, s7_residency};
 use crate::workload::Operation;
 use crate::world::{CtlRef, Event, World};
 
@@ -118,7 +118,9 @@ fn is_feasible(world: &World, home: usize, spec: &JobSpec) -> bool {
         reachable
             && s7_residency::allows(spec, &site.name, site.country)
             && classes(state).into_iter().any(|class| {
-                holds(state, spec, &class) && (at == home || lends(state, own, spec, &class))
+                holds(state, spec, &class)
+                    && (at == home || lends(state, own, spec, &class))
+                    && s6_quota::allows(world.sites[home].log.latest(), spec, &class)
             })
     })
 }

@@ -11,6 +11,7 @@ pub(crate) mod s2_nothing_lost;
 pub(crate) mod s3_finished_kept;
 pub(crate) mod s4_one_owner;
 pub(crate) mod s5_escrow;
+pub(crate) mod s6_quota;
 pub(crate) mod s7_residency;
 pub(crate) mod stops_are_wanted;
 

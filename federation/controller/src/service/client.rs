@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fabric_quic::identity::Identity;
-use federation_core::{CancelJob, Command, Job, State, job_state, job_view, resolve_jobs, why};
+use federation_core::{
+    CancelJob, Command, Job, State, job_state, job_view, queue_why, resolve_jobs, why,
+};
 use specs::fault::{Fault, FaultCode};
 use specs::id::JobId;
 use specs::unit::Millis;
@@ -190,5 +192,5 @@ pub(crate) async fn why_not(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes
     let job = ids.first().and_then(|id| state.jobs.get(id));
     let job = job.ok_or_else(|| Fault::new(FaultCode::NotFound, "the job is gone"))?;
     let sites = shared.with_leader(|leader, now| why(&state, leader, now, job))?;
-    Ok(encode(&JobWhy { job: view(shared, &state, job), sites }))
+    Ok(encode(&JobWhy { job: view(shared, &state, job), sites, queue: queue_why(&state, job) }))
 }

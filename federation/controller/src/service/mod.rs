@@ -28,6 +28,7 @@ mod client;
 mod controller;
 mod logs;
 mod peer;
+mod quota;
 mod site;
 mod submit;
 mod token;
@@ -238,7 +239,8 @@ async fn answer(shared: &Arc<Shared>, asked: Asked) -> Result<Bytes, Fault> {
         | Method::SiteList
         | Method::Capacity
         | Method::GrantList
-        | Method::LoanList => read(shared, &asked, &shared.confirm().await?),
+        | Method::LoanList
+        | Method::QuotaList => read(shared, &asked, &shared.confirm().await?),
         Method::JobWait => client::wait(shared, &asked).await,
         Method::JobWhy => client::why_not(shared, &asked).await,
         Method::JobLogs => logs::for_client(shared, &asked).await,
@@ -250,6 +252,8 @@ async fn answer(shared: &Arc<Shared>, asked: Asked) -> Result<Bytes, Fault> {
         Method::ControllerAdd => controller::add(shared, &asked).await,
         Method::ControllerRemove => controller::remove(shared, &asked).await,
         Method::ControllerTransfer => controller::transfer(shared, &asked).await,
+        Method::QuotaSet => quota::set(shared, &asked).await,
+        Method::QuotaRemove => quota::remove(shared, &asked).await,
         Method::UpgradeStatus => upgrade::status(shared).await,
         Method::UpgradeFinalize => upgrade::finalize(shared, &asked).await,
         Method::UpgradeRehearse => upgrade::rehearse(shared, &asked).await,
@@ -289,6 +293,8 @@ fn read(shared: &Arc<Shared>, asked: &Asked, state: &State) -> Result<Bytes, Fau
         Ok(site::grants(state))
     } else if method == Method::LoanList {
         Ok(site::loans(state))
+    } else if method == Method::QuotaList {
+        Ok(quota::list(shared, state))
     } else if method == Method::ControllerList {
         Ok(controller::views(shared, state))
     } else {

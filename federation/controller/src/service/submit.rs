@@ -14,7 +14,7 @@ use specs::job::JobSpec;
 use specs::wire::client::{JobSubmit, JobSubmitted, SubmitAnswer, SubmitFrame};
 
 use crate::raft::Committed;
-use crate::service::{Asked, decode, encode};
+use crate::service::{Asked, decode, encode, quota};
 use crate::shared::Shared;
 
 /// Most submissions of a lane that are agreed on together.
@@ -141,6 +141,9 @@ fn check(shared: &Shared, state: &State, request: &RequestId, spec: &JobSpec) ->
     spec.check().map_err(|error| {
         Fault::new(FaultCode::InvalidArgument, format!("the job is not valid: {error}"))
     })?;
+    if spec.since() > state.version {
+        quota::check_version(state, "an account, `preemptible` or `array.maxRunning`")?;
+    }
     if state.requests.contains(request) { Ok(()) } else { placeable(shared, state, spec) }
 }
 

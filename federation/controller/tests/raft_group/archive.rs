@@ -38,6 +38,9 @@ fn spec() -> JobSpec {
         time_limit: Millis(0),
         labels: std::collections::BTreeMap::new(),
         needs: OrDefault::default(),
+        account: None,
+        preemptible: None,
+        array_running_max: 0,
     }
 }
 

@@ -14,6 +14,7 @@ use crate::command::{LoanPlan, RecordPeer, ReleasePeer, RestorePeer, ReturnGrant
 use crate::effect::{Effect, Effects};
 use crate::job::{self, AttemptEnd};
 use crate::placement::fits;
+use crate::quota::{self, Charge};
 use crate::state::{DrawKey, Held, HeldKey, Job, JobPhase, Loan, State};
 
 /// Rechecks a loan against what is held, and draws it.
@@ -23,7 +24,11 @@ pub(crate) fn assign_there(
     mut job: Job,
     plan: &LoanPlan,
 ) -> bool {
-    if !fits::loan_fits(state, &job.spec(), plan) {
+    let spec = job.spec();
+    let class = plan.slots.first().map(|slot| slot.class.clone());
+    if !fits::loan_fits(state, &spec, plan)
+        || quota::check(state, &Charge::new(&job, &spec, class)).is_err()
+    {
         return false;
     }
     let nodes = fits::loan_nodes(&plan.slots).map(|(node, _)| node.clone()).collect();
@@ -38,6 +43,7 @@ pub(crate) fn assign_there(
         stop: None,
         phase: GuestPhase::Admitted,
     });
+    quota::charge(state, &job);
     state.agreed.jobs.insert(job.id, job);
     fx.insert(Effect::SyncPeer(plan.peer.clone()));
     true

@@ -216,15 +216,26 @@ impl Capacity {
         })
     }
 
-    /// Takes a place for the job, until the next [`Capacity::give_back`].
-    pub(crate) fn take(&mut self, spec: &JobSpec) -> Option<Vec<PartPlan>> {
-        let ask = self.ask(spec)?;
-        let (_, mut parts) = self.take_asked(&ask)?;
+    /// Takes a place for the job, on GPUs of a class that is not closed to it, until the next
+    /// [`Capacity::give_back`].
+    pub(crate) fn take(
+        &mut self,
+        spec: &JobSpec,
+        closed: &[GpuClass],
+    ) -> Option<(GpuClass, Vec<PartPlan>)> {
+        let mut ask = self.ask(spec)?;
+        if !closed.is_empty() {
+            ask.classes.retain(|class| !closed.contains(&self.classes[usize::from(class.0)]));
+            if ask.classes.is_empty() {
+                return None;
+            }
+        }
+        let (class, mut parts) = self.take_asked(&ask)?;
         if let Some(together) = spec.needs.together.as_ref() {
             // Neighbours by rank are neighbours in the hall.
             parts.sort_by_key(|part| self.place(&part.node, together.level));
         }
-        Some(parts)
+        Some((class, parts))
     }
 
     fn place(&self, node: &NodeId, level: Vicinity) -> Option<(&str, &str)> {
@@ -273,6 +284,12 @@ impl Capacity {
     pub(crate) fn free(&self, class: &GpuClass) -> GpuCount {
         let class = self.class_of.get(class);
         GpuCount(class.map_or(0, |class| self.fleet.totals(*class).free))
+    }
+
+    /// GPUs of each class on usable nodes, taken or not.
+    pub(crate) fn totals(&self) -> impl Iterator<Item = (GpuClass, u64)> + '_ {
+        let gpus = |class: &ClassIndex| u64::from(self.fleet.totals(*class).gpus);
+        self.class_of.iter().map(move |(name, class)| (name.clone(), gpus(class)))
     }
 
     pub(crate) fn classes(&self) -> impl Iterator<Item = &GpuClass> {

@@ -117,7 +117,7 @@ pub(crate) fn cover(
     let mut room = Room::of(state, home, free);
     for want in demand {
         for _ in 0..want.count {
-            if idle.take(want.class.as_slice(), want.nodes, want.gpus_per_node).is_some() {
+            if idle.take(want.class.as_slice(), &[], want.nodes, want.gpus_per_node).is_some() {
                 continue;
             }
             let gang = want.gpus_per_node.times(want.nodes);

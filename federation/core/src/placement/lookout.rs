@@ -27,7 +27,7 @@ pub(crate) struct Seen {
     turn: u64,
 }
 
-/// The jobs at the head of the queue.
+/// The jobs whose turn came.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Lookout {
     jobs: BTreeMap<JobId, Seen>,
@@ -35,14 +35,21 @@ pub(crate) struct Lookout {
 }
 
 impl Lookout {
-    /// Takes in who came to the head of the queue, and forgets who left it.
-    pub(crate) fn look(&mut self, now: Instant, state: &State) {
-        self.turn += 1;
+    /// What the job asks for, and since when it is seen to wait.
+    pub(crate) fn see(&mut self, now: Instant, job: &Job) -> &Seen {
+        let seen = self.jobs.entry(job.id).or_insert_with(|| see(now, job));
+        seen.turn = self.turn;
+        seen
+    }
+
+    /// After a plan: forgets who waits no longer. Who waits on although the plan had no room for his
+    /// turn is remembered, but not for ever.
+    pub(crate) fn sweep(&mut self, state: &State) {
+        let has_room = self.jobs.len() <= 2 * LOOKED_AT_MAX;
         let turn = self.turn;
-        for job in state.queued().take(LOOKED_AT_MAX) {
-            self.jobs.entry(job.id).or_insert_with(|| see(now, job)).turn = turn;
-        }
-        self.jobs.retain(|_, seen| seen.turn == turn);
+        let waits = |id: &JobId| state.jobs.get(id).is_some_and(Job::is_queued);
+        self.jobs.retain(|id, seen| seen.turn == turn || (has_room && waits(id)));
+        self.turn += 1;
     }
 
     pub(crate) fn get(&self, job: JobId) -> Option<&Seen> {

@@ -12,8 +12,10 @@ use specs::wire::peer::LoanSlot;
 use crate::command::{Assignment, LeasePlan, LoanPlan, Place};
 use crate::placement::capacity::Capacity;
 use crate::placement::fits;
-use crate::placement::lookout::{LOOKED_AT_MAX, Lookout, Seen};
+use crate::placement::lookout::{Lookout, Seen};
 use crate::placement::slots::{Counts, Slots};
+use crate::queue::turns::{Order, Turns};
+use crate::quota::{Charge, Taken};
 use crate::state::{DrawKey, State};
 
 /// Most assignments of one plan.
@@ -49,8 +51,8 @@ impl HeldMap {
         map
     }
 
-    fn take(&mut self, spec: &JobSpec) -> Option<Vec<LoanSlot>> {
-        let taken = self.slots.take(&spec.gpu_classes, spec.nodes, spec.gpus_per_node);
+    fn take(&mut self, spec: &JobSpec, closed: &[GpuClass]) -> Option<(GpuClass, Vec<LoanSlot>)> {
+        let taken = self.slots.take(&spec.gpu_classes, closed, spec.nodes, spec.gpus_per_node);
         let (class, nodes) = taken?;
         let mut slots = Vec::new();
         for node in nodes {
@@ -59,7 +61,7 @@ impl HeldMap {
                 draw(grants, &key.1, &class, spec.gpus_per_node, &mut slots);
             }
         }
-        Some(slots)
+        Some((class, slots))
     }
 }
 
@@ -91,13 +93,14 @@ pub(crate) struct Plan {
     pub waiting: Vec<JobId>,
 }
 
-/// Proposes places for the queued jobs of the lookout. `capacity` follows the state, and has lost
-/// what the plan takes when this returns. `may_spill` says whether a job has waited long enough here.
+/// Proposes places for queued jobs, and has the lookout see them. `capacity` follows the state, and
+/// has lost what the plan takes when this returns. `may_spill` says whether a job has waited long enough here.
 #[must_use]
 pub(crate) fn plan(
     state: &State,
+    order: &Order,
     capacity: &mut Capacity,
-    lookout: &Lookout,
+    lookout: &mut Lookout,
     may_spill: impl Fn(&Seen) -> bool,
 ) -> Plan {
     let mut plan = Plan { base: state.revision, ..Plan::default() };
@@ -105,27 +108,35 @@ pub(crate) fn plan(
     // What found no place finds none later in the same plan: all that a plan does is to take.
     let (mut full_here, mut full_there) = (BTreeSet::new(), BTreeSet::new());
     let mut parts = 0;
-    for job in state.queued().take(LOOKED_AT_MAX) {
-        if plan.assignments.len() >= ASSIGNMENTS_MAX || parts >= PARTS_MAX {
-            break;
-        }
-        let Some(seen) = lookout.get(job.id) else { continue };
-        let (spec, ask) = (&seen.spec, &*seen.ask);
+    let mut taken = Taken::default();
+    let mut turns = Turns::new(state, order);
+    while plan.assignments.len() < ASSIGNMENTS_MAX
+        && parts < PARTS_MAX
+        && let Some(job) = turns.next()
+    {
+        let seen = lookout.see(order.now, job);
+        let spec = &seen.spec;
+        // Whom quota binds waits for no capacity, and keeps none from others.
+        let Ok(closed) = taken.closed(state, job, spec) else { continue };
+        let tried = (seen.ask.clone(), closed);
         let mut place = None;
-        if !full_here.contains(ask) {
-            place = here(state, spec, capacity);
+        if !full_here.contains(&tried) {
+            place = here(state, spec, &tried.1, capacity);
             if place.is_none() {
-                full_here.insert(ask);
+                full_here.insert(tried.clone());
             }
         }
-        if place.is_none() && may_spill(seen) && !full_there.contains(ask) {
-            place = there(state, spec, &mut held);
+        if place.is_none() && may_spill(seen) && !full_there.contains(&tried) {
+            place = there(state, spec, &tried.1, &mut held);
             if place.is_none() {
-                full_there.insert(ask);
+                full_there.insert(tried);
             }
         }
         match place {
-            Some(place) => {
+            Some((class, place)) => {
+                let charge = Charge::new(job, spec, Some(class));
+                taken.take(&charge);
+                turns.took(&charge);
                 parts += usize::try_from(spec.nodes).unwrap_or(usize::MAX);
                 plan.assignments.push(Assignment { job: job.id, after: job.epoch, place });
             }
@@ -135,17 +146,29 @@ pub(crate) fn plan(
     plan
 }
 
-fn here(state: &State, spec: &JobSpec, capacity: &mut Capacity) -> Option<Place> {
+/// A place on this site, of a class that is not closed to the job.
+fn here(
+    state: &State,
+    spec: &JobSpec,
+    closed: &[GpuClass],
+    capacity: &mut Capacity,
+) -> Option<(GpuClass, Place)> {
     let site = state.site.as_ref()?;
     if !fits::may_run_at(spec, &site.site, site.country) {
         return None;
     }
-    Some(Place::Here(LeasePlan { parts: capacity.take(spec)? }))
+    let (class, parts) = capacity.take(spec, closed)?;
+    Some((class, Place::Here(LeasePlan { parts })))
 }
 
 /// The first peer, in the order of names, that holds enough for the job. What is held at a peer is
 /// counted once for a plan, when the first job asks.
-fn there(state: &State, spec: &JobSpec, held: &mut BTreeMap<SiteId, HeldMap>) -> Option<Place> {
+fn there(
+    state: &State,
+    spec: &JobSpec,
+    closed: &[GpuClass],
+    held: &mut BTreeMap<SiteId, HeldMap>,
+) -> Option<(GpuClass, Place)> {
     if !spec.may_leave() {
         return None;
     }
@@ -154,7 +177,7 @@ fn there(state: &State, spec: &JobSpec, held: &mut BTreeMap<SiteId, HeldMap>) ->
             return None;
         }
         let map = held.entry(peer.site.clone()).or_insert_with(|| HeldMap::of(state, &peer.site));
-        let slots = map.take(spec)?;
-        Some(Place::There(LoanPlan { peer: peer.site.clone(), slots }))
+        let (class, slots) = map.take(spec, closed)?;
+        Some((class, Place::There(LoanPlan { peer: peer.site.clone(), slots })))
     })
 }

@@ -35,20 +35,24 @@ impl Slots {
         slots
     }
 
-    /// Takes a gang of one of the classes, the first that has it; of any class if none is named.
+    /// Takes a gang of one of the classes that are not closed, the first that has it; of any other
+    /// class if none is named.
     pub(crate) fn take(
         &mut self,
         classes: &[GpuClass],
+        closed: &[GpuClass],
         nodes: u32,
         gpus: GpuCount,
     ) -> Option<(GpuClass, Vec<NodeId>)> {
         let number = |class| self.classes.binary_search(class).ok();
-        let named: Vec<ClassIndex> = classes
+        let all = if classes.is_empty() && !closed.is_empty() { &self.classes } else { classes };
+        let named: Vec<ClassIndex> = all
             .iter()
+            .filter(|class| !closed.contains(class))
             .filter_map(number)
             .filter_map(|at| at.try_into().ok().map(ClassIndex))
             .collect();
-        if named.is_empty() && !classes.is_empty() {
+        if named.is_empty() && !all.is_empty() {
             return None;
         }
         let placement = self.fleet.place(&Ask { classes: named, ..Ask::whole(nodes, gpus.0) })?;

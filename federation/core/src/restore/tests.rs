@@ -120,6 +120,9 @@ impl World {
             time_limit: Millis(0),
             labels: Default::default(),
             needs: OrDefault::default(),
+            account: None,
+            preemptible: None,
+            array_running_max: 0,
         };
         let request = alloc::format!("request-{}", id.0).parse().unwrap();
         let (jobs, spec, submitter) = (vec![id], PackedSpec::from(&spec), "ada".into());

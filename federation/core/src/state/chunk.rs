@@ -101,6 +101,8 @@ tables! {
     13 => tokens,
     14 => controllers,
     16 => lapsed,
+    30 => quotas,
+    31 => recent,
 }
 
 fn chunks_of<'a, K: Value + 'a, V: Value + 'a>(

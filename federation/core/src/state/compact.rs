@@ -6,10 +6,13 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use specs::codec::{DecodeError, Field, Message, Reader, Value, Wire, put_delimited};
+use specs::id::AccountId;
 use specs::job::JobSpec;
 
 /// The number of [`JobSpec::priority`] on the wire.
 const PRIORITY_TAG: u32 = 3;
+/// The number of [`JobSpec::account`] on the wire.
+const ACCOUNT_TAG: u32 = 30;
 
 /// What a job asks for, as the bytes of a [`JobSpec`]: one piece of memory where the spec has a
 /// dozen, shared by the jobs of an array. Most jobs wait or have ended, and nobody reads what they
@@ -30,16 +33,26 @@ impl PackedSpec {
 
     /// The spec's priority; told without reading the rest.
     pub(crate) fn priority(&self) -> u32 {
+        self.field(PRIORITY_TAG).unwrap_or_default()
+    }
+
+    /// The spec's account; told without reading the rest.
+    pub(crate) fn account(&self) -> Option<AccountId> {
+        self.field(ACCOUNT_TAG)
+    }
+
+    /// One field; fields stand in the order of their numbers.
+    fn field<T: Value>(&self, wanted: u32) -> Option<T> {
         let mut reader = Reader::new(&self.0);
         while let Ok(Some((tag, wire))) = reader.field() {
-            if (tag, wire) == (PRIORITY_TAG, Wire::Varint) {
-                return u32::get(&mut reader).unwrap_or_default();
+            if (tag, wire) == (wanted, T::WIRE) {
+                return T::get(&mut reader).ok();
             }
-            if tag > PRIORITY_TAG || reader.skip(wire).is_err() {
+            if tag > wanted || reader.skip(wire).is_err() {
                 break;
             }
         }
-        0
+        None
     }
 
     /// Whether it bears the name; told without reading the rest.

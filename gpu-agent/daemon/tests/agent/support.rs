@@ -67,6 +67,9 @@ pub(crate) fn script(text: &str) -> JobSpec {
         time_limit: Millis::ZERO,
         labels: [].into(),
         needs: OrDefault::default(),
+        account: None,
+        preemptible: None,
+        array_running_max: 0,
     }
 }
 

@@ -155,6 +155,9 @@ fn state(jobs: u64) -> State {
         time_limit: Millis(0),
         labels: Default::default(),
         needs: OrDefault::default(),
+        account: None,
+        preemptible: None,
+        array_running_max: 0,
     };
     let spec = PackedSpec::from(&spec);
     for number in 1..=jobs {

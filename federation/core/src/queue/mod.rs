@@ -1,0 +1,5 @@
+//! Who is next: proposed by the leader, outside the log.
+
+pub(crate) mod recent;
+pub(crate) mod turns;
+pub(crate) mod why;

@@ -1,0 +1,234 @@
+//! A site with its leader, its agents' reports and a clock that a test moves.
+
+use std::sync::Arc;
+
+use federation_core::{
+    AcceptNode, AddPeer, AdmitJobs, Command, FoundSite, JobPhase, Leader, OpenToken, PackedSpec,
+    PeerRecord, RecordParts, RegisterNode, Reply, SetQuota, SetVersion, State, TokenKind, apply,
+    check, job_state,
+};
+use specs::codec::{Blob, OrDefault};
+use specs::gpu::{GpuInfo, InventorySource};
+use specs::id::{Boot, GpuIndex, JobId, NodeId, TokenId};
+use specs::job::{JobClass, JobSpec, OnPartition, PlacementSpec};
+use specs::quota::Limit;
+use specs::site::{LendRule, SiteSpec, Terms};
+use specs::unit::{GpuCount, Instant, Millis, Timestamp};
+use specs::version::ClusterVersion;
+use specs::wire::agent::{AttemptPhase, AttemptReport, Inventory, Outcome};
+use specs::wire::client::JobState;
+
+pub(crate) struct Site {
+    pub(crate) state: State,
+    pub(crate) leader: Leader,
+    /// Milliseconds, of both the leader's clock and the wall's.
+    pub(crate) now: u64,
+    nodes: u128,
+}
+
+impl Site {
+    /// Of the version that knows quota.
+    pub(crate) fn found(name: &str) -> Self {
+        let mut site = Self::first_version(name);
+        site.raise();
+        site
+    }
+
+    pub(crate) fn raise(&mut self) {
+        let version = ClusterVersion::QUEUEING;
+        assert_eq!(self.apply(Command::SetVersion(SetVersion { version })), Reply::Done);
+    }
+
+    pub(crate) fn first_version(name: &str) -> Self {
+        let lend =
+            LendRule { to: None, class: None, gpus_max: GpuCount(64), keep_free: GpuCount(0) };
+        let spec = SiteSpec {
+            site: name.parse().unwrap(),
+            country: "DE".parse().unwrap(),
+            terms: Terms::default(),
+            lend: vec![lend],
+        };
+        let leader = Leader::new(Instant(0), 1);
+        let mut site = Self { state: State::default(), leader, now: 1_000, nodes: 0 };
+        let address = format!("{name}:1");
+        site.apply(Command::FoundSite(FoundSite { spec: Arc::new(spec), address }));
+        site
+    }
+
+    pub(crate) fn apply(&mut self, command: Command) -> Reply {
+        let (reply, _) = apply(&mut self.state, &command);
+        assert_eq!(check(&self.state), [], "after {command:?}");
+        reply
+    }
+
+    fn at(&self) -> Timestamp {
+        Timestamp(self.now)
+    }
+
+    pub(crate) fn node(&mut self, name: &str, class: &str, gpus: u16) {
+        self.nodes += 1;
+        let (token, at) = (TokenId(self.nodes), self.at());
+        let node: NodeId = name.parse().unwrap();
+        self.apply(Command::OpenToken(OpenToken {
+            token,
+            kind: TokenKind::Enrol,
+            key: Blob(vec![1]),
+            bound: name.into(),
+            expires_at: at,
+        }));
+        let accept = AcceptNode { token, node: node.clone(), digest: Blob(name.into()), at };
+        assert_eq!(self.apply(Command::AcceptNode(accept)), Reply::Done);
+        let info = |index| GpuInfo {
+            index: GpuIndex(index),
+            class: class.parse().unwrap(),
+            uuid: String::new(),
+            memory_mib: 0,
+        };
+        let inventory = Inventory {
+            source: InventorySource::Declared,
+            gpus: (0..gpus).map(info).collect(),
+            address: "127.0.0.1".into(),
+            version: "test".into(),
+            facts: OrDefault::default(),
+        };
+        self.apply(Command::RegisterNode(RegisterNode { node, boot: Boot(1), inventory, at }));
+    }
+
+    pub(crate) fn submit(&mut self, id: u128, spec: JobSpec) -> Reply {
+        let array = u128::from(spec.array);
+        self.apply(Command::AdmitJobs(AdmitJobs {
+            request: format!("request-{id}").parse().unwrap(),
+            jobs: (id..id + array).map(JobId).collect(),
+            spec: PackedSpec::from(&spec),
+            submitter: "ada".into(),
+            at: self.at(),
+        }))
+    }
+
+    pub(crate) fn quota(&mut self, account: &str, class: Option<&str>, guaranteed: u32, max: u32) {
+        let reply = self.set(account, class, guaranteed, max);
+        assert_eq!(reply, Reply::Done);
+    }
+
+    pub(crate) fn set(
+        &mut self,
+        account: &str,
+        class: Option<&str>,
+        guaranteed: u32,
+        max: u32,
+    ) -> Reply {
+        let limit = Limit {
+            class: class.map(|class| class.parse().unwrap()),
+            guaranteed: GpuCount(guaranteed),
+            max: Some(GpuCount(max)),
+        };
+        let account = account.parse().unwrap();
+        self.apply(Command::SetQuota(SetQuota { account, limit: Some(limit), weight: 0 }))
+    }
+
+    /// What the leader would have agreed on.
+    pub(crate) fn proposes(&mut self) -> Vec<Command> {
+        let (now, at) = (Instant(self.now), self.at());
+        // Nobody asks in these tests; whoever is silent is not the subject.
+        let commands = self.leader.poll_commands(now, at, &self.state).0;
+        let silence =
+            |it: &Command| matches!(it, Command::SuspectNode(_) | Command::SuspectPeer(_));
+        commands.into_iter().filter(|it| !silence(it)).collect()
+    }
+
+    pub(crate) fn poll(&mut self) {
+        for command in self.proposes() {
+            self.apply(command);
+        }
+    }
+
+    pub(crate) fn state_of(&self, id: u128) -> JobState {
+        job_state(&self.state, self.state.jobs.get(&JobId(id)).unwrap())
+    }
+
+    /// Those of the jobs that hold GPUs.
+    pub(crate) fn holding(&self, ids: impl IntoIterator<Item = u128>) -> Vec<u128> {
+        ids.into_iter()
+            .filter(|id| match self.state.jobs.get(&JobId(*id)).unwrap().phase {
+                JobPhase::Leased(_) | JobPhase::Loaned(_) => true,
+                JobPhase::Queued(_) | JobPhase::Ended(_) => false,
+            })
+            .collect()
+    }
+
+    /// All parts of the job's attempt end so.
+    pub(crate) fn end(&mut self, id: u128, ran: Millis, outcome: &Outcome) {
+        let JobPhase::Leased(leased) = &self.state.jobs.get(&JobId(id)).unwrap().phase else {
+            panic!("job {id} has no lease");
+        };
+        let (lease, at) = (leased.lease, self.at());
+        let nodes: Vec<NodeId> =
+            self.state.leases.get(&lease).unwrap().parts.iter().map(|it| it.node.clone()).collect();
+        for node in nodes {
+            let report = AttemptReport {
+                lease,
+                phase: AttemptPhase::Ended,
+                outcome: Some(outcome.clone()),
+                started_at: Timestamp(self.now.saturating_sub(ran.0)),
+                ended_at: at,
+            };
+            let record = RecordParts { node, boot: Boot(1), attempts: vec![report], at };
+            self.apply(Command::RecordParts(record));
+        }
+    }
+
+    pub(crate) fn finish(&mut self, id: u128) {
+        self.end(id, Millis(10), &Outcome::exited(0, 0));
+    }
+
+    pub(crate) fn join(&mut self, other: &str) {
+        let peer = PeerRecord {
+            site: other.parse().unwrap(),
+            country: "FR".parse().unwrap(),
+            ca: Blob(vec![1]),
+            addresses: vec![format!("{other}:1")],
+        };
+        self.apply(Command::AddPeer(AddPeer { peer }));
+    }
+
+    /// Asks the home, as its host, and obeys; both sides agree on what follows.
+    pub(crate) fn ask_home(&mut self, home: &mut Self) {
+        let name = home.state.own().unwrap().clone();
+        let (now, at) = (Instant(self.now), self.at());
+        let report = self.leader.ask_peer(now, &self.state, &name).unwrap();
+        let commands = home.leader.handle_peer_report(now, at, &home.state, &report).unwrap();
+        for command in commands {
+            home.apply(command);
+        }
+        let orders = home.leader.peer_orders(&home.state, &report).unwrap();
+        for command in self.leader.handle_peer_orders(now, at, &self.state, &orders) {
+            self.apply(command);
+        }
+    }
+}
+
+pub(crate) fn job(account: &str, nodes: u32, gpus: u32) -> JobSpec {
+    JobSpec {
+        name: "train".parse().unwrap(),
+        class: JobClass::Training,
+        priority: 50,
+        nodes,
+        tasks_per_node: 1,
+        gpus_per_node: GpuCount(gpus),
+        gpu_classes: vec![],
+        array: 1,
+        command: vec!["true".into()],
+        env: Default::default(),
+        workdir: String::new(),
+        grace: Millis(1_000),
+        retries: 3,
+        on_partition: OnPartition::Restart,
+        placement: PlacementSpec { sites: vec![], residency: vec![], spill: true },
+        time_limit: Millis(0),
+        labels: Default::default(),
+        account: Some(account.parse().unwrap()),
+        preemptible: None,
+        array_running_max: 0,
+        needs: OrDefault::default(),
+    }
+}
