@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time;
 
 use federation_core::{
     AcceptNode, AdmitJobs, Command, FoundSite, Leader, OpenToken, PackedSpec, RecordParts,
@@ -29,13 +29,6 @@ const SIZES: [(u64, u64); 4] =
 const GPUS: u16 = 8;
 const AT: Timestamp = Timestamp(1_700_000_000_000);
 const CYCLES: u64 = 200;
-
-/// What this thread has had of a processor: others on the machine do not count.
-fn cpu() -> Duration {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    let nanos = stat.split(' ').next().and_then(|nanos| nanos.parse().ok());
-    Duration::from_nanos(nanos.unwrap_or(0))
-}
 
 fn node_id(n: u64) -> NodeId {
     format!("dgx-{n:05}").parse().unwrap()
@@ -162,17 +155,18 @@ impl Site {
         }
     }
 
-    /// One look around, and what follows from it; the processor time of the look, in microseconds.
+    /// One look around, and what follows from it; the time of the look, in microseconds.
     fn cycle(&mut self) -> f64 {
-        let start = cpu();
+        let start = time::Instant::now();
         let (commands, alarms) = self.leader.poll_commands(self.now, AT, &self.state);
-        let spent = cpu().saturating_sub(start);
+        let spent = start.elapsed();
         black_box(alarms);
         commands.iter().for_each(|command| self.apply(command));
         spent.as_secs_f64() * 1e6
     }
 }
 
+/// What others do on the machine disturbs a few looks.
 fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
