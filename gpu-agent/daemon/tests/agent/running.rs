@@ -173,6 +173,31 @@ async fn a_gpu_has_one_user() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_gpu_is_shared_as_far_as_it_goes() {
+    let (controller, (_guard, directory)) = (Controller::start(), directory());
+    let part = |milli: u32, text: &str| {
+        let mut spec = script(text);
+        spec.gpus_per_node = GpuCount(1);
+        spec.needs.0.gpu_milli = milli;
+        spec
+    };
+    controller.order(LEASE, part(600, "sleep 100000"));
+    let _agent = Agent::start(&directory, Some(&controller.mint()));
+    controller.wait_for_phase(LEASE, AttemptPhase::Running);
+    controller.order(LeaseId(8), part(400, "sleep 100000"));
+    controller.wait_for_phase(LeaseId(8), AttemptPhase::Running);
+    controller.order(LeaseId(9), part(1, "exit 0"));
+    let ended = controller.wait_for_phase(LeaseId(9), AttemptPhase::Ended);
+    assert_eq!(ended.outcome.unwrap().ending, Ending::Refused);
+    // All of it is more than what is left, too.
+    let mut whole = script("exit 0");
+    whole.gpus_per_node = GpuCount(1);
+    controller.order(LeaseId(10), whole);
+    let ended = controller.wait_for_phase(LeaseId(10), AttemptPhase::Ended);
+    assert_eq!(ended.outcome.unwrap().ending, Ending::Refused);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn logs_are_followed_while_the_task_writes() {
     let (controller, (_guard, directory)) = (Controller::start(), directory());
     let gate = directory.join("gate");
