@@ -1,9 +1,12 @@
 //! Kinds of GPUs and what a node says of its own.
 
 use alloc::string::String;
+use alloc::vec::Vec;
 
+use crate::codec::Blob;
 pub use crate::id::GpuClass;
-use crate::id::GpuIndex;
+use crate::id::{GpuIndex, NodeId, SiteId};
+use crate::unit::{Millis, Timestamp};
 
 /// A kind of GPU that Spillway knows by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +50,38 @@ crate::enumeration! {
         /// A configuration that nothing has proven.
         2 => Declared = "declared",
     }
+
+    /// Where a GPU is in its life. There is no way from quarantine to health but a burn-in.
+    pub enum GpuState {
+        /// Nothing has proven it.
+        1 => Discovered = "discovered",
+        /// It is made to work, to see whether it is sound.
+        2 => BurningIn = "burning-in",
+        /// It has a proof.
+        3 => Healthy = "healthy",
+        /// It runs what it has and takes nothing new.
+        4 => Suspect = "suspect",
+        /// It is not sound, or an operator said so.
+        5 => Quarantined = "quarantined",
+        /// It was reset and must be burnt in.
+        6 => Resetting = "resetting",
+        /// It is to be replaced.
+        7 => Rma = "rma",
+    }
+
+    /// How much a burn-in tests.
+    pub enum BurnInTier {
+        /// Counters alone; proves nothing.
+        1 => T0 = "t0",
+        /// A gate before a node returns.
+        2 => T1 = "t1",
+        /// Admission.
+        3 => T2 = "t2",
+        /// A soak.
+        4 => T3 = "t3",
+        /// What is done in idle moments.
+        5 => T4 = "t4",
+    }
 }
 
 crate::message! {
@@ -58,5 +93,77 @@ crate::message! {
         3 => uuid: String,
         /// Mebibytes; 0 if unknown.
         4 => memory_mib: u64,
+    }
+
+    /// What an agent says of a burn-in that a GPU passed. Signed as the bytes of this message.
+    pub struct HealthProof {
+        1 => site: SiteId,
+        2 => node: NodeId,
+        3 => index: GpuIndex,
+        /// The driver's id of the device.
+        4 => uuid: String,
+        /// The product's name, which is what its numbers are compared within.
+        5 => product: String,
+        6 => tier: BurnInTier,
+        /// SHA-256 of the list of the kernels' hashes.
+        7 => kernels: Blob,
+        /// By the agent's clock.
+        8 => passed_at: Timestamp,
+        /// How long it holds, counted by the agent.
+        9 => valid_for: Millis,
+        /// Version of the agent.
+        10 => agent: String,
+    }
+
+    /// A proof as it travels: opaque bytes, so that what was signed is what is checked.
+    pub struct SignedProof {
+        /// A [`HealthProof`].
+        1 => body: Blob,
+        2 => signature: Blob,
+        /// The certificate of the agent whose key signed, DER.
+        3 => certificate: Blob,
+    }
+
+    /// What is known of a GPU's health.
+    pub struct GpuHealth {
+        1 => index: GpuIndex,
+        2 => state: GpuState,
+        /// For people; at most [`WHY_BYTES_MAX`].
+        3 => why: String,
+    }
+
+    /// What an agent reports of a GPU's health.
+    pub struct GpuReport {
+        1 => health: GpuHealth,
+        /// Present if and only if it is healthy or suspect.
+        2 => proof: Option<SignedProof>,
+    }
+}
+
+/// What stands before the bytes of a proof when they are signed, so that no other signed bytes are
+/// taken for one.
+pub const PROOF_CONTEXT: &[u8] = b"spillway GPU health proof 1\0";
+
+/// Longest reason for a GPU's state; more is cut off.
+pub const WHY_BYTES_MAX: usize = 256;
+
+impl HealthProof {
+    /// The bytes that are signed.
+    #[must_use]
+    pub fn signed_bytes(body: &Blob) -> Vec<u8> {
+        [PROOF_CONTEXT, &body.0].concat()
+    }
+}
+
+impl GpuHealth {
+    /// Cuts the reason to its limit.
+    #[must_use]
+    pub fn new(index: GpuIndex, state: GpuState, why: impl Into<String>) -> Self {
+        let mut why = why.into();
+        let cut = (0..=WHY_BYTES_MAX).rev().find(|at| why.is_char_boundary(*at)).unwrap_or(0);
+        if why.len() > WHY_BYTES_MAX {
+            why.truncate(cut);
+        }
+        Self { index, state, why }
     }
 }

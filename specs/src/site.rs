@@ -13,6 +13,16 @@ pub const CLOCK_DRIFT_PERMILLE_MAX: u64 = 5;
 /// How long processes may take to be gone after they were killed.
 pub const KILL_BUDGET: Millis = Millis(1_000);
 
+crate::enumeration! {
+    /// Which GPUs a site lets jobs run on.
+    pub enum Trust {
+        /// Those with a proof of their health.
+        1 => Proven = "proven",
+        /// Also those that an operator declared and nothing has proven.
+        2 => Declared = "declared",
+    }
+}
+
 crate::message! {
     /// Spans that agents, controllers and peers count on their own clocks.
     pub struct Terms {
@@ -53,6 +63,9 @@ crate::message! {
         3 => terms: Terms,
         /// The first rule that fits a peer and a class decides; none lends nothing.
         4 => lend: Vec<LendRule>,
+        /// Absent below [`ClusterVersion::HEALTH`](crate::version::ClusterVersion::HEALTH), and
+        /// then every GPU is trusted.
+        5 => trust: Option<Trust>,
     }
 }
 

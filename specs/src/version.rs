@@ -16,6 +16,8 @@ impl ClusterVersion {
     pub const FIRST: Self = Self(1);
     /// Accounts, quota, preemption: `specs/decisions/0017-queueing.md`.
     pub const QUEUEING: Self = Self(2);
+    /// The health of GPUs: `specs/decisions/0019-gpu-health.md`.
+    pub const HEALTH: Self = Self(3);
 
     #[must_use]
     pub fn next(self) -> Self {

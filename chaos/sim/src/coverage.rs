@@ -33,6 +33,8 @@ marks! {
     AgentsPaused = "agents_paused",
     AgentsCrashed = "agents_crashed",
     NodesRebooted = "nodes_rebooted",
+    BurnIns = "burn_ins",
+    GpusQuarantined = "gpus_quarantined",
     InventoryShrunk = "inventory_shrunk",
     CutsNode = "cuts_node",
     CutsSite = "cuts_site",

@@ -352,6 +352,7 @@ impl World {
         self.healing = true;
         self.network.cuts.clear();
         self.calm_network();
+        self.end_sickness();
         for machine in (0..self.machines.len()).map(MachineId) {
             if self.is_suspended(machine) {
                 self.machines[machine.0].suspended_until = Some(self.now);

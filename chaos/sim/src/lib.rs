@@ -24,6 +24,7 @@ mod clock;
 mod controller;
 mod coverage;
 mod faults;
+mod health;
 mod invariant;
 mod leading;
 mod log;

@@ -1,18 +1,20 @@
 //! A node's agent: asks, obeys, crashes and begins anew. What its supervisor does with processes
 //! is in [`crate::supervisor`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use gpu_agent_core::health::Health;
 use gpu_agent_core::{Action, Runner};
 use specs::codec::{Message, OrDefault};
 use specs::gpu::{GpuInfo, InventorySource};
-use specs::id::{Boot, CallId, LeaseId, NodeId};
-use specs::unit::Millis;
+use specs::id::{Boot, CallId, GpuIndex, LeaseId, NodeId};
+use specs::unit::{Instant, Millis};
 use specs::wire::agent::{AttemptReport, Inventory, NodeOrders};
 use specs::wire::method::Method;
 
 use crate::clock::Time;
 use crate::coverage::Mark;
+use crate::invariant::s8_proven;
 use crate::network::{self, Frames, MachineId, Packet};
 use crate::supervisor::Process;
 use crate::world::{Event, NodeRef, Notice, World};
@@ -41,6 +43,9 @@ pub(crate) struct Node {
     pub(crate) processes: BTreeMap<LeaseId, Process>,
     /// Ends on disk, until the agent forgets them.
     pub(crate) durable: BTreeMap<LeaseId, AttemptReport>,
+    /// What the agent knows of its GPUs, and which are truly bad.
+    pub(crate) health: Health,
+    pub(crate) sick: BTreeSet<GpuIndex>,
 }
 
 impl Node {
@@ -58,6 +63,8 @@ impl Node {
             paused_until: None,
             processes: BTreeMap::new(),
             durable: BTreeMap::new(),
+            health: Health::new(Instant::ZERO, []),
+            sick: BTreeSet::new(),
         }
     }
 
@@ -95,6 +102,7 @@ impl World {
         let exited = ended.iter().filter(|it| crate::oracle::has_exited(it)).count() as u64;
         node.runner = Some(Runner::new(node.id.clone(), node.boot, node.inventory(), ended));
         let (life, boot) = (node.life, node.boot);
+        self.health_rises(at);
         self.coverage.add(Mark::ResultsAcrossLives, exited);
         if shrinks {
             self.mark(Mark::InventoryShrunk);
@@ -115,6 +123,7 @@ impl World {
             let jitter = if self.knobs.is_tight { 0 } else { self.chance.below(20) };
             self.schedule_in(self.knobs.ask_every.0 + jitter, Event::Ask { at, life, periodic });
         }
+        self.tend_health(at);
         let now = self.clock(self.node(at).machine);
         let controllers = self.sites[at.site].controllers.len();
         let call = CallId(self.chance.wide());
@@ -227,6 +236,8 @@ impl World {
         while let Some(action) = self.node_mut(at).runner.as_mut().and_then(Runner::poll_action) {
             match action {
                 Action::Start { lease, known, launch, deadline } => {
+                    let found = s8_proven::on_start(self, at, &launch.gpus);
+                    self.violate_all(found);
                     self.start_process(at, lease, known, launch, deadline);
                 }
                 Action::Extend { lease, deadline } => self.extend_process(at, lease, deadline),

@@ -322,7 +322,10 @@ impl World {
             | Command::AddController(_)
             | Command::RemoveController(_)
             | Command::EndRecovery(_)
-            | Command::SetVersion(_) => return,
+            | Command::SetVersion(_)
+            | Command::SetTrust(_)
+            | Command::RecordHealth(_)
+            | Command::WithholdGpu(_) => return,
         };
         self.coverage.add(counted.0, counted.1);
     }

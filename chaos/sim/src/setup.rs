@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use federation_core::{
-    AcceptNode, Command, FoundSite, OpenToken, Retention, SetVersion, State, TokenKind,
+    AcceptNode, Command, FoundSite, OpenToken, Retention, SetTrust, SetVersion, State, TokenKind,
 };
 use specs::codec::Blob;
 use specs::gpu::{GpuClass, GpuInfo};
 use specs::id::{ControllerId, Country, GpuIndex, NodeId, SiteId, TokenId, UserId};
-use specs::site::{LendRule, SiteSpec, Terms};
+use specs::site::{LendRule, SiteSpec, Terms, Trust};
 use specs::unit::{GpuCount, Millis, Timestamp};
 use specs::version::ClusterVersion;
 
@@ -70,6 +70,8 @@ pub(crate) struct Knobs {
     pub(crate) retention: Option<Retention>,
     /// None if the sites have the version before there were accounts.
     pub(crate) accounts: Option<accounts::Habits>,
+    /// The sites run nothing on GPUs without a proof, and GPUs fall sick.
+    pub(crate) asks_for_proofs: bool,
     /// Mean span between faults of each kind; zero for none.
     faults: Vec<u64>,
 }
@@ -152,6 +154,7 @@ impl Knobs {
             is_spilling,
             retention: draw_retention(seed),
             accounts: accounts::Habits::draw(seed),
+            asks_for_proofs: Rng::of(seed, "proofs").chance(400),
             faults,
         }
     }
@@ -231,6 +234,8 @@ pub(crate) fn populate(world: &mut World) {
         }
     }
     world.plan_work();
+    let sicken_at = world.chance_health.range(1_000, 12_000);
+    world.schedule_in(sicken_at, Event::Sicken);
     let heal_at = world.knobs.heal_at;
     world.schedule(heal_at, Event::Heal);
 }
@@ -304,7 +309,8 @@ fn found_site(world: &mut World, index: usize) {
     let (name, home) = (site.name.clone(), site.country);
     let nodes: Vec<NodeId> = site.nodes.iter().map(|node| node.id.clone()).collect();
     let lend = lend_rules(world, index);
-    let spec = SiteSpec { site: name, country: home, terms: world.knobs.terms.clone(), lend };
+    let spec =
+        SiteSpec { site: name, country: home, terms: world.knobs.terms.clone(), lend, trust: None };
     let found = FoundSite { spec: Arc::new(spec), address: format!("{}:1", NAMES[index]) };
     world.append_directly(index, Command::FoundSite(found));
     if world.knobs.accounts.is_some() {
@@ -313,6 +319,14 @@ fn found_site(world: &mut World, index: usize) {
         for set in accounts::found(&mut world.chance_queue) {
             world.append_directly(index, set);
         }
+    }
+    if world.knobs.asks_for_proofs {
+        for version in (ClusterVersion::FIRST.0..=ClusterVersion::HEALTH.0).skip(1) {
+            let version = ClusterVersion(version);
+            world.append_directly(index, Command::SetVersion(SetVersion { version }));
+        }
+        let trust = SetTrust { trust: Trust::Proven };
+        world.append_directly(index, Command::SetTrust(trust));
     }
     for (nth, node) in nodes.into_iter().enumerate() {
         let token = TokenId(nth as u128 + 1);

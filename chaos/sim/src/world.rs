@@ -5,7 +5,8 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 use fabric_core::identity::Identity;
-use specs::id::{Country, LeaseId, SiteId};
+use gpu_agent_core::health::BurnIn;
+use specs::id::{Country, GpuIndex, LeaseId, SiteId};
 use specs::unit::{Instant, Millis, Timestamp};
 use specs::wire::agent::Outcome;
 
@@ -117,6 +118,23 @@ pub(crate) enum Event {
         life: u64,
         lease: LeaseId,
         notice: Notice,
+    },
+    /// A burn-in came to its end.
+    Burnt {
+        at: NodeRef,
+        life: u64,
+        burn_in: BurnIn,
+    },
+    /// A GPU falls sick.
+    Sicken,
+    SicknessShows {
+        at: NodeRef,
+        life: u64,
+        gpu: GpuIndex,
+    },
+    Repair {
+        at: NodeRef,
+        gpu: GpuIndex,
     },
     /// An agent begins a new life.
     Rise(NodeRef),
@@ -242,6 +260,7 @@ pub(crate) struct World {
     pub(crate) chance_work: Rng,
     /// Chance of accounts and quotas.
     pub(crate) chance_queue: Rng,
+    pub(crate) chance_health: Rng,
     hash: u64,
     trace: Option<Vec<String>>,
 }
@@ -299,6 +318,7 @@ impl World {
             chance_faults: Rng::of(seed, "faults"),
             chance_work: Rng::of(seed, "work"),
             chance_queue: Rng::of(seed, "queue"),
+            chance_health: Rng::of(seed, "health"),
             hash: 0xcbf2_9ce4_8422_2325,
             trace: with_trace.then(Vec::new),
         }
@@ -387,9 +407,11 @@ impl World {
                 Duty::Controller(_) | Duty::Client(_) => (packet.to, None),
             },
             Event::Supervise(at) | Event::Process { at, .. } => (self.node(*at).machine, None),
-            Event::Ask { at, .. } | Event::Notice { at, .. } | Event::Rise(at) => {
-                (self.node(*at).machine, Some(*at))
-            }
+            Event::Ask { at, .. }
+            | Event::Notice { at, .. }
+            | Event::Burnt { at, .. }
+            | Event::SicknessShows { at, .. }
+            | Event::Rise(at) => (self.node(*at).machine, Some(*at)),
             Event::Confirmed { at, .. }
             | Event::Wake { at, .. }
             | Event::Poll { at, .. }
@@ -409,6 +431,8 @@ impl World {
             | Event::Cancel { .. }
             | Event::Operate { .. }
             | Event::CancelDue { .. }
+            | Event::Sicken
+            | Event::Repair { .. }
             | Event::Heal
             | Event::Inspect => return None,
         };
@@ -432,6 +456,10 @@ impl World {
                 self.agent_noticed(at, life, lease, notice)
             }
             Event::Rise(at) => self.agent_rises(at),
+            Event::Burnt { at, life, burn_in } => self.burnt(at, life, burn_in),
+            Event::Sicken => self.sicken(),
+            Event::SicknessShows { at, life, gpu } => self.sickness_shows(at, life, gpu),
+            Event::Repair { at, gpu } => self.repair(at, gpu),
             Event::Confirmed { at, life, request } => self.confirmed(at, life, request),
             Event::Wake { at, life, request } => self.wake(at, life, request),
             Event::Poll { at, life, periodic } => self.poll_leader(at, life, periodic),

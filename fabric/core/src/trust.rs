@@ -61,6 +61,8 @@ pub enum Refusal {
     Missing,
     #[error("the certificate's path does not verify: {0}")]
     Path(String),
+    #[error("the certificate's key did not sign this")]
+    Signature,
 }
 
 /// The identity that a process's certificate names. Says nothing of who signed it.

@@ -264,6 +264,14 @@ impl Credentials {
         &self.authority
     }
 
+    /// Signs a statement with the process's own key; see [`crate::verify::signer`].
+    ///
+    /// # Errors
+    /// The key cannot sign.
+    pub fn sign(&self, statement: &[u8]) -> Result<Vec<u8>, PkiError> {
+        Ok(self.key.sign_message(statement)?)
+    }
+
     pub(crate) fn certified(&self) -> CertifiedKey {
         CertifiedKey::new(
             vec![self.leaf.clone(), self.authority.clone()],

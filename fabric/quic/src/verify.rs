@@ -19,10 +19,11 @@ use rustls::{
     PeerIncompatible, SignatureScheme,
 };
 use specs::id::{ControllerId, NodeId, SiteId};
+use specs::unit::Timestamp;
 use webpki::{EndEntityCert, KeyUsage};
 
 use crate::certificate;
-use crate::crypto::{Crypto, SCHEMES};
+use crate::crypto::{Crypto, SCHEMES, unix_time};
 use crate::trust::{Anchor, Trust, TrustStore};
 
 /// Whom the one who dials expects to find.
@@ -108,6 +109,29 @@ pub(crate) fn verify_chain(
     verify_path(crypto, leaf, rest, &anchor, usage, now)?;
     if let Some(expect) = expect {
         expect.check(&identity)?;
+    }
+    Ok(identity)
+}
+
+/// Who signed a statement, going by a certificate that came with it. The certificate must be one
+/// that would be let in at this time.
+///
+/// # Errors
+/// The certificate is not trusted, or its key did not sign this.
+pub fn signer(
+    crypto: &Crypto,
+    trust: &TrustStore,
+    now: Timestamp,
+    certificate: &[u8],
+    statement: &[u8],
+    signature: &[u8],
+) -> Result<Identity, Refusal> {
+    let chain = [CertificateDer::from(certificate)];
+    let trust = trust.current();
+    let identity = verify_chain(crypto, &trust, &chain, Usage::Client, None, unix_time(now))?;
+    let key = certificate::public_key(certificate)?;
+    if !crypto.signature_matches(&key, statement, signature) {
+        return Err(Refusal::Signature);
     }
     Ok(identity)
 }

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use specs::id::{AccountId, ControllerId, Country, GpuClass, JobName, NodeId, RequestId, SiteId};
-use specs::site::LendRule;
+use specs::id::{
+    AccountId, ControllerId, Country, GpuClass, GpuIndex, JobName, NodeId, RequestId, SiteId,
+};
+use specs::site::{LendRule, Trust};
 use specs::unit::{GpuCount, Millis};
 
 /// Run GPU jobs on a site and, when it is full, on the sites that lend to it.
@@ -103,6 +105,9 @@ pub(crate) enum Command {
     /// The machines of a site
     #[command(subcommand)]
     Node(NodeCommand),
+    /// The GPUs of a site, and what is known of their health
+    #[command(subcommand)]
+    Gpu(GpuCommand),
     /// How many GPUs of which class each site has
     Capacity(FormatArgs),
     /// Capacity promised between sites
@@ -179,6 +184,9 @@ pub(crate) struct InitArgs {
     /// Lend up to MAX GPUs of a class, or of `all`, to peers; keep KEEP of the class free
     #[arg(long, value_parser = parse_lend, value_name = "CLASS=MAX[:KEEP]")]
     pub(crate) lend: Vec<LendRule>,
+    /// Run jobs on GPUs with a proof of their health, or also on those that were declared
+    #[arg(long, value_parser = parse_trust, default_value = "proven", value_name = "PROVEN|DECLARED")]
+    pub(crate) trust: Trust,
     /// Write no context
     #[arg(long)]
     pub(crate) no_context: bool,
@@ -390,6 +398,48 @@ pub(crate) enum NodeCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum GpuCommand {
+    /// List the GPUs
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Those of one node
+        #[arg(long)]
+        node: Option<NodeId>,
+        /// Those that nothing new may run on
+        #[arg(long)]
+        unfit: bool,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+    /// Show one GPU
+    Show {
+        node: NodeId,
+        /// Its number on the node
+        #[arg(value_parser = parse_gpu)]
+        index: GpuIndex,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+    /// Start nothing more on a GPU; what runs there runs on
+    Quarantine {
+        node: NodeId,
+        /// Its number on the node
+        #[arg(value_parser = parse_gpu)]
+        index: GpuIndex,
+        /// Why, for others to read
+        #[arg(long, default_value = "an operator said so", value_name = "TEXT")]
+        why: String,
+    },
+    /// Let a GPU go that is held back; it is burnt in before anything runs on it
+    Release {
+        node: NodeId,
+        /// Its number on the node
+        #[arg(value_parser = parse_gpu)]
+        index: GpuIndex,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum ListCommand {
     /// List them
     #[command(visible_alias = "list")]
@@ -574,6 +624,19 @@ pub(crate) fn parse_span(text: &str) -> Result<Millis, String> {
 
 fn parse_gpus(text: &str) -> Result<GpuCount, String> {
     text.parse().map(GpuCount).map_err(|_| format!("`{text}` is not a number of GPUs"))
+}
+
+fn parse_gpu(text: &str) -> Result<GpuIndex, String> {
+    text.parse().map(GpuIndex).map_err(|_| format!("`{text}` is not the number of a GPU"))
+}
+
+fn parse_trust(text: &str) -> Result<Trust, String> {
+    let known = Trust::ALL.iter().copied();
+    let found = known.clone().find(|it| it.as_str() == text);
+    found.ok_or_else(|| {
+        let names: Vec<&str> = known.map(Trust::as_str).collect();
+        format!("`{text}` is none of {}", names.join(", "))
+    })
 }
 
 /// A rule of lending: `b200=8`, `b200=8:2`, `all=16`.

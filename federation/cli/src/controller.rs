@@ -31,15 +31,15 @@ const STATUS_SPAN: Millis = Millis(1_500);
 
 /// `federation init`.
 pub(crate) fn init(app: &App, args: InitArgs) -> Outcome<()> {
-    let InitArgs { site, listen, country, lend, no_context, terms } = args;
+    let InitArgs { site, listen, country, lend, trust, no_context, terms } = args;
     let Listen { listen, advertise, metrics, dir } = listen;
     let dir = absolute(&dir)?;
     if !no_context {
         check_unknown(&app.config_path()?, site.as_str())?;
     }
-    let terms = terms.onto(Terms::default());
+    let (name, terms) = (site.clone(), terms.onto(Terms::default()));
     let options =
-        InitOptions { site: site.clone(), listen, advertise, dir, metrics, country, terms, lend };
+        InitOptions { site: name, listen, advertise, dir, metrics, country, terms, lend, trust };
     let done = federation_controller::init(app.env(), &options).map_err(refused)?;
     if !no_context {
         let context = Context {

@@ -21,6 +21,7 @@ mod controller;
 mod demo;
 mod doctor;
 mod error;
+mod gpu;
 mod job;
 mod logs;
 mod node;
@@ -108,6 +109,7 @@ async fn run(app: &App, command: Command) -> Outcome<()> {
         Command::Join(args) => site::join(app, args).await,
         Command::Site(command) => site::run(app, command).await,
         Command::Node(command) => node::run(app, command).await,
+        Command::Gpu(command) => gpu::run(app, command).await,
         Command::Capacity(format) => site::capacity(app, format).await,
         Command::Grant(command) => site::grants(app, command).await,
         Command::Loan(command) => site::loans(app, command).await,

@@ -236,6 +236,7 @@ async fn build(dir: &Path, jobs: u64, gpus: u64, entries: u64) -> u64 {
         country: "DE".parse().unwrap(),
         terms: Terms::default(),
         lend: vec![],
+        trust: None,
     };
     let found = FoundSite { spec: Arc::new(site), address: "127.0.0.1:1".into() };
     apply(&mut probe, "site", [Command::FoundSite(found)].into_iter()).await;

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use specs::codec::Message;
 use specs::fault::FaultCode;
 use specs::id::{ControllerId, Country, RequestId, SiteId, UserId};
-use specs::site::{LendRule, SiteSpec, Terms};
+use specs::site::{LendRule, SiteSpec, Terms, Trust};
 use specs::unit::Millis;
 use specs::wire::client::ControllerAdded;
 
@@ -54,6 +54,8 @@ pub struct InitOptions {
     pub country: Country,
     pub terms: Terms,
     pub lend: Vec<LendRule>,
+    /// Which GPUs jobs may run on.
+    pub trust: Trust,
 }
 
 /// What founding a site left behind.
@@ -142,6 +144,7 @@ fn write_founder(
         country: options.country,
         terms: options.terms.clone(),
         lend: options.lend.clone(),
+        trust: Some(options.trust),
     };
     write_durably(&options.dir.join(FOUNDING_FILE), &spec.encode())?;
     write_config(&options.dir, &site, id, options.listen, &address, options.metrics)?;

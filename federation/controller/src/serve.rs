@@ -10,11 +10,12 @@ use fabric_quic::endpoint::{Endpoint, EndpointConfig};
 use fabric_quic::env::Env;
 use fabric_quic::pool::Pool;
 use fabric_quic::trust::TrustStore;
-use federation_core::{Command, FoundSite};
-use specs::fault::FaultCode;
+use federation_core::{Command, FoundSite, SetTrust, State};
+use specs::fault::{Fault, FaultCode};
 use specs::id::{ControllerId, Revision, SiteId};
 use specs::site::SiteSpec;
 use specs::unit::Millis;
+use specs::version::ClusterVersion;
 use tokio::sync::{Notify, watch};
 
 use crate::backup::Backups;
@@ -186,10 +187,11 @@ fn stop_at_once(why: &str) {
 }
 
 /// The founding controller makes the group and puts the site's settings into its log; repeated
-/// after any interruption it changes nothing.
+/// after any interruption it changes nothing. A site begins with the version that brought the trust
+/// in GPUs: it has no earlier release to go back to.
 async fn found(shared: Arc<Shared>, spec: Arc<SiteSpec>, address: String) {
     loop {
-        if shared.group.state().site.is_some() {
+        if is_founded(&shared.group.state(), &spec) {
             Home::forget_founding(&shared.about.dir);
             return;
         }
@@ -198,15 +200,41 @@ async fn found(shared: Arc<Shared>, spec: Arc<SiteSpec>, address: String) {
         {
             tracing::warn!(%error, "the group could not be founded yet");
         }
-        let command = FoundSite { spec: spec.clone(), address: address.clone() };
-        match shared.propose(Command::FoundSite(command)).await {
-            Ok(_) => {
-                tracing::info!(site = %shared.site, "founded");
-                Home::forget_founding(&shared.about.dir);
-                return;
+        match found_once(&shared, &spec, &address).await {
+            Ok(()) => tracing::info!(site = %shared.site, "founded"),
+            Err(why) => {
+                tracing::debug!(why, "the founding is tried again");
+                shared.env.sleep(FOUND_AGAIN).await;
             }
-            Err(fault) => tracing::debug!(%fault, "the founding is tried again"),
         }
-        shared.env.sleep(FOUND_AGAIN).await;
     }
+}
+
+fn is_founded(state: &State, spec: &SiteSpec) -> bool {
+    state.site.as_ref().is_some_and(|site| spec.trust.is_none() || site.trust.is_some())
+}
+
+async fn found_once(
+    shared: &Arc<Shared>,
+    spec: &Arc<SiteSpec>,
+    address: &str,
+) -> Result<(), String> {
+    let said = |fault: Fault| fault.to_string();
+    if shared.group.state().site.is_none() {
+        // The trust is of a later version than the one that a log begins with.
+        let spec = Arc::new(SiteSpec { trust: None, ..(**spec).clone() });
+        let command = FoundSite { spec, address: address.to_owned() };
+        shared.propose(Command::FoundSite(command)).await.map_err(said)?;
+    }
+    let Some(trust) = spec.trust else { return Ok(()) };
+    loop {
+        let version = shared.group.state().version;
+        if version >= ClusterVersion::HEALTH {
+            break;
+        }
+        let raised = shared.group.raise_version(version.next()).await;
+        raised.map_err(|error| error.to_string())?;
+    }
+    shared.propose(Command::SetTrust(SetTrust { trust })).await.map_err(said)?;
+    Ok(())
 }

@@ -24,7 +24,7 @@ use specs::fault::FaultCode;
 use specs::id::{Country, JobId, NodeId, RequestId, SiteId};
 use specs::job::JobSpec;
 use specs::jobfile::{self, Format};
-use specs::site::Terms;
+use specs::site::{Terms, Trust};
 use specs::unit::Millis;
 use specs::wire::client::{JobSubmit, JobSubmitted, NodeEnroll, TokenIssued};
 use specs::wire::method::Method;
@@ -55,6 +55,7 @@ async fn site() -> Site {
         country: "DE".parse::<Country>().unwrap(),
         terms: Terms::default(),
         lend: Vec::new(),
+        trust: Trust::Declared,
     };
     let founded = federation_controller::init(&env, &options).unwrap();
     let credentials = Credentials::load(&env, &founded.admin, ADMIN).unwrap();

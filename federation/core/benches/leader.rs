@@ -77,6 +77,7 @@ impl Site {
             // The agents of a benchmark are not heard.
             terms: Terms { suspect_node_after: Millis(86_400_000), ..Terms::default() },
             lend: vec![],
+            trust: None,
         };
         let leader = Leader::new(Instant(0), 1);
         let mut site = Self { state: State::default(), leader, now: Instant(0), jobs: 0 };

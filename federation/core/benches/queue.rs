@@ -85,7 +85,7 @@ fn add_node(state: &mut State, n: u32) {
 fn site(nodes: u32, jobs: u32, accounts: u32, quotas: bool, gpus: u32) -> State {
     let mut state = State::default();
     let (site, country) = ("berlin".parse().unwrap(), "DE".parse().unwrap());
-    let spec_of = SiteSpec { site, country, terms: Terms::default(), lend: vec![] };
+    let spec_of = SiteSpec { site, country, terms: Terms::default(), lend: vec![], trust: None };
     let found = FoundSite { spec: Arc::new(spec_of), address: "berlin:1".into() };
     done(&mut state, Command::FoundSite(found));
     done(&mut state, Command::SetVersion(SetVersion { version: ClusterVersion::QUEUEING }));

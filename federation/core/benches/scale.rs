@@ -205,6 +205,7 @@ fn founded(nodes: u64) -> State {
         country: "DE".parse().unwrap(),
         terms: Terms::default(),
         lend: vec![],
+        trust: None,
     };
     let mut state = State::default();
     let found = FoundSite { spec: Arc::new(spec), address: "berlin:1".into() };

@@ -8,7 +8,7 @@ use specs::id::{ControllerId, JobId, Revision};
 use crate::command::Command;
 use crate::effect::{Effect, Effects};
 use crate::state::State;
-use crate::{archive, exchange, job, lease, node, quota, restore, site, version};
+use crate::{archive, exchange, health, job, lease, node, quota, restore, site, version};
 
 /// What the proposer of a command is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +63,9 @@ pub fn apply(state: &mut State, command: &Command) -> (Reply, Vec<Effect>) {
         Command::SetQuota(it) => quota::set(state, fx, it),
         Command::RemoveQuota(it) => quota::remove(state, fx, it),
         Command::SetVersion(it) => version::set(state, it),
+        Command::SetTrust(it) => health::set_trust(state, fx, it),
+        Command::RecordHealth(it) => health::record(state, fx, it),
+        Command::WithholdGpu(it) => health::withhold(state, fx, it),
         #[cfg(feature = "next")]
         Command::Note(_) => crate::next::note(state),
     };

@@ -4,15 +4,19 @@ use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use specs::codec::Message;
 use specs::fault::{Fault, FaultCode};
+use specs::gpu::{GpuState, HealthProof, SignedProof};
 use specs::id::{Boot, GrantId, JobId, SiteId};
 use specs::unit::{GpuCount, Instant, Millis, Timestamp};
 use specs::wire::agent::{AttemptPhase, Ending, Outcome};
 use specs::wire::client::{
-    AttemptView, GrantView, JobState, JobView, LoanView, NodeState, NodeView, SiteView,
+    AttemptView, GpuView, GrantView, JobState, JobView, LoanView, NodeState, NodeView, ProofView,
+    SiteView,
 };
 use specs::wire::peer::{ClassCapacity, GuestPhase};
 
+use crate::health::asks_for_proofs;
 use crate::leader::Leader;
 use crate::state::{Attempt, Held, HeldKey, Job, JobPhase, Node, State};
 use crate::view::capacity;
@@ -207,6 +211,52 @@ pub fn node_views(state: &State, leader: Option<(&Leader, Instant)>) -> Vec<Node
         draining: node.draining,
     };
     state.nodes.values().map(view).collect()
+}
+
+/// Every GPU, with what the leader remembers of its proof.
+#[must_use]
+pub fn gpu_views(state: &State, leader: Option<&Leader>) -> Vec<GpuView> {
+    let asks = asks_for_proofs(state);
+    let mut views = Vec::new();
+    for node in state.nodes.values() {
+        for gpu in &node.gpus {
+            let (state_of, why) = match &gpu.doubt {
+                Some(doubt) => (doubt.state, doubt.why.clone()),
+                None => (GpuState::Healthy, String::new()),
+            };
+            let lease = gpu.lease.and_then(|id| state.leases.get(&id));
+            let grant = gpu.grant.and_then(|id| state.grants.get(&id));
+            let proof = leader.and_then(|it| it.proof(&node.id, gpu.info.index));
+            let is_told = asks && (gpu.doubt.is_some() || proof.is_some());
+            views.push(GpuView {
+                node: node.id.clone(),
+                index: gpu.info.index,
+                class: gpu.info.class.clone(),
+                uuid: gpu.info.uuid.clone(),
+                memory_mib: gpu.info.memory_mib,
+                state: is_told.then_some(state_of),
+                why,
+                fit: gpu.is_fit() && node.is_usable(),
+                withheld: gpu.withheld.clone(),
+                job: lease.map(|lease| lease.job),
+                granted_to: grant.map(|grant| grant.home.clone()),
+                proof: proof.and_then(proof_view),
+            });
+        }
+    }
+    views
+}
+
+fn proof_view(it: &SignedProof) -> Option<ProofView> {
+    let proof = HealthProof::decode(&it.body.0).ok()?;
+    let hex = |text: String, byte: &u8| text + &alloc::format!("{byte:02x}");
+    Some(ProofView {
+        tier: proof.tier,
+        passed_at: proof.passed_at,
+        valid_for: proof.valid_for,
+        kernels: proof.kernels.0.iter().fold(String::new(), hex),
+        agent: proof.agent,
+    })
 }
 
 /// This site and every peer.

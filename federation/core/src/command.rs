@@ -6,12 +6,13 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use specs::codec::Blob;
+use specs::gpu::GpuHealth;
 use specs::id::{
     AccountId, Boot, ControllerId, Country, Epoch, GpuIndex, GrantId, JobId, NodeId, RequestId,
     Revision, SiteId, TokenId,
 };
 use specs::quota::Limit;
-use specs::site::SiteSpec;
+use specs::site::{SiteSpec, Trust};
 use specs::unit::Timestamp;
 use specs::version::ClusterVersion;
 use specs::wire::agent::{AttemptReport, Inventory};
@@ -258,6 +259,26 @@ specs::message! {
         1 => account: AccountId,
     }
 
+    /// Says which GPUs jobs may run on. Since [`ClusterVersion::HEALTH`], as are the next two.
+    pub struct SetTrust {
+        1 => trust: Trust,
+    }
+
+    /// Takes in what an agent's life reported of the health of its GPUs.
+    pub struct RecordHealth {
+        1 => node: NodeId,
+        2 => boot: Boot,
+        3 => gpus: Vec<GpuHealth>,
+    }
+
+    /// Holds a GPU back for an operator, or no longer.
+    pub struct WithholdGpu {
+        1 => node: NodeId,
+        2 => index: GpuIndex,
+        /// None: no longer.
+        3 => why: Option<String>,
+    }
+
     /// Raises the site's version by one. Whoever proposes it knows that every member of the group
     /// knows the version; a member that does not stops here.
     pub struct SetVersion {
@@ -303,6 +324,9 @@ specs::choice! {
         50 => SetQuota(SetQuota),
         51 => RemoveQuota(RemoveQuota),
         60 => SetVersion(SetVersion),
+        64 => SetTrust(SetTrust),
+        65 => RecordHealth(RecordHealth),
+        66 => WithholdGpu(WithholdGpu),
         70 => ArchiveJobs(ArchiveJobs),
         #[cfg(feature = "next")]
         1_000 => Note(Note),

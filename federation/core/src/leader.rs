@@ -20,8 +20,10 @@ use alloc::vec::Vec;
 use core::cmp::Reverse;
 
 use specs::fault::{Fault, FaultCode};
+use specs::gpu::SignedProof;
 use specs::id::{
-    AccountId, Boot, Epoch, GpuClass, GrantId, JobId, LeaseId, NodeId, Question, Revision, SiteId,
+    AccountId, Boot, Epoch, GpuClass, GpuIndex, GrantId, JobId, LeaseId, NodeId, Question,
+    Revision, SiteId,
 };
 use specs::quota::Quota;
 use specs::site::SiteSpec;
@@ -41,6 +43,7 @@ use crate::command::{
     SuspectPeer,
 };
 use crate::exchange::host::{Admission, in_use, judge};
+use crate::health;
 use crate::invariant::Violation;
 use crate::placement::capacity::Capacity;
 use crate::placement::lookout::{LOOKED_AT_MAX, Lookout, Seen};
@@ -101,6 +104,8 @@ struct PeerMemory {
 struct NodeMemory {
     boot: Boot,
     watch: Watch,
+    /// As its last report showed them.
+    proofs: BTreeMap<GpuIndex, SignedProof>,
 }
 
 /// The leader's memory of one reign.
@@ -269,6 +274,10 @@ impl Leader {
             let node = report.node.clone();
             commands.push(Command::RestoreNode(RestoreNode { node, suspicion }));
         }
+        commands.extend(health::news(state, report).map(Command::RecordHealth));
+        let proofs = report.health.iter();
+        let proofs = proofs.filter_map(|it| Some((it.health.index, it.proof.clone()?)));
+        memory.proofs = proofs.collect();
         Ok(commands)
     }
 
@@ -667,6 +676,12 @@ impl Leader {
     pub fn node_silence(&self, now: Instant, node: &NodeId) -> Option<Millis> {
         let heard = self.nodes.get(node).and_then(|memory| memory.watch.heard());
         heard.map(|heard| now.since(heard))
+    }
+
+    /// The proof that a node's last report showed for a GPU.
+    #[must_use]
+    pub fn proof(&self, node: &NodeId, gpu: GpuIndex) -> Option<&SignedProof> {
+        self.nodes.get(node).and_then(|memory| memory.proofs.get(&gpu))
     }
 
     /// Since a peer was last known to hear this leader; none if it never was.

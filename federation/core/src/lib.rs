@@ -28,6 +28,7 @@ mod client;
 mod command;
 mod effect;
 mod exchange;
+mod health;
 mod invariant;
 mod job;
 mod leader;
@@ -49,15 +50,16 @@ mod watch;
 pub use apply::{Reply, apply};
 pub use archive::{Leaving, Retention, leaving};
 pub use client::{
-    grant_views, job_state, job_view, loan_views, node_views, resolve_jobs, site_views,
+    gpu_views, grant_views, job_state, job_view, loan_views, node_views, resolve_jobs, site_views,
 };
 pub use command::{
     AcceptNode, AcceptPeer, AddController, AddPeer, AdmitJobs, ArchiveJobs, Assignment, CancelJob,
     Command, CommitPlan, DrainNode, FoundSite, LeasePlan, LoanPlan, MakeGrant, OpenToken, PartPlan,
-    PeerRecord, Place, RecallGrant, RecordParts, RegisterNode, RemoveController, RemoveQuota,
-    SetQuota, SetVersion,
+    PeerRecord, Place, RecallGrant, RecordHealth, RecordParts, RegisterNode, RemoveController,
+    RemoveQuota, SetQuota, SetTrust, SetVersion, WithholdGpu,
 };
 pub use effect::Effect;
+pub use health::asks_for_proofs;
 pub use invariant::{Violation, check};
 pub use leader::{Alarm, Leader};
 #[cfg(feature = "next")]
@@ -74,8 +76,8 @@ pub use restore::{RestorePlan, Restored, reign, restore};
 pub use state::chunk::{CHUNK_BYTES_MAX, Chunk, ChunkError, StateBuilder};
 pub use state::compact::{Few, PackedSpec};
 pub use state::{
-    Agreed, Attempt, Controller, Grant, Guest, GuestKey, Held, Job, JobPhase, Lease, Loan, Node,
-    Part, Peer, State, Token, TokenKind,
+    Agreed, Attempt, Controller, Doubt, Gpu, Grant, Guest, GuestKey, Held, Job, JobPhase, Lease,
+    Loan, Node, Part, Peer, State, Token, TokenKind,
 };
 pub use table::{Index, Table};
 pub use version::{KNOWN, raised_by};

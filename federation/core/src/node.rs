@@ -3,8 +3,7 @@
 use alloc::vec::Vec;
 
 use specs::codec::OrDefault;
-use specs::gpu::GpuInfo;
-use specs::id::{Boot, GpuIndex, LeaseId, NodeId};
+use specs::id::{Boot, LeaseId, NodeId};
 use specs::job::OnPartition;
 use specs::wire::agent::AttemptPhase;
 
@@ -12,6 +11,7 @@ use crate::apply::Reply;
 use crate::command::{DrainNode, RecordParts, RegisterNode, ReleaseNode, RestoreNode, SuspectNode};
 use crate::effect::{Effect, Effects};
 use crate::exchange;
+use crate::health;
 use crate::lease;
 use crate::state::{Gpu, Node, Part, State};
 
@@ -33,7 +33,7 @@ pub(crate) fn register(state: &mut State, fx: &mut Effects, it: &RegisterNode) -
     let detail = "its agent was restarted";
     lease::lose_parts(state, fx, &it.node, detail, it.at, |_, part| part.boot < it.boot);
     forget_lapsed(state, it);
-    replace_gpus(state, fx, &it.node, &it.inventory.gpus);
+    replace_gpus(state, fx, it);
     fx.insert(Effect::Plan);
     fx.insert(Effect::SyncNode(it.node.clone()));
     Reply::Done
@@ -52,22 +52,28 @@ fn forget_lapsed(state: &mut State, it: &RegisterNode) {
 }
 
 /// Takes over the inventory; a granted GPU stays granted if it is there and of the same class.
-fn replace_gpus(state: &mut State, fx: &mut Effects, id: &NodeId, infos: &[GpuInfo]) {
-    let Some(node) = state.agreed.nodes.get_mut(id) else { return };
+fn replace_gpus(state: &mut State, fx: &mut Effects, it: &RegisterNode) {
+    let Some(node) = state.agreed.nodes.get_mut(&it.node) else { return };
     let old = core::mem::take(&mut node.gpus);
-    let mut seen: Vec<GpuIndex> = Vec::new();
-    for info in infos {
-        if seen.contains(&info.index) {
+    let mut gpus: Vec<Gpu> = Vec::new();
+    for info in &it.inventory.gpus {
+        if gpus.iter().any(|gpu| gpu.info.index == info.index) {
             continue;
         }
-        seen.push(info.index);
         let before = old.iter().find(|gpu| gpu.info.index == info.index);
         let same = before.filter(|gpu| gpu.info.class == info.class);
         let grant = same.and_then(|gpu| gpu.grant);
+        let same = same.filter(|gpu| gpu.info.uuid == info.uuid);
+        let (doubt, withheld, released) = health::inherit(state, it.inventory.source, same);
         // A lease that outlives a restart cannot exist: its part was lost above.
-        node.gpus.push(Gpu { info: info.clone(), lease: None, grant, shares: Vec::new() });
+        let info = info.clone();
+        let shares = Vec::new();
+        gpus.push(Gpu { info, lease: None, grant, shares, doubt, withheld, released });
     }
-    exchange::host::shrink_grants(state, fx, id);
+    if let Some(node) = state.agreed.nodes.get_mut(&it.node) {
+        node.gpus = gpus;
+    }
+    exchange::host::shrink_grants(state, fx, &it.node);
 }
 
 pub(crate) fn suspect(state: &mut State, it: &SuspectNode) -> Reply {
@@ -97,7 +103,7 @@ pub(crate) fn restore(state: &mut State, fx: &mut Effects, it: &RestoreNode) -> 
 }
 
 /// Homes that hold grants on the node must see that it came or went.
-fn sync_homes(state: &State, fx: &mut Effects, node: &NodeId) {
+pub(crate) fn sync_homes(state: &State, fx: &mut Effects, node: &NodeId) {
     let Some(node) = state.nodes.get(node) else { return };
     for grant in node.gpus.iter().filter_map(|gpu| gpu.grant) {
         if let Some(grant) = state.grants.get(&grant) {

@@ -10,7 +10,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use specs::codec::{Blob, DecodeError, Message, OrDefault};
-use specs::gpu::{GpuInfo, InventorySource};
+use specs::gpu::{GpuInfo, GpuState, InventorySource};
 use specs::id::{
     AccountId, Boot, ControllerId, Country, Epoch, GpuClass, GpuIndex, GrantId, JobId, LeaseId,
     NodeId, RequestId, Revision, SiteId, TokenId,
@@ -51,6 +51,8 @@ specs::enumeration! {
         3 => Revoked = "revoked",
         /// An earlier attempt turned out to have finished.
         4 => Superseded = "superseded",
+        /// A GPU that it runs on is not sound.
+        5 => Unsound = "unsound",
     }
 }
 
@@ -137,6 +139,13 @@ specs::message! {
         2 => milli: u32,
     }
 
+    /// Why nothing new may run on a GPU.
+    pub struct Doubt {
+        1 => state: GpuState,
+        /// For people.
+        2 => why: String,
+    }
+
     /// A GPU and who has it.
     pub struct Gpu {
         1 => info: GpuInfo,
@@ -147,6 +156,13 @@ specs::message! {
         /// Invariant: empty if it has a lease or a grant; together no more than a GPU; the leases
         /// exist and name this GPU.
         4 => shares: Vec<Share>,
+        /// What is held against it, by what its agent says. Absent below
+        /// [`ClusterVersion::HEALTH`], as are the next two.
+        10 => doubt: Option<Doubt>,
+        /// Why an operator holds it back.
+        11 => withheld: Option<String>,
+        /// An operator lets it go, and its agent has not said that it burns it in.
+        12 => released: bool,
     }
 
     /// A machine with an agent.
@@ -615,17 +631,19 @@ impl Node {
         self.boot != Boot(0) && self.suspicion.is_none() && !self.draining
     }
 
-    /// GPUs that are neither leased nor granted; none of a node that somebody has for himself.
+    /// GPUs that are sound and neither leased nor granted; none of a node that somebody has for
+    /// himself.
     pub fn free(&self) -> impl Iterator<Item = &Gpu> {
         self.gpus.iter().filter(|gpu| gpu.is_free() && self.alone.is_none())
     }
 }
 
 impl Gpu {
-    /// Neither leased nor granted, nor any part of it.
+    /// Sound, and neither leased nor granted, nor any part of it.
     #[must_use]
     pub fn is_free(&self) -> bool {
-        self.lease.is_none() && self.grant.is_none() && self.shares.is_empty()
+        let is_taken = self.lease.is_some() || self.grant.is_some() || !self.shares.is_empty();
+        !is_taken && self.is_fit()
     }
 
     /// Leased, or a part of it.
@@ -636,7 +654,7 @@ impl Gpu {
 
     /// Thousandths that are free to be shared.
     pub(crate) fn milli_left(&self) -> u32 {
-        if self.lease.is_some() || self.grant.is_some() {
+        if self.lease.is_some() || self.grant.is_some() || !self.is_fit() {
             return 0;
         }
         let taken = self.shares.iter().fold(0u32, |sum, share| sum.saturating_add(share.milli));

@@ -21,7 +21,7 @@ use crate::state::State;
 pub const KNOWN: Versions = Versions { oldest: ClusterVersion::FIRST, newest: NEWEST };
 
 #[cfg(not(feature = "next"))]
-const NEWEST: ClusterVersion = ClusterVersion::QUEUEING;
+const NEWEST: ClusterVersion = ClusterVersion::HEALTH;
 #[cfg(feature = "next")]
 const NEWEST: ClusterVersion = crate::next::SINCE;
 
@@ -59,6 +59,9 @@ impl Command {
             | Self::ArchiveJobs(_)
             | Self::SetVersion(_) => ClusterVersion(1),
             Self::SetQuota(_) | Self::RemoveQuota(_) => ClusterVersion::QUEUEING,
+            Self::SetTrust(_) | Self::RecordHealth(_) | Self::WithholdGpu(_) => {
+                ClusterVersion::HEALTH
+            }
             #[cfg(feature = "next")]
             Self::Note(_) => crate::next::SINCE,
         }

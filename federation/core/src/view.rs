@@ -15,7 +15,8 @@ use specs::wire::peer::{
     Slot,
 };
 
-use crate::state::{Grant, Lease, Node, State};
+use crate::health;
+use crate::state::{Gpu, Grant, Lease, Node, State};
 
 /// First port of the range in which a gang's tasks meet.
 const MASTER_PORT_BASE: u64 = 29_500;
@@ -38,6 +39,9 @@ pub(crate) fn node_orders(
         lease_term: state.terms().node_lease,
         leases: Vec::new(),
         hold: node.suspicion.is_some(),
+        prove: health::asks_for_proofs(state),
+        withheld: health::withheld(node),
+        released: health::released(node),
     };
     if orders.hold {
         return Some(orders);
@@ -86,7 +90,7 @@ pub fn capacity(state: &State) -> Vec<ClassCapacity> {
     let mut classes: BTreeMap<GpuClass, ClassCapacity> = BTreeMap::new();
     for node in state.nodes.values().filter(|node| node.is_usable()) {
         let mut on_node: BTreeMap<&GpuClass, GpuCount> = BTreeMap::new();
-        for gpu in &node.gpus {
+        for gpu in node.gpus.iter().filter(|gpu| gpu.is_fit()) {
             let one = GpuCount(1);
             let class = classes.entry(gpu.info.class.clone()).or_insert_with(|| ClassCapacity {
                 class: gpu.info.class.clone(),
@@ -120,8 +124,10 @@ pub fn capacity(state: &State) -> Vec<ClassCapacity> {
 
 fn grant_report(state: &State, grant: &Grant) -> GrantReport {
     let slots = grant.slots.iter().map(|slot| {
-        let usable = state.nodes.get(&slot.node).is_some_and(Node::is_usable);
-        let gpus = if usable { u32::try_from(slot.gpus.len()).unwrap_or(u32::MAX) } else { 0 };
+        let node = state.nodes.get(&slot.node).filter(|node| node.is_usable());
+        let of_slot = |gpu: &&Gpu| slot.gpus.contains(&gpu.info.index) && gpu.is_fit();
+        let gpus = node.map_or(0, |node| node.gpus.iter().filter(of_slot).count());
+        let gpus = u32::try_from(gpus).unwrap_or(u32::MAX);
         Slot { node: slot.node.clone(), class: slot.class.clone(), gpus: GpuCount(gpus) }
     });
     GrantReport { grant: grant.id, slots: slots.collect(), recalled: grant.recalled }

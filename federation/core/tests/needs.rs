@@ -82,6 +82,7 @@ impl Site {
             country: "DE".parse().unwrap(),
             terms: Terms::default(),
             lend: vec![],
+            trust: None,
         };
         let mut site = Self {
             state: State::default(),
@@ -155,6 +156,7 @@ impl Site {
                 facts: OrDefault(facts),
             },
             attempts,
+            health: Vec::new(),
         };
         let commands = self.leader.handle_node_report(Instant(0), AT, &self.state, &report);
         for command in commands.unwrap() {

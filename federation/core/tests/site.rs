@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use federation_core::{
     AcceptNode, AddController, AddPeer, AdmitJobs, ArchiveJobs, CancelJob, Command, FoundSite,
-    JobPhase, Leader, OpenToken, PackedSpec, PeerRecord, Reply, Retention, State, TokenKind, apply,
-    check, job_state, leaving,
+    JobPhase, Leader, OpenToken, PackedSpec, PeerRecord, Reply, Retention, SetTrust, SetVersion,
+    State, TokenKind, WithholdGpu, apply, check, job_state, leaving,
 };
 use specs::codec::{Blob, OrDefault};
-use specs::gpu::{GpuInfo, InventorySource};
+use specs::gpu::{GpuHealth, GpuInfo, GpuReport, GpuState, InventorySource, SignedProof};
 use specs::id::{Boot, Epoch, GpuIndex, JobId, LeaseId, NodeId, Question, Revision, TokenId};
 use specs::job::{JobClass, JobSpec, OnPartition, PlacementSpec};
-use specs::site::{LendRule, SiteSpec, Terms};
+use specs::site::{LendRule, SiteSpec, Terms, Trust};
 use specs::unit::{GpuCount, Instant, Millis, Timestamp};
+use specs::version::ClusterVersion;
 use specs::wire::agent::{
     AttemptPhase, AttemptReport, Ending, Inventory, NodeOrders, NodeReport, Outcome, ValidityKind,
     Want,
@@ -29,6 +30,8 @@ struct Site {
     now: Instant,
     question: u64,
     answered: u64,
+    /// What agents say of the health of their GPUs.
+    health: Vec<GpuReport>,
 }
 
 impl Site {
@@ -40,6 +43,7 @@ impl Site {
             country: "DE".parse().unwrap(),
             terms: Terms::default(),
             lend: vec![lend],
+            trust: None,
         };
         let mut site = Self {
             state: State::default(),
@@ -47,6 +51,7 @@ impl Site {
             now: Instant(0),
             question: 0,
             answered: 0,
+            health: Vec::new(),
         };
         let address = format!("{name}:1");
         site.apply(Command::FoundSite(FoundSite { spec: Arc::new(spec), address }));
@@ -104,6 +109,7 @@ impl Site {
                 facts: OrDefault::default(),
             },
             attempts,
+            health: self.health.clone(),
         };
         self.answered = self.question;
         let commands = self.leader.handle_node_report(self.now, AT, &self.state, &report).unwrap();
@@ -203,6 +209,179 @@ fn running(lease: u64) -> AttemptReport {
         started_at: AT,
         ended_at: Timestamp(0),
     }
+}
+
+impl Site {
+    /// A site that asks for proofs, at the version that knows of them.
+    fn asking(trust: Trust) -> Self {
+        Self::asking_as("berlin", trust)
+    }
+
+    fn asking_as(name: &str, trust: Trust) -> Self {
+        let mut site = Self::found(name);
+        for version in 2..=ClusterVersion::HEALTH.0 {
+            let version = ClusterVersion(version);
+            site.apply(Command::SetVersion(SetVersion { version }));
+        }
+        assert_eq!(site.apply(Command::SetTrust(SetTrust { trust })), Reply::Done);
+        site
+    }
+
+    fn says(&mut self, index: u16, state: GpuState) {
+        let proof = SignedProof {
+            body: Blob::default(),
+            signature: Blob::default(),
+            certificate: Blob::default(),
+        };
+        let health = GpuHealth::new(GpuIndex(index), state, "as told");
+        self.health.retain(|it| it.health.index != health.index);
+        let proof = (state == GpuState::Healthy).then_some(proof);
+        self.health.push(GpuReport { health, proof });
+    }
+
+    fn withhold(&mut self, index: u16, why: Option<&str>) -> Reply {
+        self.apply(Command::WithholdGpu(WithholdGpu {
+            node: "n1".parse().unwrap(),
+            index: GpuIndex(index),
+            why: why.map(str::to_owned),
+        }))
+    }
+}
+
+#[test]
+fn a_gpu_without_a_proof_runs_nothing_and_one_with_a_proof_does() {
+    let mut site = Site::asking(Trust::Proven);
+    site.node("n1", 2);
+    site.submit(1, job(1, 1));
+    site.poll();
+    assert_eq!(site.state_of(1), JobState::Queued);
+    site.says(1, GpuState::BurningIn);
+    assert!(site.ask("n1", 1, 2, vec![]).prove);
+    site.poll();
+    assert_eq!(site.state_of(1), JobState::Queued);
+    site.says(1, GpuState::Healthy);
+    site.ask("n1", 1, 2, vec![]);
+    site.poll();
+    assert_eq!(site.state_of(1), JobState::Starting);
+    let orders = site.ask("n1", 1, 2, vec![]);
+    assert_eq!(orders.leases[0].launch.as_ref().unwrap().gpus, [GpuIndex(1)]);
+}
+
+#[test]
+fn who_says_healthy_and_shows_no_proof_has_said_nothing() {
+    let mut site = Site::asking(Trust::Proven);
+    site.says(0, GpuState::Healthy);
+    site.health[0].proof = None;
+    site.node("n1", 1);
+    site.submit(1, job(1, 1));
+    site.poll();
+    assert_eq!(site.state_of(1), JobState::Queued);
+}
+
+#[test]
+fn a_site_that_trusts_declarations_runs_on_declared_gpus_unless_they_are_bad() {
+    let mut site = Site::asking(Trust::Declared);
+    site.node("n1", 2);
+    site.says(0, GpuState::Quarantined);
+    site.ask("n1", 1, 2, vec![]);
+    site.submit(1, job(1, 1));
+    site.submit(2, job(1, 1));
+    site.poll();
+    assert_eq!(site.state_of(1), JobState::Starting);
+    assert_eq!(site.state_of(2), JobState::Queued);
+}
+
+#[test]
+fn a_site_of_the_version_before_asks_for_nothing() {
+    let mut site = Site::found("berlin");
+    assert!(matches!(
+        site.apply(Command::SetTrust(SetTrust { trust: Trust::Proven })),
+        Reply::NoOp(_)
+    ));
+    site.says(0, GpuState::Quarantined);
+    site.node("n1", 1);
+    assert!(matches!(site.withhold(0, Some("x")), Reply::NoOp(_)));
+    site.submit(1, job(1, 1));
+    site.poll();
+    assert_eq!(site.state_of(1), JobState::Starting);
+    assert!(!site.ask("n1", 1, 1, vec![]).prove);
+}
+
+#[test]
+fn a_gpu_that_turns_bad_ends_its_attempt_and_takes_no_other_before_a_new_proof() {
+    let mut site = Site::asking(Trust::Proven);
+    site.says(0, GpuState::Healthy);
+    site.node("n1", 1);
+    site.submit(1, job(1, 1));
+    site.poll();
+    site.ask("n1", 1, 1, vec![running(1)]);
+    site.says(0, GpuState::Suspect);
+    assert_eq!(site.ask("n1", 1, 1, vec![running(1)]).leases[0].want, Want::Run);
+    site.says(0, GpuState::Quarantined);
+    assert_eq!(site.ask("n1", 1, 1, vec![running(1)]).leases[0].want, Want::Stop);
+    site.ask("n1", 1, 1, vec![ended(1, Outcome::of(Ending::Stopped, ""))]);
+    site.poll();
+    assert_eq!(site.state_of(1), JobState::Queued, "its retry waits");
+    assert_eq!(site.withhold(0, None), Reply::Done);
+    assert_eq!(site.ask("n1", 1, 1, vec![]).released, [GpuIndex(0)]);
+    site.says(0, GpuState::BurningIn);
+    assert!(site.ask("n1", 1, 1, vec![]).released.is_empty(), "it was heard");
+    site.says(0, GpuState::Quarantined);
+    assert!(site.ask("n1", 1, 1, vec![]).released.is_empty());
+    site.ask("n1", 2, 1, vec![]);
+    site.health.clear();
+    site.ask("n1", 3, 1, vec![]);
+    site.poll();
+    assert_eq!(site.state_of(1), JobState::Queued, "another life changes nothing");
+    site.says(0, GpuState::Healthy);
+    site.ask("n1", 3, 1, vec![]);
+    site.poll();
+    assert_eq!(site.state_of(1), JobState::Starting);
+}
+
+#[test]
+fn what_an_operator_holds_back_needs_a_new_proof_once_it_is_let_go() {
+    let mut site = Site::asking(Trust::Proven);
+    site.says(0, GpuState::Healthy);
+    site.node("n1", 1);
+    assert_eq!(site.withhold(0, Some("its fan is loud")), Reply::Done);
+    assert_eq!(site.ask("n1", 1, 1, vec![]).withheld, [GpuIndex(0)]);
+    site.submit(1, job(1, 1));
+    site.poll();
+    assert_eq!(site.state_of(1), JobState::Queued);
+    assert_eq!(site.withhold(0, None), Reply::Done);
+    site.poll();
+    assert_eq!(site.state_of(1), JobState::Queued, "nothing has proven it since");
+    site.ask("n1", 1, 1, vec![]);
+    site.poll();
+    assert_eq!(site.state_of(1), JobState::Starting);
+}
+
+#[test]
+fn a_granted_gpu_that_turns_bad_is_no_longer_part_of_what_is_granted() {
+    let (mut home, mut host) = (Site::found("berlin"), Site::asking_as("giga", Trust::Proven));
+    home.join("giga");
+    host.join("berlin");
+    host.says(0, GpuState::Healthy);
+    host.says(1, GpuState::Healthy);
+    host.node("n1", 2);
+    home.submit(1, job(1, 2));
+    host.ask_home(&mut home);
+    home.poll();
+    host.ask_home(&mut home);
+    host.poll();
+    host.ask_home(&mut home);
+    assert_eq!(host.state.grants.len(), 1);
+    host.says(1, GpuState::Quarantined);
+    host.ask("n1", 1, 2, vec![]);
+    host.ask_home(&mut home);
+    home.poll();
+    assert_eq!(home.state_of(1), JobState::Queued, "a gang of two has no place");
+    host.says(1, GpuState::Healthy);
+    host.ask("n1", 1, 2, vec![]);
+    host.ask_home(&mut home);
+    home.poll();
+    assert_eq!(home.state_of(1), JobState::Starting);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What an agent decides: which attempts to start and to stop, when it must stop them by itself,
-//! and what it says of them; and what a burn-in's numbers say of a GPU. No IO, no clock.
+//! and what it says of them; what a burn-in's numbers say of a GPU, and where each GPU is in its
+//! life. No IO, no clock.
 //!
 //! ```text
 //!   NodeOrders ─▶ handle_orders ┐                 ┌▶ poll_action: Start, Stop, Kill, Extend
@@ -22,6 +23,8 @@
 extern crate alloc;
 
 pub mod burn_in;
+pub mod health;
 mod runner;
+pub mod xid;
 
 pub use runner::{Action, Known, Runner};

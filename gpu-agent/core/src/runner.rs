@@ -1,9 +1,11 @@
 //! The runner: orders in, actions out; fences itself.
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::string::String;
 use alloc::vec::Vec;
 
-use specs::id::{Boot, Epoch, JobId, LeaseId, NodeId, Question, Revision, SiteId};
+use specs::gpu::{GpuReport, GpuState};
+use specs::id::{Boot, Epoch, GpuIndex, JobId, LeaseId, NodeId, Question, Revision, SiteId};
 use specs::unit::{Instant, Timestamp};
 use specs::wire::agent::{
     AttemptPhase, AttemptReport, Ending, Inventory, Launch, LeaseOrder, NodeOrders, NodeReport,
@@ -100,6 +102,10 @@ pub struct Runner {
     answered: Question,
     obeyed: Revision,
     attempts: BTreeMap<LeaseId, Attempt>,
+    health: Vec<GpuReport>,
+    is_asked_for_proofs: bool,
+    withheld: BTreeSet<GpuIndex>,
+    released: BTreeSet<GpuIndex>,
     actions: VecDeque<Action>,
 }
 
@@ -134,8 +140,42 @@ impl Runner {
             answered: Question(0),
             obeyed: Revision(0),
             attempts: attempts.collect(),
+            health: Vec::new(),
+            is_asked_for_proofs: false,
+            withheld: BTreeSet::new(),
+            released: BTreeSet::new(),
             actions: VecDeque::new(),
         }
+    }
+
+    /// What is known of the health of the node's GPUs; none where nobody looks after it.
+    pub fn set_health(&mut self, health: Vec<GpuReport>) {
+        self.health = health;
+    }
+
+    /// True if the site runs nothing on GPUs without a proof, as far as was heard.
+    #[must_use]
+    pub fn is_asked_for_proofs(&self) -> bool {
+        self.is_asked_for_proofs
+    }
+
+    /// GPUs that an operator holds back, as far as was heard.
+    #[must_use]
+    pub fn withheld(&self) -> &BTreeSet<GpuIndex> {
+        &self.withheld
+    }
+
+    /// Quarantined GPUs that an operator wants to be burnt in again, as far as was heard.
+    #[must_use]
+    pub fn released(&self) -> &BTreeSet<GpuIndex> {
+        &self.released
+    }
+
+    /// Why nothing may start on one of these GPUs.
+    fn unsound(&self, gpus: &[GpuIndex]) -> Option<String> {
+        let bad = |it: &&GpuReport| gpus.contains(&it.health.index) && is_barred(it.health.state);
+        let it = &self.health.iter().find(bad)?.health;
+        Some(alloc::format!("GPU {} is {}: {}", it.index, it.state, it.why))
     }
 
     /// The next question: all that this agent knows.
@@ -155,6 +195,7 @@ impl Runner {
             answered: self.answered,
             inventory: self.inventory.clone(),
             attempts: self.attempts.iter().map(|(lease, it)| report(*lease, it)).collect(),
+            health: self.health.clone(),
         }
     }
 
@@ -169,6 +210,9 @@ impl Runner {
             return;
         }
         self.obeyed = orders.revision;
+        self.is_asked_for_proofs = orders.prove;
+        self.withheld = orders.withheld.iter().copied().collect();
+        self.released = orders.released.iter().copied().collect();
         let covered_until = asked.at.after(orders.lease_term);
         let mut named = BTreeSet::new();
         for order in orders.leases {
@@ -236,6 +280,11 @@ impl Runner {
         else {
             return;
         };
+        if let Some(why) = self.unsound(&launch.gpus) {
+            attempt.end(Outcome::of(Ending::Refused, why), at);
+            self.attempts.insert(order.lease, attempt);
+            return;
+        }
         attempt.limit = limit;
         let deadline = attempt.deadline();
         if deadline.is_some_and(|deadline| deadline <= now) {
@@ -316,6 +365,14 @@ impl Runner {
     /// Attempts that have not ended.
     pub fn running(&self) -> impl Iterator<Item = LeaseId> {
         self.attempts.iter().filter(|(_, it)| !it.has_ended()).map(|(lease, _)| *lease)
+    }
+}
+
+/// Whether nothing may start on a GPU in that state, whoever orders it.
+fn is_barred(state: GpuState) -> bool {
+    match state {
+        GpuState::BurningIn | GpuState::Quarantined | GpuState::Resetting | GpuState::Rma => true,
+        GpuState::Discovered | GpuState::Healthy | GpuState::Suspect => false,
     }
 }
 

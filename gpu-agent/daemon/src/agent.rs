@@ -21,6 +21,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::attempts::Attempts;
 use crate::config::Config;
 use crate::engine::{Engine, Launcher, Progress};
+use crate::health::Ward;
 use crate::life::Home;
 use crate::link::{ASK_DEADLINE, Link};
 use crate::logs::{Logs, Shelf};
@@ -71,6 +72,7 @@ pub(crate) struct Agent {
     shelf: Shelf,
     metrics: Metrics,
     gpus: Vec<GpuIndex>,
+    ward: Ward,
     live: BTreeMap<LeaseId, Attempt>,
     progress: mpsc::Receiver<Progress>,
     answer: mpsc::Sender<Answer>,
@@ -126,6 +128,8 @@ impl Agent {
             source = %gpus.source, listen = %endpoint.local_address(),
             metrics = %format_args!("http://{metrics_at}/metrics"), "the agent runs"
         );
+        let looked_after = options.health.clone();
+        let ward = Ward::new(env, &home.path, &config.node, &gpus, &credentials, looked_after);
         let indices = gpus.gpus.iter().map(|gpu| gpu.index).collect();
         let inventory = Inventory {
             source: gpus.source,
@@ -148,6 +152,7 @@ impl Agent {
             shelf,
             metrics,
             gpus: indices,
+            ward,
             live: BTreeMap::new(),
             progress,
             answer,
@@ -179,6 +184,10 @@ impl Agent {
                 self.act(action);
             }
             self.measure();
+            let busy = self.live.values().flat_map(|it| it.gpus.iter().copied()).collect();
+            if self.ward.tend(now, &mut self.runner, busy) {
+                self.ask_soon();
+            }
             if now >= self.sweep_at {
                 self.sweep(now);
             }
@@ -192,6 +201,7 @@ impl Agent {
             let sleep = self.env.sleep(self.idle_span(now));
             tokio::select! {
                 Some(progress) = self.progress.recv() => self.handle_progress(progress),
+                news = self.ward.hear() => self.ward.learn(news),
                 Some(answer) = self.answers.recv() => {
                     if let Err(fault) = self.handle_answer(answer) {
                         tracing::error!(%fault, "this agent must end");

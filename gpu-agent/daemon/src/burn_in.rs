@@ -21,5 +21,7 @@ mod run;
 mod votes;
 
 pub use child::answer_stdin;
+pub(crate) use kernels::MANIFEST;
 pub use report::{Report, write_json, write_text};
 pub use run::{Options, Outcome, run};
+pub(crate) use run::{Reading, read_counters};

@@ -5,6 +5,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use gpu_agent_core::xid;
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
 use serde::Serialize;
@@ -121,6 +122,24 @@ fn explain(error: &NvmlError) -> String {
         NvmlError::NoPermission => "the NVIDIA driver denies this user access".into(),
         other => format!("the NVIDIA driver says: {other}"),
     }
+}
+
+/// Where GPUs stand, as the kernel's log names it. Empty if the driver does not say in time.
+pub(crate) fn places(gpus: &[GpuInfo]) -> Vec<(String, GpuIndex)> {
+    let known: Vec<(String, GpuIndex)> =
+        gpus.iter().map(|gpu| (gpu.uuid.clone(), gpu.index)).collect();
+    let (answer, answered) = mpsc::channel();
+    let ask = move || {
+        let nvml = Nvml::init().ok()?;
+        let place = |(uuid, index): (String, GpuIndex)| {
+            let place = nvml.device_by_uuid(uuid).ok()?.pci_info().ok()?.bus_id;
+            Some((xid::place_of(&place), index))
+        };
+        // Nobody waits any more if this comes too late.
+        answer.send(known.into_iter().filter_map(place).collect()).ok()
+    };
+    let asked = thread::Builder::new().name("ask-driver".into()).spawn(ask);
+    asked.ok().and_then(|_| answered.recv_timeout(PATIENCE).ok()).unwrap_or_default()
 }
 
 #[derive(Serialize)]

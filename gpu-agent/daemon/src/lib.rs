@@ -19,8 +19,8 @@
 //! A service manager must send its signal to the agent alone (`KillMode=mixed`): a task that is
 //! sent one by somebody else has ended by itself.
 //!
-//! Deliberately absent: deciding what runs (`gpu-agent-core`, and the controllers), health proofs,
-//! containers, and cgroups.
+//! Deliberately absent: deciding what runs (`gpu-agent-core`, and the controllers), containers, and
+//! cgroups.
 
 mod agent;
 mod attempts;
@@ -31,6 +31,7 @@ mod engine;
 mod enrol;
 mod error;
 mod facts;
+mod health;
 pub mod inventory;
 mod life;
 mod link;
@@ -48,6 +49,7 @@ pub use engine::{Launcher, SelfLauncher};
 pub use enrol::parse_token;
 pub use error::print_fault;
 pub use facts::{Attribute, Topology};
+pub use health::HealthOptions;
 pub use log::{Flush, start_logging};
 pub use start::{Options, run};
 pub use supervise::supervise;

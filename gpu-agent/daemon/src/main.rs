@@ -13,7 +13,7 @@ use fabric_quic::env::{Clock, Env};
 use fabric_quic::token::Token;
 use gpu_agent_core::burn_in::Tier;
 use gpu_agent_daemon::burn_in::{self, Outcome};
-use gpu_agent_daemon::{Attribute, Declared, Flush, Options, Topology, inventory};
+use gpu_agent_daemon::{Attribute, Declared, Flush, HealthOptions, Options, Topology, inventory};
 use specs::fault::{Fault, FaultCode};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -82,6 +82,17 @@ struct RunArgs {
     /// The UDP address of the agent's own connections.
     #[arg(long, value_name = "ADDR", default_value_t = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))]
     listen: SocketAddr,
+    /// Where the kernel's messages are read, for events of the driver.
+    #[arg(long, value_name = "FILE", default_value = "/dev/kmsg")]
+    kernel_log: PathBuf,
+    /// How long a burn-in for a proof keeps the units at work, in seconds.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 60,
+        value_parser = clap::value_parser!(u32).range(..=3_600)
+    )]
+    burn_in_seconds: u32,
 }
 
 #[derive(Args)]
@@ -158,6 +169,10 @@ fn run(args: RunArgs) -> Result<(), Fault> {
         attributes: args.attributes,
         metrics: args.metrics,
         listen: args.listen,
+        health: HealthOptions {
+            kernel_log: args.kernel_log,
+            burn_in_seconds: args.burn_in_seconds,
+        },
     };
     let runtime = runtime()?;
     runtime.block_on(async {
@@ -248,6 +263,7 @@ fn try_burn_in(args: &BurnInArgs) -> Result<Outcome, Fault> {
     let options = burn_in::Options {
         tier,
         gpu: args.gpu,
+        uuid: None,
         seconds: args.seconds.unwrap_or(seconds),
         seed: args.seed,
         patience: Duration::from_secs(args.patience),

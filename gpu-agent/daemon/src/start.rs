@@ -15,6 +15,7 @@ use crate::agent::Agent;
 use crate::config::{Config, Declared, check_declared};
 use crate::engine::SelfLauncher;
 use crate::facts::{Attribute, Topology};
+use crate::health::HealthOptions;
 use crate::life::Home;
 use crate::service::AgentService;
 use crate::{enrol, inventory};
@@ -35,6 +36,7 @@ pub struct Options {
     pub attributes: Vec<Attribute>,
     pub metrics: SocketAddr,
     pub listen: SocketAddr,
+    pub health: HealthOptions,
 }
 
 /// Runs an agent until `shutdown` ends. Its attempts end with it.

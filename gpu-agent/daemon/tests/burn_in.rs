@@ -129,15 +129,43 @@ fn a_stub_is_no_gpu_and_a_driver_that_does_not_fit_is_no_answer() {
     assert_clean(&Node::new(Vec::new()).run(&["burn-in", "--tier", "t1"]), 3, &["no GPU"]);
 }
 
+/// A library of this process that is none of a driver's.
+fn another_library() -> Option<String> {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let paths = maps.lines().filter_map(|line| line.split_whitespace().nth(5));
+    paths.map(str::to_owned).find(|path| path.contains("/libc.so") || path.contains("/libm.so"))
+}
+
 #[test]
-fn a_library_without_functions_is_no_panic_of_the_agent() {
+fn a_library_that_is_no_drivers_is_no_panic_of_the_agent() {
+    let Some(other) = another_library() else {
+        println!("skipped: this process has no library beside it");
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
-    // Any library that is none of a driver's.
-    let other = std::env::current_exe().unwrap();
-    let none = other.parent().unwrap().join("no-such-library.so");
-    std::os::unix::fs::symlink(none, folder.path().join("libcuda.so.1")).unwrap();
-    let done = agent(folder.path()).args(["burn-in", "--tier", "t1"]).output().unwrap();
-    assert!(matches!(done.status.code(), Some(3)), "{}", said(&done));
+    for name in ["libcuda.so", "libcuda.so.1", "libnvidia-ml.so.1"] {
+        std::os::unix::fs::symlink(&other, folder.path().join(name)).unwrap();
+    }
+    let burn_in = agent(folder.path()).args(["burn-in", "--tier", "t1"]).output().unwrap();
+    assert_clean(&burn_in, 4, &["library cannot be used", "cuInit"]);
+    let inventory = agent(folder.path()).arg("inventory").output().unwrap();
+    assert_clean(&inventory, 3, &["lacks a function"]);
+}
+
+#[test]
+fn an_old_driver_is_told_apart_and_named_with_its_version() {
+    let node = Node::new(vec![gpu(vec![Fault::Release { version: 12_040 }])]);
+    let done = node.run(&["burn-in", "--tier", "t1"]);
+    assert_clean(&done, 4, &["too old", "12.4", "12.8"]);
+}
+
+#[test]
+fn the_inventory_names_what_the_driver_knows() {
+    let done = Node::new(vec![gpu(Vec::new()), gpu(Vec::new())]).run(&["inventory", "-o", "json"]);
+    let it: Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!((&it["source"], it["gpus"].as_array().unwrap().len()), (&Value::from("nvml"), 2));
+    assert_eq!(it["gpus"][1]["class"], "rtx-pro-6000");
+    assert_ne!(it["gpus"][0]["uuid"], it["gpus"][1]["uuid"]);
 }
 
 #[test]

@@ -148,6 +148,7 @@ impl Gpu {
             | Fault::Counter { .. }
             | Fault::Throttle { .. }
             | Fault::HungManagement
+            | Fault::Release { .. }
             | Fault::Refusal { .. } => (false, 0),
         };
         if place {

@@ -36,6 +36,8 @@ pub enum Fault {
     Throttle { reason: Throttle },
     /// Questions to the management library that are never answered.
     HungManagement,
+    /// The driver's version, as CUDA counts: 12,040 is 12.4.
+    Release { version: i32 },
     /// What the driver says when it is started: 34 is a stub, 803 a version that does not fit.
     Refusal { code: u32 },
 }

@@ -193,7 +193,7 @@ fn is_exact(blame: &Value, fault: &Fault) -> bool {
         Fault::Throttle { .. } | Fault::Sticky { .. } => kind == "device",
         Fault::Hang { .. } => kind == "device" && blame["what"] == "hung",
         Fault::Lost { .. } => kind == "device",
-        Fault::HungManagement | Fault::Refusal { .. } => false,
+        Fault::HungManagement | Fault::Release { .. } | Fault::Refusal { .. } => false,
     }
 }
 

@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::codec::OrDefault;
-use crate::gpu::{GpuInfo, InventorySource};
+use crate::gpu::{GpuInfo, GpuReport, InventorySource};
 use crate::id::{Boot, Epoch, GpuIndex, JobId, LeaseId, NodeId, Question, Revision, SiteId};
 use crate::job::{ATTRIBUTES_MAX, JobSpec, is_attribute};
 use crate::unit::{Millis, Timestamp};
@@ -115,6 +115,8 @@ crate::message! {
         6 => inventory: Inventory,
         /// Every attempt that the node knows, also those that ended in an earlier life.
         7 => attempts: Vec<AttemptReport>,
+        /// By an agent that knows nothing of health: none.
+        8 => health: Vec<GpuReport>,
     }
 
     /// How long an attempt may go on.
@@ -161,6 +163,13 @@ crate::message! {
         6 => leases: Vec<LeaseOrder>,
         /// The node is suspected: nothing here but that it was heard; renew and change nothing.
         7 => hold: bool,
+        /// The site runs nothing on GPUs without a proof: burn them in.
+        8 => prove: bool,
+        /// GPUs that an operator wants nothing to run on. One that is no longer named needs a new
+        /// proof.
+        9 => withheld: Vec<GpuIndex>,
+        /// Quarantined GPUs that an operator wants to be burnt in again.
+        10 => released: Vec<GpuIndex>,
     }
 
     /// Asks an agent to ask at once.

@@ -7,9 +7,10 @@ use alloc::vec::Vec;
 
 use crate::codec::Blob;
 use crate::fault::Fault;
+use crate::gpu::{BurnInTier, GpuState};
 use crate::id::{
-    AccountId, Boot, ControllerId, Country, Epoch, GpuClass, GrantId, JobId, NodeId, RequestId,
-    Revision, SiteId,
+    AccountId, Boot, ControllerId, Country, Epoch, GpuClass, GpuIndex, GrantId, JobId, NodeId,
+    RequestId, Revision, SiteId,
 };
 use crate::job::JobSpec;
 use crate::quota::{Limit, Quota};
@@ -255,6 +256,50 @@ crate::message! {
         1 => node: NodeId,
         /// False takes the drain back.
         2 => drain: bool,
+    }
+
+    /// A GPU of a node, with what is known of its health.
+    pub struct GpuView {
+        1 => node: NodeId,
+        2 => index: GpuIndex,
+        3 => class: GpuClass,
+        4 => uuid: String,
+        5 => memory_mib: u64,
+        /// Absent if the site does not ask for proofs.
+        6 => state: Option<GpuState>,
+        7 => why: String,
+        /// True if jobs may run on it.
+        8 => fit: bool,
+        /// Why an operator holds it back; absent if none does.
+        9 => withheld: Option<String>,
+        10 => job: Option<JobId>,
+        /// A granted GPU's home.
+        11 => granted_to: Option<SiteId>,
+        /// As far as the leader has heard since it leads.
+        12 => proof: Option<ProofView>,
+    }
+
+    /// What a proof says, for people.
+    pub struct ProofView {
+        1 => tier: BurnInTier,
+        2 => passed_at: Timestamp,
+        3 => valid_for: Millis,
+        /// SHA-256, in hexadecimal digits.
+        4 => kernels: String,
+        5 => agent: String,
+    }
+
+    pub struct GpuViews {
+        1 => revision: Revision,
+        2 => gpus: Vec<GpuView>,
+    }
+
+    /// Holds a GPU back, or no longer. Held back no longer, it needs a new proof.
+    pub struct GpuWithhold {
+        1 => node: NodeId,
+        2 => index: GpuIndex,
+        /// Absent: no longer.
+        3 => why: Option<String>,
     }
 
     pub struct NodeEnroll {
@@ -528,6 +573,7 @@ pub fn may_be_stale(method: Method) -> bool {
         Method::JobList,
         Method::JobShow,
         Method::NodeList,
+        Method::GpuList,
         Method::SiteList,
         Method::Capacity,
         Method::GrantList,

@@ -64,6 +64,8 @@ methods! {
     110 => NodeList, "node.list", Client, 4_096, 10_000;
     111 => NodeDrain, "node.drain", Client, 4_096, 10_000;
     112 => NodeEnroll, "node.enroll", Client, 4_096, 10_000;
+    113 => GpuList, "gpu.list", Client, 4_096, 10_000;
+    114 => GpuWithhold, "gpu.withhold", Client, 4_096, 10_000;
     120 => SiteList, "site.list", Client, 4_096, 10_000;
     121 => SiteInvite, "site.invite", Client, 4_096, 10_000;
     122 => SiteJoin, "site.join", Client, 16_384, 30_000;

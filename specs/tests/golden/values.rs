@@ -5,14 +5,17 @@ use std::sync::Arc;
 
 use specs::codec::{Blob, OrDefault};
 use specs::fault::{Fault, FaultCode};
-use specs::gpu::{GpuClass, GpuInfo, InventorySource};
+use specs::gpu::{
+    BurnInTier, GpuClass, GpuHealth, GpuInfo, GpuReport, GpuState, HealthProof, InventorySource,
+    SignedProof,
+};
 use specs::id::{
     AccountId, Boot, ControllerId, Country, Epoch, GpuIndex, GrantId, JobId, JobName, LeaseId,
     NodeId, Question, RequestId, Revision, SiteId, TokenId,
 };
 use specs::job::{JobClass, JobSpec, Needs, OnPartition, PlacementSpec, Together, Vicinity};
 use specs::quota::{Limit, Quota};
-use specs::site::{LendRule, SiteSpec, Terms};
+use specs::site::{LendRule, SiteSpec, Terms, Trust};
 use specs::unit::{GpuCount, Millis, Timestamp};
 use specs::version::ClusterVersion;
 use specs::wire::agent::{self, AttemptPhase, Ending, LogStream, Outcome, ValidityKind, Want};
@@ -48,8 +51,10 @@ pub(crate) fn enumerations() -> Vec<(&'static str, Numbers)> {
     }
     list![
         AttemptPhase,
+        BurnInTier,
         Ending,
         FaultCode,
+        GpuState,
         GuestPhase,
         InventorySource,
         JobClass,
@@ -58,6 +63,7 @@ pub(crate) fn enumerations() -> Vec<(&'static str, Numbers)> {
         Method,
         NodeState,
         OnPartition,
+        Trust,
         ValidityKind,
         Vicinity,
         Want,
@@ -225,8 +231,48 @@ fn vocabulary() -> Vec<Sample> {
             country: country("DE"),
             terms: terms(),
             lend: vec![lend_rule()],
+            trust: Some(Trust::Declared),
         }),
+        sample(&health_proof()),
+        sample(&signed_proof()),
+        sample(&gpu_health()),
+        sample(&gpu_report()),
     ]
+}
+
+fn health_proof() -> HealthProof {
+    HealthProof {
+        site: site("berlin"),
+        node: node("n01"),
+        index: GpuIndex(5),
+        uuid: "GPU-1b2d".to_owned(),
+        product: "NVIDIA B200".to_owned(),
+        tier: BurnInTier::T2,
+        kernels: Blob(vec![11; 32]),
+        passed_at: Timestamp(1_790_000_000_123),
+        valid_for: Millis(604_800_000),
+        agent: "0.1.2".to_owned(),
+    }
+}
+
+fn signed_proof() -> SignedProof {
+    SignedProof {
+        body: Blob(vec![12, 13]),
+        signature: Blob(vec![14, 15]),
+        certificate: Blob(vec![16, 17]),
+    }
+}
+
+fn gpu_health() -> GpuHealth {
+    GpuHealth {
+        index: GpuIndex(6),
+        state: GpuState::Suspect,
+        why: "SM 7 is two percent late".to_owned(),
+    }
+}
+
+fn gpu_report() -> GpuReport {
+    GpuReport { health: gpu_health(), proof: Some(signed_proof()) }
 }
 
 fn outcome() -> Outcome {
@@ -306,6 +352,7 @@ fn agents() -> Vec<Sample> {
             answered: Question(899),
             inventory: inventory(),
             attempts: vec![attempt_report()],
+            health: vec![gpu_report()],
         }),
         sample(&validity()),
         sample(&launch()),
@@ -318,6 +365,9 @@ fn agents() -> Vec<Sample> {
             lease_term: Millis(15_000),
             leases: vec![lease_order()],
             hold: true,
+            prove: true,
+            withheld: vec![GpuIndex(4)],
+            released: vec![GpuIndex(5)],
         }),
         sample(&agent::Nudge {}),
         sample(&agent::NodeLogs {
@@ -443,6 +493,33 @@ fn node_view() -> client::NodeView {
     }
 }
 
+fn proof_view() -> client::ProofView {
+    client::ProofView {
+        tier: BurnInTier::T3,
+        passed_at: Timestamp(1_790_000_000_456),
+        valid_for: Millis(86_400_000),
+        kernels: "0b0b".to_owned(),
+        agent: "0.1.3".to_owned(),
+    }
+}
+
+fn gpu_view() -> client::GpuView {
+    client::GpuView {
+        node: node("n06"),
+        index: GpuIndex(2),
+        class: class("b200"),
+        uuid: "GPU-1b2e".to_owned(),
+        memory_mib: 183_359,
+        state: Some(GpuState::Quarantined),
+        why: "bit 3 is stuck".to_owned(),
+        fit: true,
+        withheld: Some("it is lent out".to_owned()),
+        job: Some(job()),
+        granted_to: Some(site("giga")),
+        proof: Some(proof_view()),
+    }
+}
+
 fn capacity() -> peer::ClassCapacity {
     peer::ClassCapacity {
         class: class("h200"),
@@ -508,6 +585,14 @@ fn client_nodes_and_sites() -> Vec<Sample> {
         sample(&node_view()),
         sample(&client::NodeViews { revision: Revision(81), nodes: vec![node_view()] }),
         sample(&client::NodeDrain { node: node("n04"), drain: true }),
+        sample(&proof_view()),
+        sample(&gpu_view()),
+        sample(&client::GpuViews { revision: Revision(82), gpus: vec![gpu_view()] }),
+        sample(&client::GpuWithhold {
+            node: node("n05"),
+            index: GpuIndex(1),
+            why: Some("its fan is loud".to_owned()),
+        }),
         sample(&client::NodeEnroll { node: node("n05"), ttl: Millis(3_600_000) }),
         sample(&client::TokenIssued {
             token: "spw1.token".to_owned(),

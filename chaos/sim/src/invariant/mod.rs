@@ -13,6 +13,7 @@ pub(crate) mod s4_one_owner;
 pub(crate) mod s5_escrow;
 pub(crate) mod s6_quota;
 pub(crate) mod s7_residency;
+pub(crate) mod s8_proven;
 pub(crate) mod stops_are_wanted;
 
 /// Properties that do not hold, and in what way.

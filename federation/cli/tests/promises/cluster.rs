@@ -235,7 +235,10 @@ impl Site<'_> {
         let (address, dir) = (free_address(), world.text(&format!("{name}-controller-{nth}")));
         let rest = ["--listen", &address, "--dir", &dir];
         if nth == 1 {
-            let args = [&["init", "--site", name], &rest[..], self.plan.extra, self.plan.terms];
+            let is_said = self.plan.extra.iter().any(|it| it.starts_with("--trust="));
+            let trust: &[&str] = if is_said { &[] } else { &["--trust=declared"] };
+            let args =
+                [&["init", "--site", name], &rest[..], trust, self.plan.extra, self.plan.terms];
             world.run(&args.concat()).done();
         } else {
             self.run(&[&["controller", "add"], &rest[..]].concat()).done();

@@ -50,6 +50,7 @@ pub(crate) struct Daemon {
     name: String,
     program: PathBuf,
     args: Vec<String>,
+    environment: Vec<(&'static str, PathBuf)>,
     config: PathBuf,
     pub(crate) log: PathBuf,
     child: Option<Child>,
@@ -62,10 +63,17 @@ impl Daemon {
             name: name.into(),
             program: program.into(),
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            environment: Vec::new(),
             config: config.into(),
             log,
             child: None,
         }
+    }
+
+    /// Gives it a variable in all its lives.
+    pub(crate) fn with(mut self, name: &'static str, path: PathBuf) -> Self {
+        self.environment.push((name, path));
+        self
     }
 
     pub(crate) fn start(&mut self) {
@@ -81,6 +89,7 @@ impl Daemon {
             .args(once)
             .env("SPILLWAY_CONFIG", &self.config)
             .env_remove("SPILLWAY_ENROL_TOKEN")
+            .envs(self.environment.iter().map(|(name, path)| (name, path)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

@@ -21,7 +21,7 @@ use specs::codec::{Blob, Message};
 use specs::id::{ControllerId, Country, NodeId, RequestId, SiteId};
 use specs::job::JobSpec;
 use specs::jobfile::{self, Format};
-use specs::site::Terms;
+use specs::site::{Terms, Trust};
 use specs::unit::Millis;
 use specs::wire::client::{
     ControllerAdd, ControllerAdded, ControllerViews, Empty, JobSubmit, NodeEnroll, TokenIssued,
@@ -70,6 +70,7 @@ impl Cluster {
             country: "DE".parse::<Country>().unwrap(),
             terms: Terms::default(),
             lend: Vec::new(),
+            trust: Trust::Declared,
         };
         let founded = federation_controller::init(&env, &options).unwrap();
         let credentials = Credentials::load(&env, &founded.admin, ADMIN).unwrap();

@@ -4,8 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fabric_quic::identity::Identity;
+use fabric_quic::verify::signer;
+use specs::codec::Message;
 use specs::fault::{Fault, FaultCode};
-use specs::wire::agent::NodeReport;
+use specs::gpu::{BurnInTier, GpuHealth, GpuReport, GpuState, HealthProof, SignedProof};
+use specs::id::{GpuIndex, NodeId};
+use specs::wire::agent::{Inventory, NodeReport};
 
 use crate::service::{Asked, decode, encode};
 use crate::shared::Shared;
@@ -13,12 +17,13 @@ use crate::shared::Shared;
 /// Answers an agent's question: confirms that this controller leads after it came, agrees on what
 /// it brings, and reads the orders after that.
 pub(crate) async fn report(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
-    let report: NodeReport = decode(asked)?;
+    let mut report: NodeReport = decode(asked)?;
     let is_own = matches!(&asked.caller, Identity::Agent { node, .. } if *node == report.node);
     if !is_own {
         let message = format!("{} may not speak for node {}", asked.caller, report.node);
         return Err(Fault::new(FaultCode::Forbidden, message));
     }
+    check_proofs(shared, &mut report)?;
     let mut state = shared.confirm().await?;
     let at = shared.env.clock.wall();
     let commands =
@@ -32,4 +37,56 @@ pub(crate) async fn report(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes,
         Fault::new(FaultCode::Conflict, "another life of the agent was heard meanwhile")
     })?;
     Ok(encode(&orders))
+}
+
+/// Takes away every proof that is not the agent's own, or is not of that GPU: what is left is what
+/// its agent's key signed. One that was seen before is not looked at again.
+fn check_proofs(shared: &Arc<Shared>, report: &mut NodeReport) -> Result<(), Fault> {
+    let node = report.node.clone();
+    let known = shared.with_leader(|leader, _| {
+        let proof = |it: &GpuReport| leader.proof(&node, it.health.index).cloned();
+        report.health.iter().map(proof).collect::<Vec<_>>()
+    })?;
+    for (it, known) in report.health.iter_mut().zip(known) {
+        let Some(proof) = it.proof.as_ref().filter(|proof| known.as_ref() != Some(*proof)) else {
+            continue;
+        };
+        if let Err(why) = check_proof(shared, &node, &report.inventory, it.health.index, proof) {
+            tracing::warn!(%node, gpu = %it.health.index, why, "a proof does not hold");
+            let why = format!("its proof does not hold: {why}");
+            it.health = GpuHealth::new(it.health.index, GpuState::Discovered, why);
+            it.proof = None;
+        }
+    }
+    Ok(())
+}
+
+fn check_proof(
+    shared: &Shared,
+    node: &NodeId,
+    inventory: &Inventory,
+    index: GpuIndex,
+    proof: &SignedProof,
+) -> Result<(), String> {
+    let statement = HealthProof::signed_bytes(&proof.body);
+    let (now, crypto) = (shared.env.clock.wall(), &shared.env.crypto);
+    let (certificate, signature) = (&proof.certificate.0, &proof.signature.0);
+    let signer = signer(crypto, &shared.trust, now, certificate, &statement, signature);
+    let signer = signer.map_err(|refusal| refusal.to_string())?;
+    let expected = Identity::Agent { site: shared.site.clone(), node: node.clone() };
+    if signer != expected {
+        return Err(format!("{signer} signed it"));
+    }
+    let said = HealthProof::decode(&proof.body.0).map_err(|error| error.to_string())?;
+    let info = inventory.gpus.iter().find(|gpu| gpu.index == index);
+    let is_same = info.is_some_and(|info| !info.uuid.is_empty() && info.uuid == said.uuid);
+    if said.site != shared.site || said.node != *node || said.index != index || !is_same {
+        return Err(format!("it is of GPU {} ({}) of {}", said.index, said.uuid, said.node));
+    }
+    match said.tier {
+        BurnInTier::T2 | BurnInTier::T3 => Ok(()),
+        BurnInTier::T0 | BurnInTier::T1 | BurnInTier::T4 => {
+            Err(format!("{} proves too little", said.tier))
+        }
+    }
 }

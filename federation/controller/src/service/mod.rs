@@ -236,6 +236,7 @@ async fn answer(shared: &Arc<Shared>, asked: Asked) -> Result<Bytes, Fault> {
         Method::JobList => client::list_any(shared, &asked).await,
         Method::JobShow => client::show_any(shared, &asked).await,
         Method::NodeList
+        | Method::GpuList
         | Method::SiteList
         | Method::Capacity
         | Method::GrantList
@@ -245,6 +246,7 @@ async fn answer(shared: &Arc<Shared>, asked: Asked) -> Result<Bytes, Fault> {
         Method::JobWhy => client::why_not(shared, &asked).await,
         Method::JobLogs => logs::for_client(shared, &asked).await,
         Method::NodeDrain => site::drain(shared, &asked).await,
+        Method::GpuWithhold => site::withhold(shared, &asked).await,
         Method::NodeEnroll => token::enroll(shared, &asked).await,
         Method::SiteInvite => token::invite(shared, &asked).await,
         Method::SiteJoin => token::join(shared, &asked).await,
@@ -287,6 +289,8 @@ fn read(shared: &Arc<Shared>, asked: &Asked, state: &State) -> Result<Bytes, Fau
         client::show(shared, asked, state)
     } else if method == Method::NodeList {
         Ok(site::nodes(shared, state))
+    } else if method == Method::GpuList {
+        Ok(site::gpus(shared, state))
     } else if method == Method::SiteList || method == Method::Capacity {
         Ok(site::sites(shared, state))
     } else if method == Method::GrantList {

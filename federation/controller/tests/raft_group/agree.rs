@@ -130,6 +130,7 @@ fn effects_reach_every_member() {
         country: "DE".parse().unwrap(),
         terms: Terms::default(),
         lend: Vec::new(),
+        trust: None,
     };
     let found = FoundSite { spec: Arc::new(spec), address: "a:1".to_owned() };
     cluster.propose(&Command::FoundSite(found));

@@ -247,7 +247,7 @@ enum Pick {
 fn pick(state: &State, slot: &LoanSlot) -> Pick {
     let Some(node) = state.nodes.get(&slot.node) else { return Pick::None };
     let granted = node.gpus.iter().filter(|gpu| gpu.grant == Some(slot.grant));
-    let of_class = granted.filter(|gpu| gpu.info.class == slot.class);
+    let of_class = granted.filter(|gpu| gpu.info.class == slot.class && gpu.is_fit());
     let (mut idle, mut all) = (Vec::new(), GpuCount::ZERO);
     for gpu in of_class {
         all = all.plus(GpuCount(1));

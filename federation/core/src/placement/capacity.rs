@@ -42,7 +42,7 @@ pub(crate) struct Capacity {
     attribute_of: BTreeMap<(String, String), AttributeIndex>,
     /// Halls, racks and domains, by hall and name.
     group_of: [BTreeMap<(String, String), GroupIndex>; 3],
-    /// Nodes on which nothing can start at present.
+    /// Nodes on which nothing can start at present, or less than they have.
     awaited: usize,
     /// What the plan in the making has taken.
     taken: Vec<Placement>,
@@ -50,7 +50,8 @@ pub(crate) struct Capacity {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Known {
-    usable: bool,
+    /// It is usable, and so are all of its GPUs.
+    is_whole: bool,
     shapes: Vec<(NodeIndex, NodeShape)>,
 }
 
@@ -80,7 +81,7 @@ impl Capacity {
     fn renew(&mut self, state: &State, id: &NodeId) {
         let seen = self.seen.clone();
         let before = self.known.remove(id);
-        self.awaited -= usize::from(before.as_ref().is_some_and(|known| !known.usable));
+        self.awaited -= usize::from(before.as_ref().is_some_and(|known| !known.is_whole));
         let before = before.unwrap_or_default();
         let Some(node) = seen.get(id) else {
             for (at, _) in before.shapes {
@@ -105,8 +106,9 @@ impl Capacity {
             self.fleet.set_busy(*at, &busy(node, class, promised));
             self.fleet.set_usable(*at, usable);
         }
-        self.awaited += usize::from(!usable);
-        self.known.insert(id.clone(), Known { usable, shapes });
+        let is_whole = usable && node.gpus.iter().all(Gpu::is_fit);
+        self.awaited += usize::from(!is_whole);
+        self.known.insert(id.clone(), Known { is_whole, shapes });
     }
 
     fn add(&mut self, id: &NodeId, shape: &NodeShape) -> NodeIndex {
@@ -123,7 +125,7 @@ impl Capacity {
     /// What the node is, class by class.
     fn shapes(&mut self, node: &Node) -> Vec<NodeShape> {
         let mut gpus: BTreeMap<&GpuClass, usize> = BTreeMap::new();
-        for gpu in &node.gpus {
+        for gpu in node.gpus.iter().filter(|gpu| gpu.is_fit()) {
             *gpus.entry(&gpu.info.class).or_default() += 1;
         }
         let facts = &node.facts;
@@ -345,8 +347,9 @@ impl Capacity {
     }
 }
 
+/// The GPUs of which a node's shape is made: what is not fit is not there.
 fn of_class<'a>(node: &'a Node, class: &'a GpuClass) -> impl Iterator<Item = &'a Gpu> {
-    node.gpus.iter().filter(move |gpu| gpu.info.class == *class)
+    node.gpus.iter().filter(move |gpu| gpu.info.class == *class && gpu.is_fit())
 }
 
 fn together(wish: &Together) -> fleet::Together {

@@ -92,8 +92,10 @@ fn idle(state: &State, home: &SiteId) -> Slots {
             let Some(node) = state.nodes.get(&slot.node).filter(|node| node.is_usable()) else {
                 continue;
             };
-            let idle =
-                node.gpus.iter().filter(|gpu| gpu.grant == Some(grant.id) && gpu.lease.is_none());
+            let idle = node
+                .gpus
+                .iter()
+                .filter(|gpu| gpu.grant == Some(grant.id) && gpu.lease.is_none() && gpu.is_fit());
             let sum = free.entry((slot.class.clone(), slot.node.clone())).or_default();
             *sum = sum.plus(count(idle.count()));
         }

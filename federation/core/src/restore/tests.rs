@@ -39,7 +39,13 @@ impl World {
         let gpus_max = GpuCount(64);
         let lend = LendRule { to: None, class: None, gpus_max, keep_free: GpuCount(0) };
         let (site, country) = ("berlin".parse().unwrap(), "DE".parse().unwrap());
-        let spec = Arc::new(SiteSpec { site, country, terms: Terms::default(), lend: vec![lend] });
+        let spec = Arc::new(SiteSpec {
+            site,
+            country,
+            terms: Terms::default(),
+            lend: vec![lend],
+            trust: None,
+        });
         let mut world = Self::of(State::default());
         world.apply(Command::FoundSite(FoundSite { spec, address: "berlin:1".into() }));
         let (site, country) = ("paris".parse().unwrap(), "FR".parse().unwrap());
@@ -92,6 +98,7 @@ impl World {
                 facts: OrDefault::default(),
             },
             attempts,
+            health: Vec::new(),
         };
         let commands = self.leader.handle_node_report(self.now, AT, &self.state, &report).unwrap();
         for command in commands {

@@ -47,6 +47,7 @@ impl Site {
             country: "DE".parse().unwrap(),
             terms: Terms::default(),
             lend: vec![lend],
+            trust: None,
         };
         let leader = Leader::new(Instant(0), 1);
         let mut site = Self { state: State::default(), leader, now: 1_000, nodes: 0 };

@@ -44,7 +44,7 @@ pub fn judge(before: &Counters, after: &Counters) -> Vec<Finding> {
     let mut grew = |name: &str, from: Option<u64>, to: Option<u64>, severity| {
         let by = to.unwrap_or(0).saturating_sub(from.unwrap_or(0));
         if by > 0 {
-            let message = format!("{name} grew by {by} during the burn-in");
+            let message = format!("{name} grew by {by} between two readings");
             let blame = Blame::Counter { name: name.into(), by };
             findings.push(Finding::new(CHECK, severity, blame, message));
         }
@@ -78,6 +78,29 @@ pub fn judge(before: &Counters, after: &Counters) -> Vec<Finding> {
     findings
 }
 
+/// What two readings say of a GPU that does other work than a burn-in's. Clocks may be low and a
+/// link narrow for reasons that pass, and what was corrected or repeated was right in the end.
+#[must_use]
+pub fn watch(before: &Counters, after: &Counters) -> Vec<Finding> {
+    let mut findings = judge(before, after);
+    findings.retain(|it| match &it.blame {
+        Blame::Counter { name, .. } => it.severity == Severity::Fault && name != "remapPending",
+        Blame::Device { .. } | Blame::Link { .. } => true,
+        Blame::Bit { .. }
+        | Blame::Row { .. }
+        | Blame::Cell { .. }
+        | Blame::Alias { .. }
+        | Blame::Sm { .. }
+        | Blame::Test { .. } => false,
+    });
+    for it in &mut findings {
+        if let Blame::Device { .. } | Blame::Link { .. } = it.blame {
+            it.severity = Severity::Warning;
+        }
+    }
+    findings
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,6 +120,22 @@ mod tests {
         let with = |throttle| Counters { throttle: Some(throttle), ..Counters::default() };
         assert!(judge(&with(0), &with(0x4 | 0x20)).is_empty());
         assert_eq!(judge(&with(0), &with(0x80)).len(), 1);
+    }
+
+    #[test]
+    fn at_other_work_only_what_was_not_corrected_is_a_fault() {
+        let old = Counters::default();
+        let new = Counters {
+            ecc_corrected: Some(900),
+            pcie_replay: Some(3),
+            remap_pending: Some(true),
+            ..Counters::default()
+        };
+        assert_eq!(watch(&old, &new), []);
+        let new = Counters { ecc_uncorrected: Some(1), ..new };
+        assert_eq!(watch(&old, &new)[0].severity, Severity::Fault);
+        let slow = Counters { throttle: Some(0x8), ..Counters::default() };
+        assert_eq!(watch(&old, &slow)[0].severity, Severity::Warning);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use gpu_agent_core::burn_in::vote::Round;
 use serde::{Deserialize, Serialize};
 use specs::fault::{Fault, FaultCode};
 
-use super::cuda::{self, DeviceInfo, Failure, Gpu};
+use super::cuda::{self, DeviceInfo, Failure, FailureKind, Gpu};
 use super::{management, memory, votes};
 
 /// Longest question that is read.
@@ -85,6 +85,20 @@ fn answer(request: &Request) -> Answer {
     done.unwrap_or_else(Answer::Failed)
 }
 
+/// As [`answer`], where the driver's library is none: what is built on it panics when a function is
+/// absent, and this process is there to be lost.
+fn answer_whatever(request: &Request) -> Answer {
+    std::panic::set_hook(Box::new(|_| ()));
+    let answered = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| answer(request)));
+    answered.unwrap_or_else(|cause| {
+        let text = cause.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| cause.downcast_ref::<&str>().copied()).unwrap_or_default();
+        let line = text.lines().next().unwrap_or_default();
+        let message = format!("the NVIDIA driver's library cannot be used: {line}");
+        Answer::Failed(Failure::new(FailureKind::Driver, message))
+    })
+}
+
 fn open(request: &Request) -> Result<Gpu, Failure> {
     Gpu::open(request.gpu)
 }
@@ -100,7 +114,7 @@ pub fn answer_stdin() -> Result<(), Fault> {
     read.map_err(|error| bad(format!("cannot read the question: {error}")))?;
     let request: Request = serde_json::from_str(&text)
         .map_err(|error| bad(format!("a check is started by a burn-in alone: {error}")))?;
-    let text = serde_json::to_string(&answer(&request))
+    let text = serde_json::to_string(&answer_whatever(&request))
         .map_err(|error| Fault::new(FaultCode::Internal, error.to_string()))?;
     let mut out = io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());

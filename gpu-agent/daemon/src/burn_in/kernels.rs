@@ -6,7 +6,7 @@ pub(super) const MEMORY: &str = include_str!("../../kernels/ptx/memory.ptx");
 pub(super) const UNITS: &str = include_str!("../../kernels/ptx/units.ptx");
 pub(super) const TENSOR: &str = include_str!("../../kernels/ptx/tensor.ptx");
 pub(super) const TENSOR_FP8: &str = include_str!("../../kernels/ptx/tensor_fp8.ptx");
-const MANIFEST: &str = include_str!("../../kernels/ptx/manifest.txt");
+pub(crate) const MANIFEST: &str = include_str!("../../kernels/ptx/manifest.txt");
 
 /// BLAKE3 of each file of PTX, by its name.
 pub(super) fn hashes() -> BTreeMap<String, String> {

@@ -93,6 +93,21 @@ impl GpuReport {
 }
 
 impl Report {
+    pub(crate) fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
+    /// The gravest finding's words.
+    pub(crate) fn worst(&self) -> Option<String> {
+        let findings = self.gpus.iter().flat_map(|gpu| &gpu.findings);
+        findings.max_by_key(|it| it.severity).map(|it| format!("{}: {}", it.check, it.message))
+    }
+
+    /// The first GPU's name.
+    pub(crate) fn product(&self) -> String {
+        self.gpus.first().map(|gpu| gpu.name.clone()).unwrap_or_default()
+    }
+
     pub(super) fn new(tier: Tier, seed: u64, gpus: Vec<GpuReport>) -> Self {
         let has = |verdict| gpus.iter().any(|it| it.verdict == verdict);
         let verdict = if has(Verdict::Fault) {

@@ -4,7 +4,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use gpu_agent_core::burn_in::{
-    Blame, Finding, Severity, Tier, Verdict, counters, memory, settle, verdict, vote,
+    Blame, Finding, Severity, Tier, Verdict,
+    counters::{self, Counters},
+    memory, settle, verdict, vote,
 };
 use specs::fault::{Fault, FaultCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -26,6 +28,8 @@ pub struct Options {
     pub tier: Tier,
     /// One GPU, as the driver numbers them; all if left out.
     pub gpu: Option<u16>,
+    /// One GPU, by its id.
+    pub uuid: Option<String>,
     /// How long votes go on, all together.
     pub seconds: u32,
     pub seed: u64,
@@ -54,12 +58,19 @@ enum Missed {
 /// # Errors
 /// There is no GPU (not found), the one that was named is not there (invalid argument), or the
 /// driver cannot be used (unreachable).
-pub async fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report, Fault> {
+pub async fn run(
+    options: &Options,
+    progress: &mut (dyn FnMut(&str) + Send),
+) -> Result<Report, Fault> {
     let devices = devices(options).await?;
-    let chosen: Vec<&DeviceInfo> =
-        devices.iter().filter(|it| options.gpu.is_none_or(|wanted| wanted == it.index)).collect();
+    let is_wanted = |it: &&DeviceInfo| {
+        options.gpu.is_none_or(|wanted| wanted == it.index)
+            && options.uuid.as_ref().is_none_or(|wanted| *wanted == it.uuid)
+    };
+    let chosen: Vec<&DeviceInfo> = devices.iter().filter(is_wanted).collect();
     if chosen.is_empty() {
-        let wanted = options.gpu.unwrap_or(0);
+        let by_index = options.gpu.map(|index| index.to_string());
+        let wanted = options.uuid.clone().or(by_index).unwrap_or_default();
         let message = format!("there is no GPU {wanted}; the driver knows {}", devices.len());
         return Err(Fault::new(FaultCode::InvalidArgument, message));
     }
@@ -79,6 +90,28 @@ impl Outcome {
             Verdict::Fault => Self::Fault,
             Verdict::Unknown => Self::Unknown,
         }
+    }
+}
+
+/// What came of reading the counters.
+pub(crate) enum Reading {
+    Counters(Counters),
+    /// The device is gone.
+    Broken(String),
+    /// No answer, or none in time.
+    None,
+}
+
+/// Reads a GPU's counters, in a child.
+pub(crate) async fn read_counters(uuid: &str, patience: Duration) -> Reading {
+    let (check, uuid) = (Check::Counters, uuid.to_owned());
+    let request = Request { check, gpu: 0, uuid, seed: 0, passes: 0, seconds: 0 };
+    match ask(&request, patience).await {
+        Ok(Answer::Counters(read)) => Reading::Counters(read),
+        Err(Missed::Failed(failure)) if failure.kind == FailureKind::Device => {
+            Reading::Broken(failure.message)
+        }
+        Ok(_) | Err(Missed::Failed(_) | Missed::Deadline | Missed::Died(_)) => Reading::None,
     }
 }
 
@@ -115,7 +148,7 @@ fn request(options: &Options, check: Check, device: Option<&DeviceInfo>) -> Requ
 async fn burn_in(
     options: &Options,
     device: &DeviceInfo,
-    progress: &mut dyn FnMut(&str),
+    progress: &mut (dyn FnMut(&str) + Send),
 ) -> GpuReport {
     let mut findings = Vec::new();
     let mut measured = Measured::default();

@@ -225,6 +225,9 @@ impl Desk {
             lease_term: self.lease_term,
             leases: leases.collect(),
             hold: false,
+            prove: false,
+            withheld: Vec::new(),
+            released: Vec::new(),
         };
         self.last = Some(report);
         orders

@@ -132,6 +132,7 @@ fn state(jobs: u64) -> State {
         country: "DE".parse().unwrap(),
         terms: Terms::default(),
         lend: Vec::new(),
+        trust: None,
     };
     let mut state = State::default();
     let found = FoundSite { spec: Arc::new(spec), address: "a:1".to_owned() };

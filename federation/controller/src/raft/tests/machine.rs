@@ -23,6 +23,7 @@ fn command(index: u64) -> Entry {
         country: "DE".parse().unwrap(),
         terms: Terms::default(),
         lend: Vec::new(),
+        trust: None,
     };
     let found = FoundSite { spec: Arc::new(spec), address: "a:1".to_owned() };
     let payload = EntryPayload::Normal(Payload::of(&Command::FoundSite(found)));

@@ -1,0 +1,50 @@
+//! What an agent signs of a GPU that passed.
+
+use fabric_quic::env::Env;
+use fabric_quic::pki::{Credentials, PkiError};
+use gpu_agent_core::health::PROOF_SPAN;
+use specs::codec::{Blob, Message};
+use specs::gpu::{BurnInTier, GpuInfo, HealthProof, SignedProof};
+use specs::id::NodeId;
+
+use crate::burn_in;
+
+/// Signs with the agent's own key: whoever trusts its site can tell that it did.
+pub(super) struct Signer {
+    node: NodeId,
+    credentials: Credentials,
+}
+
+impl Signer {
+    pub(super) fn new(node: NodeId, credentials: Credentials) -> Self {
+        Self { node, credentials }
+    }
+
+    pub(super) fn sign(
+        &self,
+        env: &Env,
+        info: &GpuInfo,
+        product: String,
+        tier: BurnInTier,
+    ) -> Result<SignedProof, PkiError> {
+        let identity = self.credentials.identity();
+        let site = identity.site().cloned();
+        let site = site.ok_or_else(|| PkiError::Request("the agent has no site".into()))?;
+        let proof = HealthProof {
+            site,
+            node: self.node.clone(),
+            index: info.index,
+            uuid: info.uuid.clone(),
+            product,
+            tier,
+            kernels: Blob(env.crypto.sha256(burn_in::MANIFEST.as_bytes()).to_vec()),
+            passed_at: env.clock.wall(),
+            valid_for: PROOF_SPAN,
+            agent: env!("CARGO_PKG_VERSION").into(),
+        };
+        let body = Blob(proof.encode());
+        let signature = self.credentials.sign(&HealthProof::signed_bytes(&body))?;
+        let certificate = Blob(self.credentials.certificate().to_vec());
+        Ok(SignedProof { body, signature: Blob(signature), certificate })
+    }
+}
