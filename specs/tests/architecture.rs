@@ -57,8 +57,20 @@ const CRATES: &[Rule] = &[
         kind: Kind::Shell,
     },
     Rule {
+        // Traces come from files, so it is no core; it decides nothing of its own.
+        path: "federation/replay",
+        may_use: &["specs", "federation/core"],
+        kind: Kind::Shell,
+    },
+    Rule {
         path: "federation/cli",
-        may_use: &["specs", "federation/core", "federation/controller", "fabric/quic"],
+        may_use: &[
+            "specs",
+            "federation/core",
+            "federation/controller",
+            "federation/replay",
+            "fabric/quic",
+        ],
         kind: Kind::Shell,
     },
 ];

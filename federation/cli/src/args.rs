@@ -11,6 +11,8 @@ use specs::id::{
 use specs::site::{LendRule, Trust};
 use specs::unit::{GpuCount, Millis};
 
+use crate::replay::ReplayCommand;
+
 /// Run GPU jobs on a site and, when it is full, on the sites that lend to it.
 #[derive(Debug, Parser)]
 #[command(name = "federation", version, max_term_width = 100, after_help = EXIT_CODES)]
@@ -122,6 +124,9 @@ pub(crate) enum Command {
     /// Jobs
     #[command(subcommand)]
     Job(JobCommand),
+    /// Replay published scheduling protocols on trace files, with the published policies and ours
+    #[command(subcommand)]
+    Replay(ReplayCommand),
     /// Which site commands talk to
     #[command(subcommand)]
     Context(ContextCommand),

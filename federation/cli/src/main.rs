@@ -27,6 +27,7 @@ mod logs;
 mod node;
 mod output;
 mod quota;
+mod replay;
 mod site;
 mod submit;
 mod upgrade;
@@ -115,6 +116,7 @@ async fn run(app: &App, command: Command) -> Outcome<()> {
         Command::Loan(command) => site::loans(app, command).await,
         Command::Quota(command) => quota::run(app, command).await,
         Command::Job(command) => job::run(app, command).await,
+        Command::Replay(command) => replay::run(app, command),
         Command::Context(command) => context::run(app, command),
         Command::Completion { shell } => completion(shell),
         Command::Version(format) => version(app, format),

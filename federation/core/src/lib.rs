@@ -70,6 +70,7 @@ pub use placement::fleet::{
     NodeIndex, NodeShape, Parts, Placement, Scorer, Shortage, Taken, Together,
 };
 pub use placement::why::{could_ever_run, why};
+pub use placement::{order, score, spill};
 pub use queue::why::queue_why;
 pub use quota::{account_of, quota_views};
 pub use restore::{RestorePlan, Restored, reign, restore};
