@@ -106,7 +106,7 @@ pub(crate) struct SpillArgs {
     #[arg(long, default_value = "60s", value_parser = parse_span, value_name = "SPAN")]
     pub(crate) transfer: Millis,
     /// The longest that a job of `ours` waits at once
-    #[arg(long, default_value = "168h", value_parser = parse_span, value_name = "SPAN")]
+    #[arg(long, default_value = "720h", value_parser = parse_span, value_name = "SPAN")]
     pub(crate) patience_max: Millis,
     /// For copies and their times
     #[arg(long, default_value_t = 1, value_name = "N")]
@@ -146,8 +146,6 @@ pub(crate) enum QueuePolicy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SpillPolicy {
     Ours,
-    /// Ours, but no job comes back
-    OursStay,
     NoWait,
     ConstantWait,
     ResourceWait,
@@ -212,7 +210,6 @@ impl SpillArgs {
     pub(crate) fn policies(&self) -> Vec<spill::Policy> {
         match self.policy {
             SpillPolicy::Ours => vec![spill::Policy::Ours],
-            SpillPolicy::OursStay => vec![spill::Policy::OursStay],
             SpillPolicy::NoWait => vec![spill::Policy::NoWait],
             SpillPolicy::ConstantWait => vec![spill::Policy::ConstantWait],
             SpillPolicy::ResourceWait => vec![spill::Policy::ResourceWait],

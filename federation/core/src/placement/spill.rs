@@ -9,26 +9,27 @@
 //! Here it is found out instead. A job leaves almost at once, and runs elsewhere. Where few jobs
 //! use most of the time, what has run long will likely run longer still (Harchol-Balter and
 //! Downey, ACM TOCS 1997): so a job that has doubled the work it had is called back, and waits at
-//! home in proportion to that work before it leaves again. Short jobs never come back, and long
-//! ones do so a logarithmic number of times. When the home has room that no new job can use, it
+//! home before it leaves again, for the square of that work: the stock is then of the few jobs with
+//! most. Short jobs never come back, and long ones do so a logarithmic number of times. When the home has room that no new job can use, it
 //! goes to those that wait, then to those that run elsewhere.
 
 /// How patient a home is. Times are seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Spill {
-    /// How long a job waits for each GPU-hour that it has had.
-    pub patience_per_gpu_hour: f64,
+    /// How long a job waits for the square of the GPU-hours that it has had.
+    pub rate: f64,
+    /// The least that it waits, if it is not served; room at home that is about to come is not
+    /// missed then.
+    pub patience_min: u64,
     /// The longest that it waits at once.
     pub patience_max: u64,
-    /// The work that a new job is taken to have had, in seconds of all its GPUs.
-    pub credit: u64,
     /// The least time that a job runs elsewhere: coming back costs a restart.
     pub turn: u64,
 }
 
 impl Default for Spill {
     fn default() -> Self {
-        Self { patience_per_gpu_hour: 60.0, patience_max: 7 * 86_400, credit: 60, turn: 3_600 }
+        Self { rate: 0.1, patience_min: 300, patience_max: 30 * 86_400, turn: 3_600 }
     }
 }
 
@@ -37,10 +38,10 @@ impl Spill {
     /// GPUs.
     #[must_use]
     pub fn patience(&self, gpus: u32, attained: u64) -> u64 {
-        let hours = attained.max(self.credit) as f64 / 3_600.0;
-        let seconds = self.patience_per_gpu_hour * f64::from(gpus) * hours;
-        if seconds.is_nan() || seconds <= 0.0 {
-            return 0;
+        let gpu_hours = f64::from(gpus) * attained as f64 / 3_600.0;
+        let seconds = self.rate * gpu_hours * gpu_hours;
+        if seconds.is_nan() || seconds <= self.patience_min as f64 {
+            return self.patience_min.min(self.patience_max);
         }
         if seconds >= self.patience_max as f64 {
             return self.patience_max;
@@ -72,26 +73,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patience_grows_with_the_work_that_was_done_up_to_its_bound() {
-        let spill = Spill { patience_max: 10_000, ..Spill::default() };
-        assert_eq!([1, 8].map(|gpus| spill.patience(gpus, 3_600)), [60, 480]);
-        assert_eq!([1, 8].map(|gpus| spill.patience(gpus, 36_000)), [600, 4_800]);
-        assert_eq!(spill.patience(64, 36_000), 10_000);
+    fn patience_grows_with_the_square_of_the_work_between_its_bounds() {
+        let spill = Spill { rate: 1.0, patience_min: 60, patience_max: 10_000, turn: 0 };
+        assert_eq!([0, 7, 8, 20, 200].map(|gpus| spill.patience(gpus, 3_600)), [
+            60, 60, 64, 400, 10_000
+        ]);
+        assert_eq!(spill.patience(1, 36_000), spill.patience(10, 3_600));
     }
 
     #[test]
-    fn a_new_job_is_taken_to_have_had_a_little() {
-        let spill = Spill::default();
-        assert_eq!(spill.patience(60, 0), spill.patience(60, spill.credit));
-        assert_eq!(spill.patience(60, 0), 60);
-    }
-
-    #[test]
-    fn absurd_patience_is_none_or_the_bound() {
-        for (rate, patience) in [(f64::NAN, 0), (-1.0, 0), (f64::INFINITY, 7 * 86_400)] {
-            let spill = Spill { patience_per_gpu_hour: rate, ..Spill::default() };
+    fn absurd_patience_is_that_of_a_bound() {
+        for (rate, patience) in [(f64::NAN, 300), (-1.0, 300), (f64::INFINITY, 30 * 86_400)] {
+            let spill = Spill { rate, ..Spill::default() };
             assert_eq!(spill.patience(8, 1), patience);
         }
+        let spill = Spill { patience_min: 5, patience_max: 3, ..Spill::default() };
+        assert_eq!(spill.patience(8, 1), 3);
     }
 
     #[test]

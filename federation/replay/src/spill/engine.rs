@@ -20,8 +20,6 @@ pub(super) enum Rule {
     Resource(f64),
     /// Seconds for each GPU and hour that the job will run: it is told.
     Compute(f64),
-    /// Jobs stay where they started.
-    OursStay(Spill),
     Ours(Spill),
 }
 
@@ -34,18 +32,14 @@ impl Rule {
             Self::Constant(seconds) => whole_seconds(*seconds),
             Self::Resource(seconds) => whole_seconds(seconds * gpus),
             Self::Compute(seconds) => whole_seconds(seconds * gpus * hours),
-            Self::OursStay(spill) | Self::Ours(spill) => spill.patience(job.gpus, 0),
+            Self::Ours(spill) => spill.patience(job.gpus, 0),
         }
     }
 
     fn returns(&self) -> Option<&Spill> {
         match self {
             Self::Ours(spill) => Some(spill),
-            Self::NoWait
-            | Self::Constant(_)
-            | Self::Resource(_)
-            | Self::Compute(_)
-            | Self::OursStay(_) => None,
+            Self::NoWait | Self::Constant(_) | Self::Resource(_) | Self::Compute(_) => None,
         }
     }
 }
@@ -54,13 +48,10 @@ impl Rule {
 const PATIENCE_MAX: u64 = 1 << 40;
 
 fn whole_seconds(seconds: f64) -> u64 {
-    let spill = Spill {
-        patience_per_gpu_hour: seconds,
-        patience_max: PATIENCE_MAX,
-        credit: 3_600,
-        ..Spill::default()
-    };
-    spill.patience(1, 0)
+    // One GPU for one hour makes the seconds themselves.
+    let spill =
+        Spill { rate: seconds, patience_min: 0, patience_max: PATIENCE_MAX, ..Spill::default() };
+    spill.patience(1, 3_600)
 }
 
 #[derive(Debug, Clone)]

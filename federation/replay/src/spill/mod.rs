@@ -5,7 +5,7 @@
 //! time for each GPU, or for each GPU-hour that the job will take, which is told to that rule
 //! alone (Luo et al., *Starburst*, USENIX ATC 2024, artifact commit 39a380a). Ours lets jobs leave
 //! almost at once, and calls back those that turn out to be long (`federation_core::spill`); none
-//! of the published rules moves a job that runs. `ours-stay` does not either.
+//! of the published rules moves a job that runs.
 //!
 //! Wait is all time between submission and end in which a job does no work of its own: its waits,
 //! and the restart that each move costs (7, 30 or 60 s, as in the queueing protocol). GPU-hours elsewhere and the
@@ -38,7 +38,6 @@ const KNOB_MIN: f64 = 1e-6;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Policy {
     Ours,
-    OursStay,
     NoWait,
     ConstantWait,
     ResourceWait,
@@ -47,9 +46,8 @@ pub enum Policy {
 }
 
 impl Policy {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 5] = [
         Self::Ours,
-        Self::OursStay,
         Self::NoWait,
         Self::ConstantWait,
         Self::ResourceWait,
@@ -60,7 +58,6 @@ impl Policy {
     pub fn name(self) -> &'static str {
         match self {
             Self::Ours => "ours",
-            Self::OursStay => "ours-stay",
             Self::NoWait => "no-wait",
             Self::ConstantWait => "constant-wait",
             Self::ResourceWait => "resource-wait",
@@ -71,7 +68,7 @@ impl Policy {
     /// The published setting, in seconds; ours is our own.
     fn default_knob(self) -> f64 {
         match self {
-            Self::Ours | Self::OursStay => Spill::default().patience_per_gpu_hour,
+            Self::Ours => Spill::default().rate,
             Self::NoWait => 0.0,
             Self::ConstantWait => 3_600.0,
             Self::ResourceWait => 0.77 * 3_600.0,
@@ -79,11 +76,17 @@ impl Policy {
         }
     }
 
-    fn rule(self, knob: f64, patience_max: u64) -> Rule {
-        let spill = Spill { patience_per_gpu_hour: knob, patience_max, ..Spill::default() };
+    fn rule(self, knob: f64, question: &Question) -> Rule {
+        let least = Spill::default().patience_min;
+        let least = question.wait_budget.map_or(least, |budget| if budget < 600.0 { 60 } else { least });
+        let spill = Spill {
+            rate: knob,
+            patience_min: least,
+            patience_max: question.patience_max,
+            ..Spill::default()
+        };
         match self {
             Self::Ours => Rule::Ours(spill),
-            Self::OursStay => Rule::OursStay(spill),
             Self::NoWait => Rule::NoWait,
             Self::ConstantWait => Rule::Constant(knob),
             Self::ResourceWait => Rule::Resource(knob),
@@ -180,7 +183,7 @@ pub fn replay(
             Some(_) | None => {
                 step();
                 let knob = policy.default_knob();
-                told(&run(&world, policy.rule(knob, question.patience_max)), knob)
+                told(&run(&world, policy.rule(knob, question)), knob)
             }
         };
         results.push(result);
@@ -221,7 +224,7 @@ fn within_budget(
 ) -> (f64, Outcome) {
     let mut try_knob = |knob: f64| {
         step();
-        run(world, policy.rule(knob, question.patience_max))
+        run(world, policy.rule(knob, question))
     };
     let (mut low, mut high) = (KNOB_MIN, KNOB_MAX);
     let mut best = (0.0, try_knob(0.0));
