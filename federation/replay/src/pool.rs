@@ -80,6 +80,14 @@ impl Pool {
         self.free[node as usize]
     }
 
+    /// The nodes on which a gang stands.
+    pub(crate) fn nodes_of(&self, place: &Place) -> Vec<u32> {
+        match place {
+            Place::Pieces(pieces) => pieces.iter().map(|piece| piece.node).collect(),
+            &Place::Share { shared, .. } => vec![self.shared[shared as usize].node],
+        }
+    }
+
     /// Nodes with at least that many GPUs free, the tightest first.
     fn tightest(&self, gpus: u32) -> Option<u32> {
         self.by_free[gpus as usize..].iter().find_map(|nodes| nodes.first().copied())

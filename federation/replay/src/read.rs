@@ -162,10 +162,8 @@ impl<'a> Table<'a> {
         if text.is_empty() {
             return Err(fault("the value is empty; a number was expected".to_owned()));
         }
-        if let Some(rest) = text.strip_prefix('-') {
-            if rest.parse::<f64>().is_ok() {
-                return Err(fault(format!("`{text}` is negative")));
-            }
+        if text.strip_prefix('-').is_some_and(|rest| rest.parse::<f64>().is_ok()) {
+            return Err(fault(format!("`{text}` is negative")));
         }
         let whole = match text.split_once('.') {
             Some((whole, part)) if part.bytes().all(|byte| byte.is_ascii_digit()) => whole,

@@ -66,10 +66,16 @@ fn a_fault_names_the_file_the_line_the_column_and_the_reason() {
         (row("0,,1,a"), "jobs.csv:3: column `gpus`: the value is empty; a number was expected"),
         (row("0,1"), "jobs.csv:3: 2 values, but the header names 4 columns"),
         (row("0,9999999,1,a"), "jobs.csv:3: column `gpus`: 9999999 is not between 0 and 1048576"),
-        (b"submit_s,gpus\n0,1\n".to_vec(), "jobs.csv:1: column `duration_s` is missing; there are: submit_s, gpus"),
+        (
+            b"submit_s,gpus\n0,1\n".to_vec(),
+            "jobs.csv:1: column `duration_s` is missing; there are: submit_s, gpus",
+        ),
         (b"gpus,submit_s,duration_s,gpus\n".to_vec(), "jobs.csv:1: column `gpus` is there twice"),
         (format!("{HEADER}\n").into_bytes(), "jobs.csv:1: there are no rows below the header"),
-        (Vec::new(), "jobs.csv: the file is empty; a header row with the columns' names was expected"),
+        (
+            Vec::new(),
+            "jobs.csv: the file is empty; a header row with the columns' names was expected",
+        ),
     ];
     for (content, message) in cases {
         assert_eq!(folder.fault(&content), message);
@@ -79,7 +85,8 @@ fn a_fault_names_the_file_the_line_the_column_and_the_reason() {
 #[test]
 fn gzip_that_is_cut_off_is_told_as_such() {
     let folder = Folder::new();
-    let rows: String = (0..5_000).map(|nth| format!("{nth},1,{},a\n", nth * 7919 % 9_973)).collect();
+    let rows: String =
+        (0..5_000).map(|nth| format!("{nth},1,{},a\n", nth * 7919 % 9_973)).collect();
     let whole = zipped(&format!("{HEADER}\n{rows}"));
     for kept in [whole.len() / 2, whole.len() - 1] {
         let message = folder.fault(&whole[..kept]);
@@ -92,8 +99,7 @@ fn gzip_that_is_cut_off_is_told_as_such() {
 fn a_gang_larger_than_the_cluster_is_told_with_its_line() {
     let folder = Folder::new();
     let jobs = folder.jobs(format!("{HEADER}\n0,8,1,a\n0,17,1,a\n").as_bytes()).unwrap();
-    let question =
-        Question { cluster: None, nodes: 2, gpus_per_node: 8, from: 0, to: u64::MAX };
+    let question = Question { cluster: None, nodes: 2, gpus_per_node: 8, from: 0, to: u64::MAX };
     let error = replay(&jobs, &question, &Policy::ALL, &mut NoProgress).unwrap_err();
     assert_eq!(
         error.to_string(),

@@ -55,21 +55,20 @@ fn a_long_job_under_a_flood_of_short_ones_waits_no_longer_than_the_bound() {
     let ours = served(&jobs, 1, queue::Policy::Ours);
     let bound = 3 * 86_400;
     assert!(ours.longest_wait_s <= bound + 20, "{}", ours.longest_wait_s);
-    let question =
-        queue::Question { cluster: None, nodes: 1, gpus_per_node: 8, from: 0, to: 0 };
+    let question = queue::Question { cluster: None, nodes: 1, gpus_per_node: 8, from: 0, to: 0 };
     assert_eq!(
-        queue::replay(&jobs, &question, &[queue::Policy::Ours], &mut NoProgress)
-            .unwrap()
-            .results[0]
-            .mean_queue_s,
+        queue::replay(&jobs, &question, &[queue::Policy::Ours], &mut NoProgress).unwrap().results
+            [0]
+        .mean_queue_s,
         0.0
     );
 }
 
 #[test]
 fn all_rules_do_all_the_work() {
-    let jobs: Vec<JobRow> =
-        (0..500).map(|nth| job(nth * 37 % 3_000, 1 + (nth as u32 * 7) % 24, nth * 13 % 900)).collect();
+    let jobs: Vec<JobRow> = (0..500u32)
+        .map(|nth| job(u64::from(nth * 37 % 3_000), 1 + nth * 7 % 24, u64::from(nth * 13 % 900)))
+        .collect();
     let work: u64 = jobs.iter().map(|job| job.duration_s.unwrap()).sum();
     for policy in queue::Policy::ALL {
         let result = served(&jobs, 3, policy);
@@ -127,9 +126,21 @@ fn ours_brings_a_long_job_back_when_home_has_room() {
 }
 
 #[test]
+fn a_job_that_finds_both_full_takes_the_place_of_others_in_the_end() {
+    let long = 40 * 86_400;
+    let jobs = [job(0, 8, long), job(0, 8, long), job(1_000, 8, 10), job(10_000, 1, 1)];
+    let bound = 3 * 86_400 + 600;
+    let ours = spilled(&jobs, &question(8, 8), spill::Policy::Ours);
+    assert_eq!(ours.longest_first_wait_s, bound);
+    assert!(ours.evicted > 0);
+    let no_wait = spilled(&jobs, &question(8, 8), spill::Policy::NoWait);
+    assert_eq!(no_wait.longest_first_wait_s, long - 1_000);
+}
+
+#[test]
 fn the_mean_wait_stays_within_the_budget() {
-    let jobs: Vec<JobRow> = (0..2_000)
-        .map(|nth| job(nth * 60, 1 + (nth as u32 * 5) % 8, 100 + (nth * nth) % 9_000))
+    let jobs: Vec<JobRow> = (0..2_000u32)
+        .map(|nth| job(u64::from(nth * 60), 1 + nth * 5 % 8, u64::from(100 + nth * nth % 9_000)))
         .collect();
     let question = spill::Question { wait_budget: Some(300.0), ..question(64, 800) };
     for policy in spill::Policy::ALL {
@@ -143,7 +154,7 @@ fn the_mean_wait_stays_within_the_budget() {
 #[test]
 fn a_load_is_reached_by_copies() {
     let jobs: Vec<JobRow> =
-        (0..1_000).map(|nth| job(nth * 600, 1 + (nth as u32) % 8, 3_600)).collect();
+        (0..1_000u32).map(|nth| job(u64::from(nth * 600), 1 + nth % 8, 3_600)).collect();
     for recipe in [spill::Recipe::S1, spill::Recipe::S2] {
         let question = spill::Question { recipe, load: 1.2, ..question(80, 8_000) };
         let report =

@@ -10,8 +10,15 @@
 //! use most of the time, what has run long will likely run longer still (Harchol-Balter and
 //! Downey, ACM TOCS 1997): so a job that has doubled the work it had is called back, and waits at
 //! home before it leaves again, for the square of that work: the stock is then of the few jobs with
-//! most. Short jobs never come back, and long ones do so a logarithmic number of times. When the home has room that no new job can use, it
-//! goes to those that wait, then to those that run elsewhere.
+//! most. Short jobs never come back, and long ones do so a logarithmic number of times. When the
+//! home has room that no new job can use, it goes to those that wait, then to those that run
+//! elsewhere.
+//!
+//! Where both are full, a job that wants to leave cannot. One that has waited for longer than the
+//! starvation bound takes the place of others at home, and is left alone for a turn.
+
+/// Longest wait at once that is not told otherwise: a week.
+const PATIENCE_MAX: u64 = 7 * 86_400;
 
 /// How patient a home is. Times are seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,11 +32,19 @@ pub struct Spill {
     pub patience_max: u64,
     /// The least time that a job runs elsewhere: coming back costs a restart.
     pub turn: u64,
+    /// For how long a job may want to leave in vain before others make room for it.
+    pub starved_after: u64,
 }
 
 impl Default for Spill {
     fn default() -> Self {
-        Self { rate: 0.1, patience_min: 300, patience_max: 30 * 86_400, turn: 3_600 }
+        Self {
+            rate: 0.1,
+            patience_min: 600,
+            patience_max: PATIENCE_MAX,
+            turn: 3_600,
+            starved_after: 3 * 86_400,
+        }
     }
 }
 
@@ -61,6 +76,19 @@ impl Spill {
         attained.max(self.turn)
     }
 
+    /// After how long without a start a job of that patience is starved.
+    #[must_use]
+    pub fn starved_after(&self, patience: u64) -> u64 {
+        patience.saturating_add(self.starved_after)
+    }
+
+    /// Whether a job that runs at home may have to make room for a starved one, so long after it
+    /// started, if it was starved itself.
+    #[must_use]
+    pub fn may_evict(&self, ran: u64, was_starved: bool) -> bool {
+        !was_starved || ran >= self.turn
+    }
+
     /// Whether a job that runs elsewhere may be brought back at once, if the home has room for it.
     #[must_use]
     pub fn may_return(&self, ran_elsewhere: u64) -> bool {
@@ -74,21 +102,30 @@ mod tests {
 
     #[test]
     fn patience_grows_with_the_square_of_the_work_between_its_bounds() {
-        let spill = Spill { rate: 1.0, patience_min: 60, patience_max: 10_000, turn: 0 };
-        assert_eq!([0, 7, 8, 20, 200].map(|gpus| spill.patience(gpus, 3_600)), [
-            60, 60, 64, 400, 10_000
-        ]);
+        let spill = Spill { rate: 1.0, patience_min: 60, patience_max: 10_000, ..Spill::default() };
+        assert_eq!(
+            [0, 7, 8, 20, 200].map(|gpus| spill.patience(gpus, 3_600)),
+            [60, 60, 64, 400, 10_000]
+        );
         assert_eq!(spill.patience(1, 36_000), spill.patience(10, 3_600));
     }
 
     #[test]
     fn absurd_patience_is_that_of_a_bound() {
-        for (rate, patience) in [(f64::NAN, 300), (-1.0, 300), (f64::INFINITY, 30 * 86_400)] {
+        for (rate, patience) in [(f64::NAN, 600), (-1.0, 600), (f64::INFINITY, PATIENCE_MAX)] {
             let spill = Spill { rate, ..Spill::default() };
             assert_eq!(spill.patience(8, 1), patience);
         }
         let spill = Spill { patience_min: 5, patience_max: 3, ..Spill::default() };
         assert_eq!(spill.patience(8, 1), 3);
+    }
+
+    #[test]
+    fn who_was_starved_keeps_a_turn() {
+        let spill = Spill::default();
+        assert_eq!(spill.starved_after(100), 3 * 86_400 + 100);
+        assert!(spill.may_evict(0, false) && spill.may_evict(3_600, true));
+        assert!(!spill.may_evict(3_599, true));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::fgd::typical::Typical;
 use crate::rng::Rng;
 
 /// Demand that arrives, in percent of the capacity.
-const DEMAND_PERCENT: u64 = 130;
+const DEMAND_PERCENT: u32 = 130;
 
 /// What was measured at each percent of arrived demand, 0 to 130; NaN where nothing arrived.
 #[derive(Debug, Clone)]
@@ -31,7 +31,7 @@ fn arrivals(cluster: &Cluster, rng: &mut Rng) -> Vec<u32> {
     loop {
         let pod = cluster.pods[rng.below(cluster.pods.len())];
         demand += milli(pod);
-        if demand * 100 > cluster.capacity * DEMAND_PERCENT {
+        if demand * 100 > cluster.capacity * u64::from(DEMAND_PERCENT) {
             return order;
         }
         order.push(pod);

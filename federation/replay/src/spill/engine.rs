@@ -72,6 +72,7 @@ struct Entry {
     cost: u64,
     run: u32,
     has_spilled: bool,
+    was_starved: bool,
 }
 
 /// What became of a scenario. Times are seconds, work is GPU-seconds.
@@ -90,6 +91,10 @@ pub(super) struct Outcome {
     pub(super) parked: u64,
     pub(super) wrong_way: u64,
     pub(super) longest_first_wait: u64,
+    /// Without a break, first or later.
+    pub(super) longest_wait: u64,
+    /// How often a job made room for one that was starved.
+    pub(super) evicted: u64,
 }
 
 type Class = (u32, u32);
@@ -118,7 +123,10 @@ struct Engine<'a> {
     parked: BTreeMap<Class, BTreeSet<u32>>,
     /// Those of both whose patience has ended.
     impatient: BTreeMap<Class, BTreeSet<u32>>,
+    /// Those that have waited for too long, and since when.
+    starved: BTreeSet<(u64, u32)>,
     abroad: BTreeMap<Class, BTreeSet<(u64, u32)>>,
+    at_home: Vec<BTreeSet<u32>>,
     /// Time, job, run: its run ends, or its turn, or its patience.
     events: BinaryHeap<Reverse<(u64, u32, u32)>>,
     /// Lately spilled.
@@ -128,8 +136,15 @@ struct Engine<'a> {
 
 /// Runs all jobs to their end.
 pub(super) fn run(world: &World<'_>, rule: Rule) -> Outcome {
-    let entry =
-        Entry { phase: Phase::Waiting, attained: 0, since: 0, cost: 0, run: 0, has_spilled: false };
+    let entry = Entry {
+        phase: Phase::Waiting,
+        attained: 0,
+        since: 0,
+        cost: 0,
+        run: 0,
+        has_spilled: false,
+        was_starved: false,
+    };
     let mut engine = Engine {
         rule,
         jobs: world.jobs,
@@ -141,7 +156,9 @@ pub(super) fn run(world: &World<'_>, rule: Rule) -> Outcome {
         waiting: BTreeMap::new(),
         parked: BTreeMap::new(),
         impatient: BTreeMap::new(),
+        starved: BTreeSet::new(),
         abroad: BTreeMap::new(),
+        at_home: vec![BTreeSet::new(); world.home.nodes() as usize],
         events: BinaryHeap::new(),
         recent: VecDeque::new(),
         outcome: Outcome { waits: vec![0; world.jobs.len()], ..Outcome::default() },
@@ -193,10 +210,10 @@ impl Engine<'_> {
             while self.jobs.get(next).is_some_and(|job| job.submit == now) {
                 let id = u32::try_from(next).unwrap_or(u32::MAX);
                 put(&mut self.waiting, &self.jobs[next], id);
-                let patience = self.rule.patience(&self.jobs[next]);
-                self.events.push(Reverse((now.saturating_add(patience), id, 0)));
+                self.wait(id, self.rule.patience(&self.jobs[next]), now);
                 next += 1;
             }
+            self.serve_starved(now);
             self.serve(now);
             // Patience of none ends in the moment in which the job comes.
             let is_due = |it: &Reverse<(u64, u32, u32)>| it.0.0 == now;
@@ -218,7 +235,7 @@ impl Engine<'_> {
             return;
         }
         match &entry.phase {
-            Phase::Waiting => put(&mut self.impatient, &self.jobs[id as usize], id),
+            Phase::Waiting => self.lose_patience(id),
             Phase::Home { .. } | Phase::Remote { .. } => {
                 self.leave(id, now);
                 let job = self.jobs[id as usize];
@@ -235,6 +252,29 @@ impl Engine<'_> {
         }
     }
 
+    /// Notes when a job that waits may leave, and when it is starved.
+    fn wait(&mut self, id: u32, patience: u64, now: u64) {
+        let entry = &mut self.entries[id as usize];
+        entry.since = now;
+        self.events.push(Reverse((now.saturating_add(patience), id, entry.run)));
+        if let Some(spill) = self.rule.returns() {
+            let at = now.saturating_add(spill.starved_after(patience));
+            self.events.push(Reverse((at, id, entry.run)));
+        }
+    }
+
+    /// The first time a job may leave, the second time it is starved.
+    fn lose_patience(&mut self, id: u32) {
+        let job = &self.jobs[id as usize];
+        let since = self.entries[id as usize].since;
+        let was_impatient = self.impatient.get(&class(job)).is_some_and(|ids| ids.contains(&id));
+        if was_impatient && self.rule.returns().is_some() && u64::from(job.gpus) <= self.home.gpus()
+        {
+            self.starved.insert((since, id));
+        }
+        put(&mut self.impatient, job, id);
+    }
+
     /// Calls a job back: it waits at home again.
     fn park(&mut self, id: u32, now: u64) {
         let job = &self.jobs[id as usize];
@@ -243,8 +283,8 @@ impl Engine<'_> {
         entry.run += 1;
         let spill = self.rule.returns();
         let patience = spill.map_or(0, |spill| spill.patience(job.gpus, entry.attained));
-        self.events.push(Reverse((now.saturating_add(patience), id, entry.run)));
         put(&mut self.parked, job, id);
+        self.wait(id, patience, now);
         self.outcome.parked += 1;
     }
 
@@ -258,6 +298,9 @@ impl Engine<'_> {
         match &entry.phase {
             Phase::Home { place } => {
                 self.outcome.home_work += gpus * within as f64;
+                for node in self.home.nodes_of(place) {
+                    self.at_home[node as usize].remove(&id);
+                }
                 self.home.release(place);
             }
             Phase::Remote { place } => {
@@ -281,6 +324,11 @@ impl Engine<'_> {
         entry.cost = if entry.run > 0 { restart_cost(job.gpus) } else { 0 };
         entry.since = now;
         entry.run += 1;
+        if let Phase::Home { place } = &phase {
+            for node in self.home.nodes_of(place) {
+                self.at_home[node as usize].insert(id);
+            }
+        }
         let rest = job.duration.saturating_sub(entry.attained);
         let turn = match (&phase, self.rule.returns()) {
             (Phase::Remote { .. }, Some(spill)) => rest.min(spill.turn(entry.attained)),
@@ -295,11 +343,52 @@ impl Engine<'_> {
         take(&mut self.waiting, job, id);
         take(&mut self.parked, job, id);
         take(&mut self.impatient, job, id);
-        if self.entries[id as usize].run == 0 {
-            let wait = now - job.submit;
+        let entry = &mut self.entries[id as usize];
+        let wait = now - entry.since;
+        entry.was_starved = self.starved.remove(&(entry.since, id));
+        self.outcome.longest_wait = self.outcome.longest_wait.max(wait);
+        if entry.run == 0 {
             self.outcome.longest_first_wait = self.outcome.longest_first_wait.max(wait);
         }
         self.start(id, phase, now);
+    }
+
+    /// Those that have waited for too long, the longest first: where there is room, or at home in
+    /// the place of others.
+    fn serve_starved(&mut self, now: u64) {
+        for (_, id) in self.starved.clone() {
+            let job = self.jobs[id as usize];
+            if !self.home.fits(job.gpus, job.milli) && !self.make_room(&job, now) {
+                continue;
+            }
+            if let Some(place) = self.home.place(job.gpus, job.milli) {
+                self.begin(id, Phase::Home { place }, now);
+            }
+        }
+    }
+
+    /// Evicts from the nodes that have most free until the job fits; false if that is not enough.
+    fn make_room(&mut self, job: &Job, now: u64) -> bool {
+        let Some(spill) = self.rule.returns().copied() else { return false };
+        let may_leave = |entry: &Entry| spill.may_evict(now - entry.since, entry.was_starved);
+        let mut nodes: Vec<u32> = (0..self.home.nodes()).collect();
+        nodes.sort_by_key(|&node| Reverse(self.home.free_on(node)));
+        let able = nodes.into_iter().filter(|&node| {
+            self.at_home[node as usize].iter().all(|&id| may_leave(&self.entries[id as usize]))
+        });
+        let needed = job.gpus.div_ceil(self.home.per_node()) as usize;
+        let able: Vec<u32> = able.take(needed).collect();
+        if able.len() < needed {
+            return false;
+        }
+        for node in able {
+            for id in self.at_home[node as usize].clone() {
+                self.leave(id, now);
+                self.park(id, now);
+                self.outcome.evicted += 1;
+            }
+        }
+        true
     }
 
     fn serve(&mut self, now: u64) {

@@ -8,8 +8,10 @@
 //! of the published rules moves a job that runs.
 //!
 //! Wait is all time between submission and end in which a job does no work of its own: its waits,
-//! and the restart that each move costs (7, 30 or 60 s, as in the queueing protocol). GPU-hours elsewhere and the
-//! home's utilisation are counted until the last job has come; data takes no time to move.
+//! and the restart that each move costs (7, 30 or 60 s, as in the queueing protocol). GPU-hours
+//! elsewhere are counted until the last job has ended and, since homes empty under any rule once
+//! nobody comes, until the last has come as well; so is the home's utilisation. Data takes no time
+//! to move.
 
 mod engine;
 mod scenario;
@@ -46,13 +48,8 @@ pub enum Policy {
 }
 
 impl Policy {
-    pub const ALL: [Self; 5] = [
-        Self::Ours,
-        Self::NoWait,
-        Self::ConstantWait,
-        Self::ResourceWait,
-        Self::ComputeWait,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::Ours, Self::NoWait, Self::ConstantWait, Self::ResourceWait, Self::ComputeWait];
 
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -78,10 +75,11 @@ impl Policy {
 
     fn rule(self, knob: f64, question: &Question) -> Rule {
         let least = Spill::default().patience_min;
-        let least = question.wait_budget.map_or(least, |budget| if budget < 600.0 { 60 } else { least });
+        // A third of the budget, so that most of it is left for jobs with much work.
+        let third = |budget: f64| (0..least).rfind(|&it| 3.0 * it as f64 <= budget);
         let spill = Spill {
             rate: knob,
-            patience_min: least,
+            patience_min: question.wait_budget.map_or(least, |it| third(it).unwrap_or(0)),
             patience_max: question.patience_max,
             ..Spill::default()
         };
@@ -121,20 +119,25 @@ pub struct Question {
 pub struct Result {
     pub policy: &'static str,
     pub mean_wait_s: f64,
+    /// Until the last job has ended.
     pub remote_gpu_hours: f64,
-    /// Of 1.
+    /// Of 1, until the last job has come.
     pub home_utilisation: f64,
     pub mean_jct_s: f64,
     pub p95_wait_s: u64,
     /// The longest time from submission to the first start.
     pub longest_first_wait_s: u64,
+    /// The longest wait without a break, first or later.
+    pub longest_wait_s: u64,
     pub spilled_jobs: u64,
     /// How often a job was called back to wait, and how often one came back to run.
     pub called_back: u64,
     pub returned: u64,
+    /// How often a job made room at home for one that was starved.
+    pub evicted: u64,
     pub wrong_way_percent: f64,
-    /// Until the last job has ended.
-    pub remote_gpu_hours_in_all: f64,
+    /// Until the last job has come.
+    pub remote_gpu_hours_meanwhile: f64,
     /// Seconds, in the rule's unit.
     pub knob: f64,
     pub knows_durations: bool,
@@ -257,16 +260,18 @@ fn told(policy: Policy, world: &World<'_>, outcome: &Outcome, knob: f64) -> Resu
     Result {
         policy: policy.name(),
         mean_wait_s: mean_wait(outcome),
-        remote_gpu_hours: outcome.remote_work / 3_600.0,
+        remote_gpu_hours: outcome.remote_work_all / 3_600.0,
         home_utilisation: outcome.home_work / (world.home.gpus() as f64 * world.to as f64),
         mean_jct_s: outcome.jct_sum as f64 / jobs,
         p95_wait_s: percentile(&waits, 95),
         longest_first_wait_s: outcome.longest_first_wait,
+        longest_wait_s: outcome.longest_wait,
         spilled_jobs: outcome.spilled,
         called_back: outcome.parked,
         returned: outcome.returned,
+        evicted: outcome.evicted,
         wrong_way_percent: 100.0 * outcome.wrong_way as f64 / outcome.spilled.max(1) as f64,
-        remote_gpu_hours_in_all: outcome.remote_work_all / 3_600.0,
+        remote_gpu_hours_meanwhile: outcome.remote_work / 3_600.0,
         knob,
         knows_durations: policy == Policy::ComputeWait,
     }

@@ -7,7 +7,7 @@ const WEEK: u64 = 7 * 86_400;
 /// What runs for longer is a service, and part of the base load.
 const SERVICE_SECONDS: u64 = 30 * 86_400;
 /// Copies of a job come at most so much earlier or later.
-const JITTER_SECONDS: u64 = 1_800;
+const JITTER_SECONDS: u32 = 1_800;
 /// Most copies of one job.
 const COPIES_MAX: f64 = 1_000.0;
 
@@ -124,7 +124,7 @@ fn jittered(jobs: &[Job], gpus: f64, to: u64, rng: &mut Rng) -> Result<Vec<Job>,
         let count = if is_service(&job) { 1 } else { copies(mean, rng)? };
         for nth in 0..count {
             let jitter = rng.below(2 * JITTER_SECONDS as usize + 1) as u64;
-            let moved = (job.submit + jitter).saturating_sub(JITTER_SECONDS).min(to);
+            let moved = (job.submit + jitter).saturating_sub(u64::from(JITTER_SECONDS)).min(to);
             made.push(Job { submit: if nth == 0 { job.submit } else { moved }, ..*job });
         }
     }
