@@ -3,8 +3,9 @@
 mod args;
 
 use std::io::{self, IsTerminal};
+use std::path::Path;
 
-use federation_replay::fgd::cluster::Cluster;
+use federation_replay::fgd::cluster::{Cluster, ClusterError};
 use federation_replay::read::{Progress, ReadError};
 use federation_replay::trace::{JobRow, Needs, read_jobs, read_nodes};
 use federation_replay::{fgd, queue, spill};
@@ -35,8 +36,10 @@ fn placement(app: &App, args: &FgdArgs) -> Outcome<()> {
     let mut bar = Bar::new();
     let nodes = read_nodes(&args.nodes, &mut bar).map_err(unread)?;
     let pods = read_jobs(&args.pods, Needs::Shapes, &mut bar).map_err(unread)?;
-    let of_pods = |error| Failure::usage(format!("{}: {error}", args.pods.display()));
-    let cluster = Cluster::of(&nodes, &pods).map_err(of_pods)?;
+    let cluster = Cluster::of(&nodes, &pods).map_err(|error| {
+        let path = if error == ClusterError::NoGpus { &args.nodes } else { &args.pods };
+        wrong(path, error.line(), &error.to_string())
+    })?;
     if cluster.is_list_wrong {
         note(&format!(
             "{}: `in_gpu_node_list` names nodes without GPUs; all {} nodes with GPUs are used",
@@ -69,8 +72,7 @@ fn queueing(app: &App, args: &QueueArgs) -> Outcome<()> {
     };
     let report = queue::replay(&jobs, &question, &args.policies(), &mut bar);
     bar.end();
-    let report =
-        report.map_err(|error| Failure::usage(format!("{}: {error}", args.jobs.display())))?;
+    let report = report.map_err(|error| wrong(&args.jobs, error.line(), &error.to_string()))?;
     let rows = report.results.iter().map(|result| Row {
         name: result.policy,
         cells: vec![
@@ -104,8 +106,7 @@ fn spilling(app: &App, args: &SpillArgs) -> Outcome<()> {
     };
     let report = spill::replay(&jobs, &question, &args.policies(), &mut bar);
     bar.end();
-    let report =
-        report.map_err(|error| Failure::usage(format!("{}: {error}", args.jobs.display())))?;
+    let report = report.map_err(|error| wrong(&args.jobs, error.line(), &error.to_string()))?;
     let rows = report.results.iter().map(|result| Row {
         name: result.policy,
         cells: vec![
@@ -135,6 +136,12 @@ fn told(value: f64, decimals: usize) -> String {
 fn unread(error: ReadError) -> Failure {
     let code = if error.is_missing() { FaultCode::NotFound } else { FaultCode::InvalidArgument };
     Failure::new(code, chain(&error))
+}
+
+/// Rows that are well formed, and yet of no use here.
+fn wrong(path: &Path, line: Option<u64>, reason: &str) -> Failure {
+    let line = line.map(|line| format!(":{line}")).unwrap_or_default();
+    Failure::usage(format!("{}{line}: {reason}", path.display()))
 }
 
 /// What one policy did, as a line of a table.

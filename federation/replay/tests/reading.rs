@@ -102,8 +102,8 @@ fn a_gang_larger_than_the_cluster_is_told_with_its_line() {
     let question = Question { cluster: None, nodes: 2, gpus_per_node: 8, from: 0, to: u64::MAX };
     let error = replay(&jobs, &question, &Policy::ALL, &mut NoProgress).unwrap_err();
     assert_eq!(
-        error.to_string(),
-        "line 3: a gang of 17 GPUs is larger than the cluster, which has 16"
+        (error.line(), error.to_string().as_str()),
+        (Some(3), "column `gpus`: a gang of 17 GPUs is larger than the cluster, which has 16")
     );
 }
 

@@ -1,14 +1,13 @@
 //! How good a place is: what of a node's GPUs will be of no use once it is taken.
 //!
-//! Three things are added up, in shares of a GPU; of all places the one is best at which the sum
-//! grows least.
+//! Two things are added up, in shares of a GPU; of all places the one is best at which the sum
+//! grows least, and of near equals the node that has least left.
 //! * *Unusable next*: what a pod of the usual mix could not use, on average. This is the fragment
 //!   of FGD (Weng et al., *Beware of Fragmentation*, USENIX ATC 2023). It looks one pod ahead.
 //! * *Lost in the end*: pods of the mix come to a GPU, each as likely as the shares that its kind
 //!   asks for in all, until none fits; what is left then, on average. A recurrence over what a GPU
 //!   has left and the CPU that goes with it, solved once for a mix. Alone it opens whole GPUs too
 //!   gladly, since it does not see who else waits for them; the first term does.
-//! * A little for all that stays free, so that of equals the fullest node is taken.
 
 use alloc::vec::Vec;
 
@@ -22,8 +21,8 @@ const SHARES: usize = WHOLE_GPU as usize / SHARE_STEP + 1;
 const CPU_STEP_MILLI: u64 = 250;
 /// With 40 cores for one GPU there are enough.
 const CPUS: usize = 161;
-/// How much a GPU share that stays free weighs against one that is of no use. From 0.02 to 0.04
-/// the outcome hardly differs; below, free GPUs are opened too soon.
+/// How much a GPU share that stays free on the node weighs against one that is of no use. From 0.02
+/// to 0.04 the outcome hardly differs; below, free nodes are opened too soon.
 const FREE_WEIGHT: f64 = 0.02;
 
 /// A kind of pod: what it asks for, and how many of them come.
@@ -124,11 +123,17 @@ impl Mix {
         left.gpus.iter().filter(|&&shares| shares > 0).map(of_gpu).sum()
     }
 
-    /// What is wrong with a node, in GPU shares. A place costs what this grows by.
+    /// What is wrong with a node, in GPU shares.
     #[must_use]
     pub fn burden(&self, left: &Left<'_>) -> f64 {
-        let free = left.shares() as f64 + left.cpu_milli as f64 / self.cpu_per_share.max(1.0);
-        self.unusable(left) + self.lost(left) + FREE_WEIGHT * free
+        self.unusable(left) + self.lost(left)
+    }
+
+    /// What a place costs, from the burden of its node before and what would be left of it.
+    #[must_use]
+    pub fn cost(&self, burden_before: f64, after: &Left<'_>) -> f64 {
+        let free = after.shares() as f64 + after.cpu_milli as f64 / self.cpu_per_share.max(1.0);
+        self.burden(after) - burden_before + FREE_WEIGHT * free
     }
 }
 
@@ -209,6 +214,16 @@ mod tests {
         let burden = |gpus: &[u32]| mix.burden(&left(92_000, gpus));
         assert!(burden(&[0, 1_000]) < burden(&[500, 500]));
         assert!(burden(&[600, 0]) < burden(&[100, 500]));
+    }
+
+    #[test]
+    fn of_equal_places_the_fuller_node_costs_less() {
+        let mix = mix(&[shape(1, 500, 3), shape(1, 1_000, 1)]);
+        let cost = |before: &[u32], after: &[u32]| {
+            mix.cost(mix.burden(&left(96_000, before)), &left(92_000, after))
+        };
+        let (full, free) = (cost(&[0, 1_000], &[0, 0]), cost(&[1_000, 1_000], &[0, 1_000]));
+        assert!(full < free, "{full} {free}");
     }
 
     #[test]

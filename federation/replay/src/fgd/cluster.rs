@@ -105,8 +105,19 @@ pub enum ClusterError {
     NoGpus,
     #[error("no job of the file asks for a GPU")]
     NoDemand,
-    #[error("line {line}: a job asks for {gpus} GPUs of one node; the largest node has {most}")]
+    #[error("column `gpus`: a job asks for {gpus} GPUs of one node; the largest node has {most}")]
     TooLarge { line: u64, gpus: u32, most: u32 },
+}
+
+impl ClusterError {
+    /// The line of the jobs file that is at fault.
+    #[must_use]
+    pub fn line(&self) -> Option<u64> {
+        match self {
+            Self::NoGpus | Self::NoDemand => None,
+            Self::TooLarge { line, .. } => Some(*line),
+        }
+    }
 }
 
 impl Cluster {

@@ -22,7 +22,7 @@ use crate::read::Progress;
 /// Where the allocation is told.
 const TOLD_PERCENT: [usize; 4] = [90, 95, 100, 130];
 /// What a policy must place before it may drop anything, for [`Report::upper_bound_percent`].
-const KEPT_UNTIL_PERCENT: u64 = 90;
+const KEPT_UNTIL_PERCENT: u64 = 80;
 
 /// A policy of placement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,11 +66,13 @@ impl Policy {
 pub struct Result {
     pub policy: &'static str,
     pub seed: u64,
-    /// By arrived demand in percent; absent if no pod arrived at it.
+    /// By arrived demand in percent.
     pub allocation_percent_at: BTreeMap<String, f64>,
     pub fragmented_percent_at_130: f64,
     /// Pods that fitted nowhere.
     pub dropped: u64,
+    /// Arrived demand when the first was dropped.
+    pub dropped_from_percent: Option<f64>,
 }
 
 /// What all did.
@@ -81,7 +83,7 @@ pub struct Report {
     pub mean: BTreeMap<&'static str, BTreeMap<String, f64>>,
     /// Standard deviation over the seeds at 130 %.
     pub deviation: BTreeMap<&'static str, f64>,
-    /// No policy that places all that comes before 90 % can allocate more at 130 %, by the mean
+    /// No policy that places all that comes before 80 % can allocate more at 130 %, by the mean
     /// over the seeds: large shares leave rests that the small pods which come cannot fill.
     pub upper_bound_percent: f64,
     pub gpus: u64,
@@ -135,13 +137,10 @@ fn told(policy: Policy, seed: u64, curve: &Curve) -> Result {
     Result {
         policy: policy.name(),
         seed,
-        allocation_percent_at: TOLD_PERCENT
-            .iter()
-            .map(at)
-            .filter(|(_, percent)| percent.is_finite())
-            .collect(),
+        allocation_percent_at: TOLD_PERCENT.iter().map(at).collect(),
         fragmented_percent_at_130: curve.fragmented_percent.last().copied().unwrap_or_default(),
         dropped: curve.dropped,
+        dropped_from_percent: curve.dropped_from_percent,
     }
 }
 
@@ -174,7 +173,7 @@ fn deviation(results: &[Result], policy: Policy) -> f64 {
 }
 
 /// Pods that ask for at least a share `x > 1/2` of a GPU never meet, and beside them fits only
-/// what asks for at most the rest. So what those that came before 90 % leave, less all that is so
+/// what asks for at most the rest. So what those that came before 80 % leave, less all that is so
 /// small and ever comes, is lost; for the `x` that shows most.
 fn upper_bound(cluster: &Cluster, seed: u64) -> f64 {
     let whole = crate::trace::WHOLE as usize;

@@ -157,7 +157,7 @@ impl Score for Ours {
         let model = node.model;
         let before = self.0.burden(&Left { model, cpu_milli: node.cpu, gpus: &node.left });
         best_gpu(node, pod, |cpu_milli, gpus| {
-            before - self.0.burden(&Left { model, cpu_milli, gpus })
+            -self.0.cost(before, &Left { model, cpu_milli, gpus })
         })
     }
 }

@@ -8,13 +8,16 @@ use crate::rng::Rng;
 /// Demand that arrives, in percent of the capacity.
 const DEMAND_PERCENT: u32 = 130;
 
-/// What was measured at each percent of arrived demand, 0 to 130; NaN where nothing arrived.
+/// What was measured at each percent of arrived demand, 0 to 130; what was before where nothing
+/// arrived.
 #[derive(Debug, Clone)]
 pub(super) struct Curve {
     pub allocation_percent: Vec<f64>,
     pub fragmented_percent: Vec<f64>,
     /// Pods that fitted nowhere.
     pub dropped: u64,
+    /// Arrived demand when the first was dropped.
+    pub dropped_from_percent: Option<f64>,
 }
 
 /// The pods of one seed in the order in which they arrive: all of the list, shuffled, then some
@@ -107,7 +110,7 @@ pub(super) fn run(cluster: &Cluster, typical: &Typical, rule: &Rule<'_>, seed: u
     let mut fragments: Vec<f64> = nodes.iter().map(fragment_of).collect();
     let mut fragment: f64 = fragments.iter().sum();
     let mut scores = Scores::new(cluster.shapes.len(), nodes.len());
-    let (mut used, mut arrived, mut dropped) = (0u64, 0u64, 0u64);
+    let (mut used, mut arrived, mut dropped, mut dropped_from) = (0u64, 0u64, 0u64, None);
     let points = DEMAND_PERCENT as usize + 1;
     let mut sums = vec![(0u32, 0.0, 0.0); points];
     let capacity = cluster.capacity as f64;
@@ -127,7 +130,10 @@ pub(super) fn run(cluster: &Cluster, typical: &Typical, rule: &Rule<'_>, seed: u
                 fragment += now - fragments[at];
                 fragments[at] = now;
             }
-            None => dropped += 1,
+            None => {
+                dropped += 1;
+                dropped_from.get_or_insert(100.0 * arrived as f64 / capacity);
+            }
         }
         // Half a percent up, in whole numbers: the percent that the demand rounds to.
         let percent = (arrived * 200 + cluster.capacity) / (cluster.capacity * 2);
@@ -138,8 +144,20 @@ pub(super) fn run(cluster: &Cluster, typical: &Typical, rule: &Rule<'_>, seed: u
         }
     }
     Curve {
-        allocation_percent: sums.iter().map(|sum| sum.1 / f64::from(sum.0)).collect(),
-        fragmented_percent: sums.iter().map(|sum| sum.2 / f64::from(sum.0)).collect(),
+        allocation_percent: means(sums.iter().map(|sum| (sum.0, sum.1))),
+        fragmented_percent: means(sums.iter().map(|sum| (sum.0, sum.2))),
         dropped,
+        dropped_from_percent: dropped_from,
     }
+}
+
+/// From counts and sums; the one before where the count is zero.
+fn means(sums: impl Iterator<Item = (u32, f64)>) -> Vec<f64> {
+    let mean = |last: &mut f64, (count, sum): (u32, f64)| {
+        if count > 0 {
+            *last = sum / f64::from(count);
+        }
+        Some(*last)
+    };
+    sums.scan(0.0, mean).collect()
 }

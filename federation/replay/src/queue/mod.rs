@@ -78,10 +78,21 @@ pub struct Question<'a> {
 pub enum QuestionError {
     #[error("no job of cluster `{name}` was submitted from {from} to {to}; there are: {has}")]
     NoJobs { name: String, from: u64, to: u64, has: String },
-    #[error("line {line}: a gang of {gpus} GPUs is larger than the cluster, which has {most}")]
+    #[error("column `gpus`: a gang of {gpus} GPUs is larger than the cluster, which has {most}")]
     TooLarge { line: u64, gpus: u32, most: u64 },
-    #[error("line {line}: column `duration_s` is empty")]
+    #[error("column `duration_s` is empty")]
     NoDuration { line: u64 },
+}
+
+impl QuestionError {
+    /// The line of the file that is at fault.
+    #[must_use]
+    pub fn line(&self) -> Option<u64> {
+        match self {
+            Self::NoJobs { .. } => None,
+            Self::TooLarge { line, .. } | Self::NoDuration { line } => Some(*line),
+        }
+    }
 }
 
 /// What one rule did.

@@ -46,9 +46,11 @@ impl Job {
 /// A scenario that cannot be made.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ScenarioError {
-    #[error("line {line}: column `duration_s` is empty")]
+    #[error("column `duration_s` is empty")]
     NoDuration { line: u64 },
-    #[error("line {line}: a gang of {gpus} GPUs is larger than both sites, of {home} and {remote}")]
+    #[error(
+        "column `gpus`: a gang of {gpus} GPUs is larger than both sites, of {home} and {remote}"
+    )]
     TooLarge { line: u64, gpus: u32, home: u64, remote: u64 },
     #[error("no job of the file needs a GPU for any time")]
     NoJobs,
@@ -57,6 +59,17 @@ pub enum ScenarioError {
              choose another load or size of the home"
     )]
     Load { copies: f64 },
+}
+
+impl ScenarioError {
+    /// The line of the file that is at fault.
+    #[must_use]
+    pub fn line(&self) -> Option<u64> {
+        match self {
+            Self::NoDuration { line } | Self::TooLarge { line, .. } => Some(*line),
+            Self::NoJobs | Self::Load { .. } => None,
+        }
+    }
 }
 
 /// The jobs in the order of their submission, and when the last one comes.
