@@ -9,21 +9,23 @@
 //! Here it is found out instead. A job leaves almost at once, and runs elsewhere. Where few jobs
 //! use most of the time, what has run long will likely run longer still (Harchol-Balter and
 //! Downey, ACM TOCS 1997): so a job that has doubled the work it had is called back, and waits at
-//! home before it leaves again, for the square of that work: the stock is then of the few jobs with
-//! most. Short jobs never come back, and long ones do so a logarithmic number of times. When the
+//! home before it leaves again, for the fourth power of that work: so steeply that the stock is of
+//! the few jobs with most. Short jobs never come back, and long ones do so a logarithmic number of times. When the
 //! home has room that no new job can use, it goes to those that wait, then to those that run
 //! elsewhere.
 //!
 //! Where both are full, a job that wants to leave cannot. One that has waited for longer than the
 //! starvation bound takes the place of others at home, and is left alone for a turn.
 
-/// Longest wait at once that is not told otherwise: a week.
-const PATIENCE_MAX: u64 = 7 * 86_400;
+const DAY: u64 = 86_400;
+/// Longest wait at once that is not told otherwise.
+const PATIENCE_MAX: u64 = 30 * DAY;
 
 /// How patient a home is. Times are seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Spill {
-    /// How long a job waits for the square of the GPU-hours that it has had.
+    /// A job that has had one GPU-hour divided by this waits for a day, one with twice as much for
+    /// sixteen.
     pub rate: f64,
     /// The least that it waits, if it is not served; room at home that is about to come is not
     /// missed then.
@@ -39,11 +41,11 @@ pub struct Spill {
 impl Default for Spill {
     fn default() -> Self {
         Self {
-            rate: 0.1,
+            rate: 0.001,
             patience_min: 600,
             patience_max: PATIENCE_MAX,
             turn: 3_600,
-            starved_after: 3 * 86_400,
+            starved_after: 3 * DAY,
         }
     }
 }
@@ -54,7 +56,8 @@ impl Spill {
     #[must_use]
     pub fn patience(&self, gpus: u32, attained: u64) -> u64 {
         let gpu_hours = f64::from(gpus) * attained as f64 / 3_600.0;
-        let seconds = self.rate * gpu_hours * gpu_hours;
+        let square = (self.rate * gpu_hours) * (self.rate * gpu_hours);
+        let seconds = DAY as f64 * square * square;
         if seconds.is_nan() || seconds <= self.patience_min as f64 {
             return self.patience_min.min(self.patience_max);
         }
@@ -101,18 +104,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patience_grows_with_the_square_of_the_work_between_its_bounds() {
-        let spill = Spill { rate: 1.0, patience_min: 60, patience_max: 10_000, ..Spill::default() };
-        assert_eq!(
-            [0, 7, 8, 20, 200].map(|gpus| spill.patience(gpus, 3_600)),
-            [60, 60, 64, 400, 10_000]
-        );
+    fn patience_grows_with_the_fourth_power_of_the_work_between_its_bounds() {
+        let spill =
+            Spill { rate: 0.1, patience_min: 60, patience_max: 20 * DAY, ..Spill::default() };
+        let patience = [0, 1, 5, 10, 20, 200].map(|gpus| spill.patience(gpus, 3_600));
+        assert_eq!(patience, [60, 60, DAY / 16, DAY, 16 * DAY, 20 * DAY]);
         assert_eq!(spill.patience(1, 36_000), spill.patience(10, 3_600));
     }
 
     #[test]
     fn absurd_patience_is_that_of_a_bound() {
-        for (rate, patience) in [(f64::NAN, 600), (-1.0, 600), (f64::INFINITY, PATIENCE_MAX)] {
+        for (rate, patience) in [(f64::NAN, 600), (0.0, 600), (f64::INFINITY, PATIENCE_MAX)] {
             let spill = Spill { rate, ..Spill::default() };
             assert_eq!(spill.patience(8, 1), patience);
         }

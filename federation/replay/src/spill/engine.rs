@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::time::Duration;
 
 use federation_core::spill::Spill;
 
@@ -48,10 +49,10 @@ impl Rule {
 const PATIENCE_MAX: u64 = 1 << 40;
 
 fn whole_seconds(seconds: f64) -> u64 {
-    // One GPU for one hour makes the seconds themselves.
-    let spill =
-        Spill { rate: seconds, patience_min: 0, patience_max: PATIENCE_MAX, ..Spill::default() };
-    spill.patience(1, 3_600)
+    if seconds >= PATIENCE_MAX as f64 {
+        return PATIENCE_MAX;
+    }
+    Duration::try_from_secs_f64(seconds).map_or(0, |span| span.as_secs())
 }
 
 #[derive(Debug, Clone)]

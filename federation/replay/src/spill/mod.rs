@@ -138,7 +138,8 @@ pub struct Result {
     pub wrong_way_percent: f64,
     /// Until the last job has come.
     pub remote_gpu_hours_meanwhile: f64,
-    /// Seconds, in the rule's unit.
+    /// Seconds, in the rule's unit; of ours, one divided by the GPU-hours after which a job waits for
+    /// a day.
     pub knob: f64,
     pub knows_durations: bool,
 }
