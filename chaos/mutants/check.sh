@@ -13,6 +13,7 @@ jobs="${JOBS:-$(nproc)}"
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$root/target}/mutants"
 # The copies build a little less well, and much faster, than a release.
 export CARGO_PROFILE_RELEASE_DEBUG=false CARGO_PROFILE_RELEASE_OPT_LEVEL=2 CARGO_INCREMENTAL=1
+export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
 
 copy="$(mktemp -d)"
 trap 'rm -rf "$copy"' EXIT
