@@ -31,7 +31,8 @@ fn control(faults: [&str; 2]) -> String {
 
 impl<'w> Emulated<'w> {
     fn new(world: &'w World) -> Self {
-        let library = Path::new(FEDERATION).with_file_name("libgpu_agent_emulator.so");
+        // Where a build for tests leaves it too; beside the programs only `cargo build` puts one.
+        let library = Path::new(FEDERATION).with_file_name("deps/libgpu_agent_emulator.so");
         assert!(library.is_file(), "{} is not built", library.display());
         fs::create_dir(world.path("lib")).unwrap();
         for name in ["libcuda.so.1", "libcuda.so", "libnvidia-ml.so.1"] {
