@@ -149,7 +149,8 @@ crate::message! {
         18 => needs: OrDefault<Needs>,
         /// Who it counts for; its submitter if absent.
         30 => account: Option<AccountId>,
-        /// Whether it may be stopped for another job and placed again; by its class if absent.
+        /// Whether it may be stopped for another job and placed again; by its class if absent. No
+        /// job is stopped for another one yet.
         31 => preemptible: Option<bool>,
         /// Most jobs of the array that hold GPUs at a time; zero for no limit.
         33 => array_running_max: u32,
@@ -230,16 +231,6 @@ impl JobSpec {
     #[must_use]
     pub fn gpus(&self) -> GpuCount {
         self.gpus_per_node.times(self.nodes)
-    }
-
-    /// Whether it may be stopped for another job: what runs until somebody has had enough of it is
-    /// left alone unless it says otherwise.
-    #[must_use]
-    pub fn is_preemptible(&self) -> bool {
-        self.preemptible.unwrap_or(match self.class {
-            JobClass::Training | JobClass::Simulation => true,
-            JobClass::Service | JobClass::Interactive => false,
-        })
     }
 
     /// The version that a site must have to keep all that this says.

@@ -61,7 +61,7 @@ pub struct RawSpec {
     /// Who it counts for, as an operator set up: `acme/vision/ada`; the submitter if absent.
     pub account: Option<String>,
     /// Whether it may be stopped for a more urgent job and placed again; if absent, true for
-    /// `training` and `simulation`.
+    /// `training` and `simulation`. No job is stopped for another one yet.
     pub preemptible: Option<bool>,
     #[serde(default)]
     pub replicas: RawReplicas,
