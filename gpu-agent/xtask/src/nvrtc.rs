@@ -25,7 +25,7 @@ type Destroy = unsafe extern "C" fn(*mut Program) -> c_int;
 
 /// The loaded compiler.
 pub(crate) struct Compiler {
-    library: Library,
+    nvrtc: Library,
     /// Kept loaded: the compiler finds it by its name.
     _builtins: Library,
 }
@@ -43,8 +43,8 @@ impl Compiler {
         // SAFETY: the maker's libraries run no code of consequence when they are loaded.
         let open = |path| unsafe { Library::new(path) };
         let builtins = open(&tools.builtins).context("cannot load the compiler's builtins")?;
-        let library = open(&tools.compiler).context("cannot load the compiler")?;
-        Ok(Self { library, _builtins: builtins })
+        let nvrtc = open(&tools.compiler).context("cannot load the compiler")?;
+        Ok(Self { nvrtc, _builtins: builtins })
     }
 
     /// Compiles one source to PTX.
@@ -67,7 +67,7 @@ impl Compiler {
         // SAFETY: the types are those of nvrtc.h; every pointer lives to the end of this function,
         // and both arrays of headers have `count` elements.
         let made = unsafe {
-            let create: Symbol<Create> = self.library.get(b"nvrtcCreateProgram\0")?;
+            let create: Symbol<Create> = self.nvrtc.get(b"nvrtcCreateProgram\0")?;
             let (bodies, names) = (pointers(&bodies), pointers(&names));
             let out = &raw mut program;
             create(out, text.as_ptr(), name.as_ptr(), count, bodies.as_ptr(), names.as_ptr())
@@ -78,7 +78,7 @@ impl Compiler {
         let outcome = self.finish(program, &options);
         // SAFETY: the program was created above and is not used again.
         unsafe {
-            let destroy: Symbol<Destroy> = self.library.get(b"nvrtcDestroyProgram\0")?;
+            let destroy: Symbol<Destroy> = self.nvrtc.get(b"nvrtcDestroyProgram\0")?;
             destroy(&raw mut program);
         }
         outcome.with_context(|| format!("cannot compile {}", source.name))
@@ -88,7 +88,7 @@ impl Compiler {
         let count = c_int::try_from(options.len())?;
         // SAFETY: the program is alive, and the array has `count` elements.
         let compiled = unsafe {
-            let compile: Symbol<Compile> = self.library.get(b"nvrtcCompileProgram\0")?;
+            let compile: Symbol<Compile> = self.nvrtc.get(b"nvrtcCompileProgram\0")?;
             compile(program, count, pointers(options).as_ptr())
         };
         let log = self.read(program, b"nvrtcGetProgramLogSize\0", b"nvrtcGetProgramLog\0")?;
@@ -102,12 +102,12 @@ impl Compiler {
         let mut size = 0_usize;
         // SAFETY: the program is alive; the buffer has the size that the library says it needs.
         let bytes = unsafe {
-            let size_of: Symbol<Size> = self.library.get(size_of)?;
+            let size_of: Symbol<Size> = self.nvrtc.get(size_of)?;
             if size_of(program, &raw mut size) != 0 {
                 bail!("the compiler does not say how long its answer is");
             }
             let mut bytes = vec![0_u8; size.max(1)];
-            let read: Symbol<Read> = self.library.get(read)?;
+            let read: Symbol<Read> = self.nvrtc.get(read)?;
             if read(program, bytes.as_mut_ptr().cast()) != 0 {
                 bail!("the compiler does not give its answer");
             }
