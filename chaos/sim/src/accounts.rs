@@ -4,7 +4,7 @@ use federation_core::{Command, RemoveQuota, SetQuota, State, quota_views};
 use specs::id::AccountId;
 use specs::job::JobSpec;
 use specs::quota::Limit;
-use specs::unit::{GpuCount, Timestamp};
+use specs::unit::{GpuCount, Millis, Timestamp};
 
 use crate::rng::Rng;
 use crate::setup;
@@ -77,7 +77,7 @@ fn set(rng: &mut Rng, account: AccountId) -> Command {
 }
 
 /// Gives a job an account, and what else only a site with accounts keeps.
-pub(crate) fn draw(rng: &mut Rng, spec: &mut JobSpec) {
+pub(crate) fn draw(rng: &mut Rng, spec: &mut JobSpec, job_max: Millis) {
     spec.account = match rng.below(10) {
         0..3 => None,
         nth => Some(account(ACCOUNTS[usize::try_from(nth).unwrap_or(0) % ACCOUNTS.len()])),
@@ -85,5 +85,9 @@ pub(crate) fn draw(rng: &mut Rng, spec: &mut JobSpec) {
     spec.preemptible = rng.chance(300).then(|| rng.chance(700));
     if spec.array > 1 && rng.chance(500) {
         spec.array_running_max = rng.small(1, 2);
+    }
+    if rng.chance(500) {
+        // No process here takes longer than the least of these.
+        spec.time_limit = Millis(job_max.0 * rng.range(1, 5));
     }
 }

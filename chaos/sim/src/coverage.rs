@@ -78,6 +78,8 @@ marks! {
     Drains = "drains",
     QuotasSet = "quotas_set",
     QuotaBinds = "waiting_jobs_bound_by_quota",
+    NodesKept = "plans_with_nodes_kept",
+    StartedBeside = "jobs_started_on_kept_nodes",
 }
 
 /// How often each mark was met.

@@ -9,7 +9,7 @@ use specs::wire::peer::{PeerNudge, PeerOrders};
 
 use crate::controller::Target;
 use crate::coverage::Mark;
-use crate::invariant::index_follows;
+use crate::invariant::{index_follows, kept_nodes};
 use crate::log::Ticket;
 use crate::network::{self, MachineId, Packet};
 use crate::node::MISSES_MAX;
@@ -40,7 +40,12 @@ impl World {
         } else {
             Vec::new()
         };
+        let kept = reign.leader.kept().is_some();
+        let (beside, delays) = kept_nodes::check(&reign.leader, &commands, &state, wall);
         self.violate_all(found);
+        self.violate_all(delays);
+        self.coverage.add(Mark::NodesKept, u64::from(kept));
+        self.coverage.add(Mark::StartedBeside, beside);
         self.coverage.add(Mark::ReleasesHeld, alarms.len() as u64);
         let tickets: Vec<Ticket> = commands.into_iter().map(|it| self.propose(at, it)).collect();
         if let Some(reign) = &mut self.controller_mut(at).reign {

@@ -131,10 +131,10 @@ impl World {
     /// A member leads in this term, whatever it has applied by now.
     pub(crate) fn become_leader(&mut self, at: CtlRef, term: u64) {
         let now = self.clock(self.machine_of(at));
-        let retention = self.knobs.retention;
+        let (retention, patience) = (self.knobs.retention, self.knobs.patience);
         let controller = self.controller_mut(at);
         controller.forget_all();
-        let mut leader = Leader::new(now, term);
+        let mut leader = Leader::new(now, term).patient(patience);
         if let Some(retention) = retention {
             leader = leader.archiving(retention);
         }

@@ -72,6 +72,8 @@ pub(crate) struct Knobs {
     pub(crate) accounts: Option<accounts::Habits>,
     /// The sites run nothing on GPUs without a proof, and GPUs fall sick.
     pub(crate) asks_for_proofs: bool,
+    /// How long leaders let a job be passed over.
+    pub(crate) patience: Millis,
     /// Mean span between faults of each kind; zero for none.
     faults: Vec<u64>,
 }
@@ -155,6 +157,7 @@ impl Knobs {
             retention: draw_retention(seed),
             accounts: accounts::Habits::draw(seed),
             asks_for_proofs: Rng::of(seed, "proofs").chance(400),
+            patience: Millis(Rng::of(seed, "patience").range(1_000, 40_000)),
             faults,
         }
     }

@@ -159,7 +159,7 @@ impl World {
             array_running_max: 0,
         };
         if self.knobs.accounts.is_some() {
-            accounts::draw(&mut self.chance_queue, &mut spec);
+            accounts::draw(&mut self.chance_queue, &mut spec, self.knobs.job_max);
         }
         spec
     }

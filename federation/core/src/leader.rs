@@ -49,6 +49,7 @@ use crate::placement::capacity::Capacity;
 use crate::placement::lookout::{LOOKED_AT_MAX, Lookout, Seen};
 use crate::placement::plan::{Plan, plan};
 use crate::placement::{fits, lend};
+use crate::queue::kept::Keeper;
 use crate::queue::turns::Order;
 use crate::quota::UseKey;
 use crate::restore;
@@ -130,6 +131,7 @@ pub struct Leader {
     archivist: Archivist,
     /// What is free where. Follows from the state.
     capacity: Capacity,
+    keeper: Keeper,
 }
 
 /// What a plan goes by. Held only to be compared.
@@ -211,7 +213,15 @@ impl Leader {
             waits_anew: false,
             archivist: Archivist::default(),
             capacity: Capacity::default(),
+            keeper: Keeper::default(),
         }
+    }
+
+    /// How long a job may be passed over before nodes are kept for it, whenever they may be free.
+    #[must_use]
+    pub fn patient(mut self, patience: Millis) -> Self {
+        self.keeper.patience = patience;
+        self
     }
 
     /// Lets ended jobs leave the state, except those that are to stay. Without it all stay: whoever
@@ -572,6 +582,7 @@ impl Leader {
         self.planned = Some(Planned::from(now, state));
         let spill_after = state.terms().spill_after;
         self.capacity.follow(state);
+        self.keeper.review(now, at, state);
         let order = self.order(now, at);
         let waited = |seen: &Seen| now.since(seen.since);
         let may_spill = |seen: &Seen| waited(seen) >= spill_after;
@@ -585,14 +596,22 @@ impl Leader {
             (waited >= spill_after).then_some(Waiting { job, turn })
         };
         let known: BTreeSet<JobId> = self.waiting.iter().map(|it| it.job).collect();
-        let waiting: Vec<Waiting> = waiting.into_iter().filter_map(in_vain).collect();
+        let jobs = waiting;
+        let waiting: Vec<Waiting> = jobs.iter().copied().filter_map(in_vain).collect();
         self.waits_anew |= waiting.iter().any(|it| !known.contains(&it.job));
         self.waiting = waiting;
         if !assignments.is_empty() {
             commands.push(Command::CommitPlan(CommitPlan { base, assignments, at }));
         }
+        self.poll_lend(state, commands);
+        self.capacity.give_back();
+        self.keeper.see(now, state, &self.capacity, jobs, &self.lookout);
+    }
+
+    /// Lends what no job of this site waits for.
+    fn poll_lend(&mut self, state: &State, commands: &mut Vec<Command>) {
         let is_asked = self.peers.values().any(|memory| !memory.demand.is_empty());
-        if !is_asked || self.own_job_waits(state) {
+        if !is_asked || self.keeper.kept().is_some() || self.own_job_waits(state) {
             return;
         }
         for peer in state.peers.values().filter(|peer| peer.suspicion.is_none()) {
@@ -626,7 +645,18 @@ impl Leader {
         for class in self.peers.values().flat_map(|memory| &memory.capacity) {
             *capacity.entry(class.class.clone()).or_default() += u64::from(class.total.0);
         }
-        Order { now, at, capacity, overdue: Vec::new(), looks: LOOKED_AT_MAX }
+        let kept = self.keeper.kept().cloned();
+        Order { now, at, capacity, kept, looks: LOOKED_AT_MAX }
+    }
+
+    pub(crate) fn keeper(&self) -> &Keeper {
+        &self.keeper
+    }
+
+    /// For which job which nodes are kept, and when it is forecast to start.
+    #[must_use]
+    pub fn kept(&self) -> Option<(JobId, &[NodeId], Option<Timestamp>)> {
+        self.keeper.kept().map(|kept| (kept.job, kept.nodes.as_slice(), kept.starts_at))
     }
 
     /// The site's own jobs come first: nothing is lent while one waits that could run here.

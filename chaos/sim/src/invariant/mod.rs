@@ -3,6 +3,7 @@
 
 pub(crate) mod agreed_state;
 pub(crate) mod index_follows;
+pub(crate) mod kept_nodes;
 pub(crate) mod l1_heals;
 pub(crate) mod l3_cancel;
 pub(crate) mod only_grows;

@@ -191,6 +191,9 @@ pub(crate) async fn why_not(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes
     let ids = resolve_jobs(&state, &it.text)?;
     let job = ids.first().and_then(|id| state.jobs.get(id));
     let job = job.ok_or_else(|| Fault::new(FaultCode::NotFound, "the job is gone"))?;
-    let sites = shared.with_leader(|leader, now| why(&state, leader, now, job))?;
-    Ok(encode(&JobWhy { job: view(shared, &state, job), sites, queue: queue_why(&state, job) }))
+    let at = shared.env.clock.wall();
+    let (sites, queue) = shared.with_leader(|leader, now| {
+        (why(&state, leader, now, job), queue_why(&state, leader, at, job))
+    })?;
+    Ok(encode(&JobWhy { job: view(shared, &state, job), sites, queue }))
 }

@@ -46,6 +46,15 @@ pub(crate) struct Capacity {
     awaited: usize,
     /// What the plan in the making has taken.
     taken: Vec<Placement>,
+    aside: Aside,
+}
+
+/// Nodes that most jobs do not see.
+#[derive(Debug, Clone, Default)]
+struct Aside {
+    fleet: Fleet,
+    /// Their numbers in the site's fleet, by those in this one.
+    at: Vec<NodeIndex>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -71,8 +80,53 @@ impl Capacity {
         }
     }
 
-    /// Gives back what a plan has taken.
+    /// Hides nodes from [`Capacity::take`], until the next [`Capacity::give_back`]. Nothing of them
+    /// is taken yet.
+    pub(crate) fn set_aside(&mut self, state: &State, nodes: &[NodeId]) {
+        for id in nodes {
+            let (Some(known), Some(node)) = (self.known.get(id), self.seen.get(id)) else {
+                continue;
+            };
+            if !node.is_usable() {
+                continue;
+            }
+            let promised = fits::promised(state, id);
+            for (at, shape) in &known.shapes {
+                let place = self.aside.fleet.add(shape);
+                let class = &self.classes[usize::from(shape.class.0)];
+                self.aside.fleet.set_busy(place, &busy(node, class, promised));
+                self.aside.fleet.set_usable(place, true);
+                self.aside.at.push(*at);
+                self.fleet.set_usable(*at, false);
+            }
+        }
+    }
+
+    /// Takes a place on nodes that were set aside.
+    pub(crate) fn take_aside(
+        &mut self,
+        spec: &JobSpec,
+        closed: &[GpuClass],
+    ) -> Option<(GpuClass, Vec<PartPlan>)> {
+        let ask = self.ask_beside(spec, closed)?;
+        let taken = self.aside.fleet.place(&ask)?.parts;
+        let here = |part: &Taken| {
+            let at = self.aside.at.get(usize::try_from(part.node.0).ok()?)?;
+            Some(Taken { node: *at, ..part.clone() })
+        };
+        let taken: Vec<Taken> = taken.iter().filter_map(here).collect();
+        let class = taken.first().and_then(|part| self.class_at(part.node)).cloned()?;
+        let mut parts: Vec<PartPlan> = taken.iter().filter_map(|part| self.part(part)).collect();
+        parts.sort_by(|one, other| one.node.cmp(&other.node));
+        self.in_order(spec, &mut parts);
+        Some((class, parts))
+    }
+
+    /// Gives back what a plan has taken or set aside.
     pub(crate) fn give_back(&mut self) {
+        for at in core::mem::take(&mut self.aside).at {
+            self.fleet.set_usable(at, true);
+        }
         for placement in self.taken.drain(..) {
             self.fleet.free(&placement);
         }
@@ -225,23 +279,28 @@ impl Capacity {
         spec: &JobSpec,
         closed: &[GpuClass],
     ) -> Option<(GpuClass, Vec<PartPlan>)> {
-        let mut ask = self.ask(spec)?;
-        if !closed.is_empty() {
-            ask.classes.retain(|class| !closed.contains(&self.classes[usize::from(class.0)]));
-            if ask.classes.is_empty() {
-                return None;
-            }
-        }
+        let ask = self.ask_beside(spec, closed)?;
         let (class, mut parts) = self.take_asked(&ask)?;
+        self.in_order(spec, &mut parts);
+        Some((class, parts))
+    }
+
+    /// Neighbours by rank are neighbours in the hall.
+    fn in_order(&self, spec: &JobSpec, parts: &mut [PartPlan]) {
         if let Some(together) = spec.needs.together.as_ref() {
-            // Neighbours by rank are neighbours in the hall.
             parts.sort_by_key(|part| self.place(&part.node, together.level));
         }
-        Some((class, parts))
     }
 
     fn place(&self, node: &NodeId, level: Vicinity) -> Option<(&str, &str)> {
         self.seen.get(node).and_then(|node| fits::place_of(&node.facts, level))
+    }
+
+    /// What the job asks for of classes that are not closed to it.
+    fn ask_beside(&self, spec: &JobSpec, closed: &[GpuClass]) -> Option<Ask> {
+        let mut ask = self.ask(spec)?;
+        ask.classes.retain(|class| !closed.contains(&self.classes[usize::from(class.0)]));
+        (!ask.classes.is_empty()).then_some(ask)
     }
 
     /// Takes a gang of one of the classes, the first that has it; of any class if none is named.

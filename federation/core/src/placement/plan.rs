@@ -9,7 +9,7 @@ use specs::job::JobSpec;
 use specs::unit::GpuCount;
 use specs::wire::peer::LoanSlot;
 
-use crate::command::{Assignment, LeasePlan, LoanPlan, Place};
+use crate::command::{Assignment, LeasePlan, LoanPlan, PartPlan, Place};
 use crate::placement::capacity::Capacity;
 use crate::placement::fits;
 use crate::placement::lookout::{Lookout, Seen};
@@ -119,9 +119,13 @@ pub(crate) fn plan(
         // Whom quota binds waits for no capacity, and keeps none from others.
         let Ok(closed) = taken.closed(state, job, spec) else { continue };
         let tried = (seen.ask.clone(), closed);
+        let in_time = order.kept.as_ref().is_some_and(|kept| kept.leaves_in_time(spec, order.at));
         let mut place = None;
-        if !full_here.contains(&tried) {
-            place = here(state, spec, &tried.1, capacity);
+        if in_time {
+            place = here(state, spec, |spec| capacity.take_aside(spec, &tried.1));
+        }
+        if place.is_none() && !full_here.contains(&tried) {
+            place = here(state, spec, |spec| capacity.take(spec, &tried.1));
             if place.is_none() {
                 full_here.insert(tried.clone());
             }
@@ -140,24 +144,29 @@ pub(crate) fn plan(
                 parts += usize::try_from(spec.nodes).unwrap_or(usize::MAX);
                 plan.assignments.push(Assignment { job: job.id, after: job.epoch, place });
             }
-            None => plan.waiting.push(job.id),
+            None => {
+                plan.waiting.push(job.id);
+                // He has his turn first, so nothing of it is taken.
+                if let Some(kept) = order.kept.as_ref().filter(|kept| kept.job == job.id) {
+                    capacity.set_aside(state, &kept.nodes);
+                }
+            }
         }
     }
     plan
 }
 
-/// A place on this site, of a class that is not closed to the job.
+/// A place on this site, if the job may run there.
 fn here(
     state: &State,
     spec: &JobSpec,
-    closed: &[GpuClass],
-    capacity: &mut Capacity,
+    take: impl FnOnce(&JobSpec) -> Option<(GpuClass, Vec<PartPlan>)>,
 ) -> Option<(GpuClass, Place)> {
     let site = state.site.as_ref()?;
     if !fits::may_run_at(spec, &site.site, site.country) {
         return None;
     }
-    let (class, parts) = capacity.take(spec, closed)?;
+    let (class, parts) = take(spec)?;
     Some((class, Place::Here(LeasePlan { parts })))
 }
 

@@ -1,5 +1,6 @@
 //! Who is next: proposed by the leader, outside the log.
 
+pub(crate) mod kept;
 pub(crate) mod recent;
 pub(crate) mod turns;
 pub(crate) mod why;

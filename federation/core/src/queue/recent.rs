@@ -27,6 +27,8 @@ const ONE: u128 = 1 << 32;
 const STEPS_MAX: u64 = STEPS * 20;
 /// Most accounts whose use is kept; of further ones nothing is known.
 pub(crate) const ACCOUNTS_MAX: usize = 65_536;
+/// Of fewer runs no more is concluded.
+const RUNS_MIN: u32 = 3;
 /// A new value counts one part in so many of a running mean.
 const MEAN_OF: u32 = 8;
 
@@ -146,6 +148,12 @@ impl Recent {
         runs.mean = mean(runs.mean, ran, runs.count);
     }
 
+    /// How long jobs of the kind run, not counting the longest; none if too few have ended.
+    pub(crate) fn usual(&self, class: JobClass) -> Option<Millis> {
+        let runs = self.runs.iter().find(|it| it.class == class && it.count >= RUNS_MIN)?;
+        Some(Millis(runs.mean.0.saturating_add(runs.error.0)))
+    }
+
     /// GPUs of each class that were held on average, the latest counting most.
     pub(crate) fn lately(&self, at: Timestamp) -> impl Iterator<Item = (&GpuClass, GpuCount)> {
         // A GPU held for ever has spent this much.
@@ -168,7 +176,7 @@ impl Recent {
 }
 
 /// A running mean with one more value; of the first few, each counts alike.
-fn mean(before: Millis, value: Millis, count: u32) -> Millis {
+pub(crate) fn mean(before: Millis, value: Millis, count: u32) -> Millis {
     let of = u64::from(count.clamp(1, MEAN_OF));
     let sum = u128::from(before.0) * u128::from(of - 1) + u128::from(value.0);
     Millis(u64::try_from(sum / u128::from(of)).unwrap_or(u64::MAX))

@@ -19,6 +19,7 @@ use specs::id::{AccountId, GpuClass, JobId, Revision};
 use specs::quota::Quota;
 use specs::unit::{GpuCount, Instant, Timestamp};
 
+use crate::queue::kept::Kept;
 use crate::quota::{Charge, UseKey, held};
 use crate::state::{Job, QueueKey, State};
 
@@ -34,8 +35,8 @@ pub(crate) struct Order {
     pub at: Timestamp,
     /// GPUs of each class, here and at peers.
     pub capacity: BTreeMap<GpuClass, u64>,
-    /// Jobs that have been passed over too often, the first of them first.
-    pub overdue: Vec<JobId>,
+    /// What is kept, for whom; he has his turn first.
+    pub kept: Option<Kept>,
     /// Most jobs that are looked at.
     pub looks: usize,
 }
@@ -70,9 +71,9 @@ struct Own {
 pub(crate) struct Turns<'a> {
     state: &'a State,
     order: &'a Order,
-    overdue: BTreeSet<JobId>,
-    /// How many of the overdue were given.
-    given: usize,
+    /// For whom something is kept, and whether he had his turn.
+    kept: Option<JobId>,
+    had: bool,
     left: usize,
     /// Where the next priority begins.
     rest: Option<QueueKey>,
@@ -91,8 +92,8 @@ impl<'a> Turns<'a> {
         Self {
             state,
             order,
-            overdue: order.overdue.iter().copied().collect(),
-            given: 0,
+            kept: order.kept.as_ref().map(|kept| kept.job),
+            had: false,
             left: order.looks,
             rest: state.queue.keys().next().cloned(),
             own: BTreeMap::new(),
@@ -108,9 +109,8 @@ impl<'a> Turns<'a> {
         if let Some(last) = self.last.take() {
             self.step(&last, true);
         }
-        while let Some(id) = self.order.overdue.get(self.given) {
-            self.given += 1;
-            let job = self.state.jobs.get(id);
+        if !core::mem::replace(&mut self.had, true) {
+            let job = self.kept.and_then(|id| self.state.jobs.get(&id));
             if let Some(job) = job.filter(|job| self.state.queue.contains(&job.queue_key())) {
                 return Some(job);
             }
@@ -124,7 +124,7 @@ impl<'a> Turns<'a> {
                 continue;
             };
             let job = self.own.get(&account).and_then(|own| self.state.jobs.get(&own.next.job));
-            match job.filter(|job| !self.overdue.contains(&job.id)) {
+            match job.filter(|job| self.kept != Some(job.id)) {
                 Some(job) => {
                     self.left -= 1;
                     self.last = Some(account);

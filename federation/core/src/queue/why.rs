@@ -3,18 +3,43 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use specs::unit::Timestamp;
 use specs::wire::client::QueueWhy;
 
+use crate::leader::Leader;
+use crate::queue::kept::Keeper;
 use crate::quota::{Bound, Taken};
 use crate::state::{Job, JobPhase, State};
 
-/// Nothing for a job that does not wait.
+/// Nothing for a job that does not wait. The leader tells what the last plan saw.
 #[must_use]
-pub fn queue_why(state: &State, job: &Job) -> Vec<QueueWhy> {
+pub fn queue_why(state: &State, leader: &Leader, at: Timestamp, job: &Job) -> Vec<QueueWhy> {
     let JobPhase::Queued(_) = job.phase else { return Vec::new() };
     let spec = job.spec();
     let bound = Taken::default().closed(state, job, &spec).err();
-    bound.map(|bound| of_bound(&bound, spec.gpus().0)).into_iter().collect()
+    let bound = bound.map(|bound| of_bound(&bound, spec.gpus().0));
+    bound.or_else(|| of_turn(leader.keeper(), at, job)).into_iter().collect()
+}
+
+/// Where the job stands, and what is kept for it.
+fn of_turn(keeper: &Keeper, at: Timestamp, job: &Job) -> Option<QueueWhy> {
+    let before = keeper.before(job.id)?;
+    let Some(kept) = keeper.kept().filter(|kept| kept.job == job.id) else {
+        let constraint =
+            alloc::format!("{before} jobs that wait for room have their turn before it");
+        return Some(QueueWhy { constraint, change: String::from("its priority, or more room") });
+    };
+    let nodes = kept.nodes.len();
+    let constraint = alloc::format!("{nodes} nodes are kept for it until all of them are free");
+    let off = keeper.off().map(|off| alloc::format!("; forecasts were {} s off", off.0 / 1_000));
+    let change = match kept.starts_at {
+        Some(starts_at) => {
+            let seconds = starts_at.0.saturating_sub(at.0) / 1_000;
+            alloc::format!("time: some {seconds} s{}", off.unwrap_or_default())
+        }
+        None => String::from("time: nobody knows how long those run that are there"),
+    };
+    Some(QueueWhy { constraint, change })
 }
 
 fn of_bound(bound: &Bound, asked: u32) -> QueueWhy {
