@@ -1,10 +1,12 @@
-//! Published scheduling protocols, replayed: which figures would the decisions of
-//! `federation-core` have had in them, and which have the policies that were published?
+//! Jobs of trace files, replayed. In published protocols: which figures would the decisions of
+//! `federation-core` have had, and which have the policies that were published? And on sites that
+//! an operator makes up: what would the core do there?
 //!
 //! ```text
-//!   file.csv[.gz] ─▶ read, trace ─┬▶ fgd    one cluster fills up: which place    ─▶ report
-//!                                 ├▶ queue  gangs on one cluster: who runs first ─▶ report
-//!                                 └▶ spill  a home and a remote: who leaves      ─▶ report
+//!   file.csv[.gz] ─▶ read, trace ─┬▶ fgd       one cluster fills up: which place    ─▶ report
+//!                                 ├▶ queue     gangs on one cluster: who runs first ─▶ report
+//!                                 ├▶ spill     a home and a remote: who leaves      ─▶ report
+//!                                 └▶ simulate  sites as they are, what if           ─▶ report
 //! ```
 //!
 //! # Invariants
@@ -19,5 +21,6 @@ mod pool;
 pub mod queue;
 pub mod read;
 mod rng;
+pub mod simulate;
 pub mod spill;
 pub mod trace;

@@ -176,6 +176,18 @@ impl<'a> Table<'a> {
         Ok(number)
     }
 
+    /// The number in that column, with decimals and of either sign.
+    pub(crate) fn decimal(&self, column: Column) -> Result<f64, ReadError> {
+        let text = self.text(Some(column));
+        let number = text.parse().ok().filter(|number: &f64| number.is_finite());
+        number.ok_or_else(|| ReadError::Value {
+            path: self.path.clone(),
+            line: self.line,
+            column: column.name,
+            reason: format!("`{text}` is not a number"),
+        })
+    }
+
     /// As [`Table::number`], for a column that may be absent or empty.
     pub(crate) fn maybe_number(&self, column: Option<Column>) -> Result<Option<u64>, ReadError> {
         match column {

@@ -24,6 +24,7 @@ use crate::queue::percentile;
 use crate::read::Progress;
 use crate::spill::engine::{Outcome, Rule, World, run};
 use crate::spill::scenario::Job;
+pub(crate) use crate::spill::scenario::copies;
 pub use crate::spill::scenario::{Recipe, ScenarioError};
 use crate::trace::{JobRow, WHOLE};
 

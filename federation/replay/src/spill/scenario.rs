@@ -109,7 +109,7 @@ pub(super) fn make(
 }
 
 /// How many copies of a job there are, with that mean.
-fn copies(mean: f64, rng: &mut Rng) -> Result<u32, ScenarioError> {
+pub(crate) fn copies(mean: f64, rng: &mut Rng) -> Result<u32, ScenarioError> {
     if !(0.0..=COPIES_MAX).contains(&mean) {
         return Err(ScenarioError::Load { copies: mean });
     }
