@@ -12,6 +12,7 @@ use specs::site::{LendRule, Trust};
 use specs::unit::{GpuCount, Millis};
 
 use crate::replay::ReplayCommand;
+use crate::simulate::SimulateArgs;
 
 /// Run GPU jobs on a site and, when it is full, on the sites that lend to it.
 #[derive(Debug, Parser)]
@@ -124,6 +125,8 @@ pub(crate) enum Command {
     /// Jobs
     #[command(subcommand)]
     Job(JobCommand),
+    /// What if: jobs of trace files on sites that you make up, with this very planner, in virtual time
+    Simulate(Box<SimulateArgs>),
     /// Replay published scheduling protocols on trace files, with the published policies and ours
     #[command(subcommand)]
     Replay(ReplayCommand),

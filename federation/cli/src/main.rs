@@ -28,6 +28,7 @@ mod node;
 mod output;
 mod quota;
 mod replay;
+mod simulate;
 mod site;
 mod submit;
 mod upgrade;
@@ -116,6 +117,7 @@ async fn run(app: &App, command: Command) -> Outcome<()> {
         Command::Loan(command) => site::loans(app, command).await,
         Command::Quota(command) => quota::run(app, command).await,
         Command::Job(command) => job::run(app, command).await,
+        Command::Simulate(args) => simulate::run(app, &args),
         Command::Replay(command) => replay::run(app, command),
         Command::Context(command) => context::run(app, command),
         Command::Completion { shell } => completion(shell),

@@ -134,7 +134,7 @@ fn told(value: f64, decimals: usize) -> String {
 }
 
 /// Bad content is bad usage; a file that is not there is not found.
-fn unread(error: ReadError) -> Failure {
+pub(crate) fn unread(error: ReadError) -> Failure {
     let code = if error.is_missing() { FaultCode::NotFound } else { FaultCode::InvalidArgument };
     Failure::new(code, chain(&error))
 }
@@ -233,10 +233,10 @@ fn print<C: Columns>(
 }
 
 /// Says on a terminal how far it is.
-struct Bar(Option<ProgressBar>);
+pub(crate) struct Bar(Option<ProgressBar>);
 
 impl Bar {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         if !io::stderr().is_terminal() {
             return Self(None);
         }
@@ -247,7 +247,7 @@ impl Bar {
         Self(Some(bar))
     }
 
-    fn end(&self) {
+    pub(crate) fn end(&self) {
         if let Some(bar) = &self.0 {
             bar.finish_and_clear();
         }

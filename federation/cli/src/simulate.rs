@@ -1,0 +1,351 @@
+//! `federation simulate`: what if, with the decisions of the core in virtual time.
+
+mod args;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use federation_replay::simulate::html;
+use federation_replay::simulate::prices::{Prices, read_prices};
+use federation_replay::simulate::sweep::{SweepReport, Trial, sweep};
+use federation_replay::simulate::{
+    Report, Scenario, SimulateError, SiteReport, SiteSetup, Source, Waits, simulate,
+};
+use federation_replay::trace::{Needs, read_jobs};
+use serde_json::{Value, json};
+use specs::fault::FaultCode;
+use specs::id::SiteId;
+use specs::unit::{Millis, Timestamp};
+
+use crate::app::App;
+use crate::args::Format;
+use crate::error::{Failure, Outcome};
+use crate::output::{Item, Listed, Mood, line, note, span};
+use crate::replay::{Bar, unread};
+pub(crate) use crate::simulate::args::SimulateArgs;
+
+const KIND: &str = "Simulation";
+
+pub(crate) fn run(app: &App, args: &SimulateArgs) -> Outcome<()> {
+    let mut bar = Bar::new();
+    let sources = args.jobs.iter().map(|text| source(text, &args.site, &mut bar));
+    let scenario = Scenario {
+        sources: sources.collect::<Outcome<Vec<Source>>>()?,
+        sites: args.site.clone(),
+        cluster: args.cluster.clone(),
+        from: args.from,
+        to: args.to,
+        load: args.load_scale.clone(),
+        shift: args.time_shift.clone(),
+        spill_after: (!args.no_spill).then_some(args.spill_after),
+        look: args.look,
+        prices: prices(args, &mut bar)?,
+        seed: args.seed,
+    };
+    match &args.sweep {
+        Some(what) => {
+            let report = sweep(&scenario, what, args.until.as_ref(), &mut bar).map_err(impossible);
+            bar.end();
+            let report = report?;
+            put_page(args, || html::sweep_page(&report))?;
+            tell_sweep(app, args, report)
+        }
+        None => {
+            let report = simulate(&scenario, &mut bar).map_err(impossible);
+            bar.end();
+            let report = report?;
+            put_page(args, || html::page(&report))?;
+            tell(app, args, &report)
+        }
+    }
+}
+
+/// `FILE`, or `SITE=FILE` if there is such a site.
+fn source(text: &str, sites: &[SiteSetup], bar: &mut Bar) -> Outcome<Source> {
+    let named = text.split_once('=').and_then(|(site, path)| {
+        let site: SiteId = site.parse().ok()?;
+        sites.iter().any(|it| it.name == site).then_some((site, path))
+    });
+    let first = sites.first().map(|site| (site.name.clone(), text));
+    let (home, path) =
+        named.or(first).ok_or_else(|| Failure::usage("there is no site; name one with --site"))?;
+    let rows = read_jobs(Path::new(path), Needs::Times, bar).map_err(unread)?;
+    Ok(Source { home, path: path.to_owned(), rows: Arc::new(rows) })
+}
+
+fn prices(args: &SimulateArgs, bar: &mut Bar) -> Outcome<Option<Prices>> {
+    let read = |path| read_prices(path, args.watts_per_gpu, bar).map_err(unread);
+    args.prices.as_deref().map(read).transpose()
+}
+
+fn impossible(error: SimulateError) -> Failure {
+    match error {
+        SimulateError::Broken { .. } | SimulateError::Internal(_) | SimulateError::Refused(_) => {
+            Failure::new(FaultCode::Internal, error.to_string())
+        }
+        SimulateError::Row { .. }
+        | SimulateError::Sites { .. }
+        | SimulateError::Repeated { .. }
+        | SimulateError::NoSite { .. }
+        | SimulateError::NoJobs
+        | SimulateError::Nodes { .. }
+        | SimulateError::Load { .. } => Failure::usage(error.to_string()),
+    }
+}
+
+/// Writes the page, if one is wanted.
+fn put_page(args: &SimulateArgs, page: impl FnOnce() -> String) -> Outcome<()> {
+    let Some(path) = &args.html else { return Ok(()) };
+    fs::write(path, page()).map_err(|error| Failure::file("write", path, &error))
+}
+
+fn tell(app: &App, args: &SimulateArgs, report: &Report) -> Outcome<()> {
+    notes(report);
+    let output = app.output(args.format);
+    if args.format.format == Format::Json {
+        return output.document(KIND, document(report)?);
+    }
+    let sites: Vec<SiteLine> = report.sites.iter().map(SiteLine).collect();
+    output.list(&sites, None)?;
+    if args.format.format == Format::Table {
+        let of_site = |site: &SiteReport| {
+            let gangs = site.wait_by_gang.clone().into_iter();
+            let name = site.site.clone();
+            gangs.map(move |waits| GangLine { site: name.clone(), waits })
+        };
+        let gangs: Vec<GangLine> = report.sites.iter().flat_map(of_site).collect();
+        line("", "\n")?;
+        output.list(&gangs, None)?;
+        energy(report);
+    }
+    Ok(())
+}
+
+/// What electricity came to, on a line of its own for each site with prices.
+fn energy(report: &Report) {
+    for site in &report.sites {
+        let Some(energy) = &site.energy else { continue };
+        let carbon =
+            energy.co2_kg.map_or(String::new(), |kg| format!(", {:.1} t CO2", kg / 1_000.0));
+        let (mwh, eur) = (energy.kwh / 1_000.0, energy.eur);
+        note(&format!("{}: {mwh:.1} MWh, {eur:.0} EUR{carbon}", site.site));
+    }
+}
+
+fn tell_sweep(app: &App, args: &SimulateArgs, mut report: SweepReport) -> Outcome<()> {
+    if let Some(trial) = report.trials.first() {
+        notes(&trial.report);
+    }
+    let output = app.output(args.format);
+    if args.format.format == Format::Json {
+        report.trials.iter_mut().for_each(|trial| trial.report.forget_series());
+        output.document("SimulationSweep", document(&report)?)?;
+    } else {
+        let lines = report
+            .trials
+            .iter()
+            .flat_map(|trial| trial.report.sites.iter().map(move |site| TrialLine { trial, site }));
+        let lines: Vec<TrialLine> = lines.filter(|line| line.site.jobs > 0).collect();
+        output.list(&lines, None)?;
+    }
+    match (&report.goal, &report.answer) {
+        (Some(goal), Some(answer)) => note(&format!("{goal} from {} = {answer} on", report.varied)),
+        (Some(goal), None) => note(&format!("{goal} with no value of {} tried", report.varied)),
+        (None, _) => {}
+    }
+    Ok(())
+}
+
+fn document(report: &impl serde::Serialize) -> Outcome<Value> {
+    serde_json::to_value(report).map_err(|error| {
+        Failure::new(FaultCode::Internal, format!("cannot write the report: {error}"))
+    })
+}
+
+/// What is not as the files say.
+fn notes(report: &Report) {
+    if report.rows_without_gpus > 0 {
+        note(&format!("{} rows need no GPU and were left out", report.rows_without_gpus));
+    }
+    if report.rounded_gangs > 0 {
+        note(&format!(
+            "{} gangs do not fill their nodes alike and ask for a GPU or more besides",
+            report.rounded_gangs
+        ));
+    }
+    for site in report.sites.iter().filter(|site| site.never_started > 0) {
+        note(&format!(
+            "{} jobs of {} never started: nobody lets them in",
+            site.never_started, site.site
+        ));
+    }
+}
+
+/// A span for people; a dash for ever.
+fn told(seconds: Option<f64>) -> Item {
+    match seconds {
+        Some(seconds) if seconds >= 1.0 || seconds == 0.0 => Item::of(span(millis(seconds))),
+        Some(_) => Item::of("<1s"),
+        None => Item::with(Mood::Bad, "never"),
+    }
+}
+
+/// Seconds as whole milliseconds.
+fn millis(seconds: f64) -> Millis {
+    let whole = format!("{:.0}", seconds * 1_000.0);
+    Millis(whole.parse().unwrap_or(u64::MAX))
+}
+
+fn whole(seconds: Option<u64>) -> Item {
+    told(seconds.map(|seconds| seconds as f64))
+}
+
+fn percent(part: f64) -> String {
+    format!("{:.1} %", 100.0 * part)
+}
+
+fn hours(gpu_hours: f64) -> String {
+    format!("{gpu_hours:.0}")
+}
+
+struct SiteLine<'a>(&'a SiteReport);
+
+impl Listed for SiteLine<'_> {
+    const KIND: &'static str = KIND;
+    const HEADERS: &'static [&'static str] = &[
+        "SITE",
+        "GPUS",
+        "LENT",
+        "JOBS",
+        "MEAN WAIT",
+        "P50",
+        "P95",
+        "LONGEST",
+        "USE",
+        "STRANDED",
+        "SPILLED",
+        "GPU-H OUT",
+        "GPU-H IN",
+    ];
+
+    fn row(&self, _: Timestamp) -> Vec<Item> {
+        let site = self.0;
+        let waits = [
+            told(site.mean_wait_s),
+            whole(site.p50_wait_s),
+            whole(site.p95_wait_s),
+            whole(site.max_wait_s),
+        ];
+        let waits = waits.map(|item| if site.jobs > 0 { item } else { Item::of("-") });
+        let mut row = vec![
+            Item::of(&site.site),
+            Item::of(site.gpus),
+            Item::of(site.lent_gpus_max),
+            Item::of(site.jobs),
+        ];
+        row.extend(waits);
+        row.extend([
+            Item::of(percent(site.utilisation)),
+            Item::of(percent(site.stranded)),
+            Item::of(site.spilled_jobs),
+            Item::of(hours(site.spilled_gpu_hours_out)),
+            Item::of(hours(site.spilled_gpu_hours_in)),
+        ]);
+        row
+    }
+
+    fn name(&self) -> String {
+        self.0.site.clone()
+    }
+
+    fn json(&self) -> Value {
+        json!({ "site": self.0.site })
+    }
+}
+
+struct GangLine {
+    site: String,
+    waits: Waits,
+}
+
+impl Listed for GangLine {
+    const KIND: &'static str = KIND;
+    const HEADERS: &'static [&'static str] =
+        &["HOME", "GANG", "JOBS", "GPU-H", "MEAN WAIT", "P50", "P95", "LONGEST"];
+
+    fn row(&self, _: Timestamp) -> Vec<Item> {
+        let waits = &self.waits;
+        vec![
+            Item::of(&self.site),
+            Item::of(&waits.of),
+            Item::of(waits.jobs),
+            Item::of(hours(waits.gpu_hours)),
+            told(waits.mean_s),
+            whole(waits.p50_s),
+            whole(waits.p95_s),
+            whole(waits.max_s),
+        ]
+    }
+
+    fn name(&self) -> String {
+        self.site.clone()
+    }
+
+    fn json(&self) -> Value {
+        json!({ "site": self.site })
+    }
+}
+
+/// A site with jobs of its own, at one value of a sweep.
+struct TrialLine<'a> {
+    trial: &'a Trial,
+    site: &'a SiteReport,
+}
+
+impl Listed for TrialLine<'_> {
+    const KIND: &'static str = KIND;
+    const HEADERS: &'static [&'static str] = &[
+        "VALUE",
+        "MET",
+        "SITE",
+        "MEAN WAIT",
+        "P50",
+        "P95",
+        "LONGEST",
+        "USE",
+        "SPILLED",
+        "GPU-H OUT",
+        "NEVER STARTED",
+    ];
+
+    fn row(&self, _: Timestamp) -> Vec<Item> {
+        let site = self.site;
+        let met = match self.trial.met {
+            Some(true) => Item::with(Mood::Good, "yes"),
+            Some(false) => Item::with(Mood::Bad, "no"),
+            None => Item::of("-"),
+        };
+        vec![
+            Item::of(&self.trial.value),
+            met,
+            Item::of(&site.site),
+            told(site.mean_wait_s),
+            whole(site.p50_wait_s),
+            whole(site.p95_wait_s),
+            whole(site.max_wait_s),
+            Item::of(percent(site.utilisation)),
+            Item::of(site.spilled_jobs),
+            Item::of(hours(site.spilled_gpu_hours_out)),
+            Item::of(site.never_started),
+        ]
+    }
+
+    fn name(&self) -> String {
+        self.trial.value.clone()
+    }
+
+    fn json(&self) -> Value {
+        json!({ "value": self.trial.value })
+    }
+}
