@@ -138,6 +138,8 @@ pub struct Leader {
 #[derive(Debug, Clone)]
 struct Planned {
     at: Instant,
+    /// Who comes now has to wait until those are gone that were not looked at.
+    leaves_some: bool,
     site: Option<Arc<SiteSpec>>,
     queue: Index<QueueKey, ()>,
     nodes: Table<NodeId, Node>,
@@ -153,6 +155,7 @@ impl Planned {
     fn from(now: Instant, state: &State) -> Self {
         Self {
             at: now,
+            leaves_some: false,
             site: state.site.clone(),
             queue: state.queue.clone(),
             nodes: state.nodes.clone(),
@@ -169,7 +172,7 @@ impl Planned {
     fn holds(&self, now: Instant, state: &State) -> bool {
         now.since(self.at) < PLAN_AGAIN
             && self.site == state.site
-            && self.queue.is_same(&state.queue)
+            && (self.leaves_some || self.queue.is_same(&state.queue))
             && self.nodes.is_same(&state.nodes)
             && self.peers.is_same(&state.peers)
             && self.held.is_same(&state.held)
@@ -579,15 +582,17 @@ impl Leader {
         if self.planned.as_ref().is_some_and(|planned| planned.holds(now, state)) {
             return;
         }
-        self.planned = Some(Planned::from(now, state));
+        let mut planned = Planned::from(now, state);
         let spill_after = state.terms().spill_after;
         self.capacity.follow(state);
         self.keeper.review(now, at, state);
         let order = self.order(now, at);
         let waited = |seen: &Seen| now.since(seen.since);
         let may_spill = |seen: &Seen| waited(seen) >= spill_after;
-        let Plan { base, assignments, waiting } =
+        let Plan { base, assignments, waiting, leaves_some } =
             plan(state, &order, &mut self.capacity, &mut self.lookout, may_spill);
+        planned.leaves_some = leaves_some;
+        self.planned = Some(planned);
         self.lookout.sweep(state);
         let turn_takes = state.terms().grant_idle.0.max(1);
         let in_vain = |job: JobId| {

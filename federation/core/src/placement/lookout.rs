@@ -14,7 +14,7 @@ use crate::state::{Job, State};
 
 /// Most jobs looked at in one plan; the others' turn comes when these are gone, so that a plan
 /// costs no more in a long queue.
-pub(crate) const LOOKED_AT_MAX: usize = 4_096;
+pub(crate) const LOOKED_AT_MAX: usize = 1_024;
 
 /// A job that waits.
 #[derive(Debug, Clone)]

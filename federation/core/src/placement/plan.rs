@@ -91,6 +91,8 @@ pub(crate) struct Plan {
     pub assignments: Vec<Assignment>,
     /// Jobs that fit nowhere at present, in the order of the queue.
     pub waiting: Vec<JobId>,
+    /// More jobs wait than were looked at.
+    pub leaves_some: bool,
 }
 
 /// Proposes places for queued jobs, and has the lookout see them. `capacity` follows the state, and
@@ -153,6 +155,7 @@ pub(crate) fn plan(
             }
         }
     }
+    plan.leaves_some = turns.leaves_some();
     plan
 }
 

@@ -75,6 +75,8 @@ pub(crate) struct Turns<'a> {
     kept: Option<JobId>,
     had: bool,
     left: usize,
+    /// Some jobs are left for the next plan.
+    leaves: bool,
     /// Where the next priority begins.
     rest: Option<QueueKey>,
     own: BTreeMap<AccountId, Own>,
@@ -95,6 +97,7 @@ impl<'a> Turns<'a> {
             kept: order.kept.as_ref().map(|kept| kept.job),
             had: false,
             left: order.looks,
+            leaves: false,
             rest: state.queue.keys().next().cloned(),
             own: BTreeMap::new(),
             below: BTreeMap::new(),
@@ -133,7 +136,13 @@ impl<'a> Turns<'a> {
                 None => self.step(&account, false),
             }
         }
+        self.leaves = true;
         None
+    }
+
+    /// Whether a job may wait that had no turn.
+    pub(crate) fn leaves_some(&self) -> bool {
+        self.leaves
     }
 
     /// The last job was placed, and holds this.
@@ -196,7 +205,9 @@ impl<'a> Turns<'a> {
         let Some(own) = self.own.get(account) else { return };
         let misses = own.misses + usize::from(missed);
         let (rank, next) = (own.next.rank, self.after(&own.next));
-        match next.filter(|it| it.rank == rank && it.account == *account && misses < most) {
+        let next = next.filter(|it| it.rank == rank && it.account == *account);
+        self.leaves |= next.is_some() && misses >= most;
+        match next.filter(|_| misses < most) {
             Some(next) => {
                 self.own.insert(account.clone(), Own { next, misses });
             }

@@ -134,3 +134,23 @@ fn an_account_that_cannot_be_placed_does_not_use_up_the_turns_of_others() {
     site.poll();
     assert_eq!(site.holding([1_000]), [1_000]);
 }
+
+#[test]
+fn behind_more_than_a_plan_looks_at_a_newcomer_waits_a_moment_and_freed_gpus_do_not() {
+    let mut site = site_of(4);
+    site.submit(9_000, job("acme", 1, 3));
+    site.poll();
+    for nth in 0..1_100 {
+        site.submit(nth, job("acme", 1, 2));
+    }
+    site.poll();
+    site.submit(9_001, job("beta", 1, 1));
+    site.poll();
+    assert_eq!(site.holding(9_000..9_002), [9_000]);
+    site.now += 200;
+    site.poll();
+    assert_eq!(site.holding(9_000..9_002), [9_000, 9_001]);
+    site.finish(9_000);
+    site.poll();
+    assert_eq!(site.holding(0..1_100), [0]);
+}
