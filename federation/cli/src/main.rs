@@ -86,8 +86,7 @@ fn start_log(command: &Command) {
 }
 
 fn start(app: &App, command: Command) -> Outcome<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| {
+    let runtime = federation_controller::runtime().map_err(|error| {
         Failure::new(FaultCode::Internal, format!("cannot start the runtime: {error}"))
     })?;
     let outcome = runtime.block_on(Box::pin(run(app, command)));

@@ -43,3 +43,17 @@ pub use federation_core::KNOWN;
 pub use restore::{PendingRestore, RestoreOptions, RestoredSite};
 pub use serve::{METRICS_FILE, Ready, serve};
 pub use submit_lane::SubmitLane;
+
+/// A runtime for a controller, and for what asks controllers.
+///
+/// It has a thread for every second core. The log writes on a thread of its own, and a submission
+/// is a chain of short steps: of more threads each sleeps between two of them, and to wake one
+/// costs as much as a step.
+///
+/// # Errors
+/// The system grants no threads.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = cores.div_ceil(2);
+    tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()
+}

@@ -39,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs a controller until it is killed.
 pub(crate) fn serve(dir: &Path) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let runtime = federation_controller::runtime().unwrap();
     let (env, never) = (Env::system(), std::future::pending());
     let served = federation_controller::serve(env, dir, CutLog::default(), |_| (), never);
     runtime.block_on(Box::pin(served)).unwrap();

@@ -25,8 +25,8 @@ use super::archive::Archive;
 use super::config::SnapshotRule;
 use super::snapshot::{Content, Image, Latest, Since, Snapshots, is_full};
 use super::types::{
-    Answer, CommittedLeaderId, Entry, EntryPayload, LogId, PayloadError, SnapshotMeta,
-    StoredMembership, Types,
+    Answer, CommandReader, CommittedLeaderId, Entry, EntryPayload, LogId, PayloadError,
+    SnapshotMeta, StoredMembership, Types,
 };
 use super::verify::Windows;
 use super::version::Gate;
@@ -123,8 +123,7 @@ impl StateMachine {
             }
             EntryPayload::Normal(payload) => {
                 bytes = payload.len();
-                let commands = payload.commands().map_err(|error| self.unreadable(&at, error))?;
-                let applied = self.apply_commands(&commands);
+                let applied = payload.commands().and_then(|all| self.apply_commands(all));
                 Answer::Applied(applied.map_err(|error| self.unreadable(&at, error))?)
             }
         };
@@ -148,18 +147,20 @@ impl StateMachine {
         }
     }
 
+    /// After an error the state is not to be used: some commands were applied, and others not.
     fn apply_commands(
         &mut self,
-        commands: &[Command],
+        commands: CommandReader<'_>,
     ) -> Result<Vec<(Reply, Revision)>, PayloadError> {
         let mut effects = BTreeSet::new();
-        let mut answers = Vec::with_capacity(commands.len());
+        let mut answers = Vec::new();
         for command in commands {
-            self.gate.admit(&self.state, command)?;
-            if let Command::ArchiveJobs(it) = command {
+            let command = command?;
+            self.gate.admit(&self.state, &command)?;
+            if let Command::ArchiveJobs(it) = &command {
                 self.outputs.archive.add(leaving(&self.state, it));
             }
-            let (reply, follows) = apply(&mut self.state, command);
+            let (reply, follows) = apply(&mut self.state, &command);
             effects.extend(follows);
             answers.push((reply, self.state.revision));
         }

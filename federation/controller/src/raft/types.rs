@@ -14,6 +14,8 @@ use specs::version::{ClusterVersion, Versions};
 const HEAD_MAX: usize = 8;
 /// The format of a payload: what stands before the command's bytes.
 pub(crate) const PAYLOAD_FORMAT: u16 = 2;
+/// The field of a payload that holds a command; there are many.
+const COMMAND_TAG: u32 = 1;
 
 openraft::declare_raft_types!(
     /// Standard Raft: one leader in a term, ids of members are those of controllers.
@@ -36,7 +38,8 @@ pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<Types>;
 pub(crate) type StoredMembership = openraft::alias::StoredMembershipOf<Types>;
 pub(crate) type Vote = openraft::alias::VoteOf<Types>;
 
-/// Commands as the log carries them: a format number, two bytes, little-endian, then their bytes.
+/// Commands as the log carries them: a format number, two bytes, little-endian, then each command,
+/// in the order in which they are applied, as field [`COMMAND_TAG`] of one message.
 /// Nothing between the one who proposes and the one who applies looks inside.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Payload(Bytes);
@@ -54,37 +57,29 @@ pub(crate) enum PayloadError {
     Version { needs: ClusterVersion, known: Versions },
 }
 
-specs::message! {
-    /// What follows the format number: commands, to be applied in this order.
-    pub struct Commands {
-        1 => commands: Vec<Command>,
-    }
-}
-
 impl Payload {
     /// One command.
     pub(crate) fn of(command: &Command) -> Self {
         Self::of_encoded([&command.encode()].into_iter())
     }
 
-    /// Commands as their bytes; the same bytes as those of [`Commands`].
+    /// Commands as their bytes.
     pub(crate) fn of_encoded<'a>(commands: impl Iterator<Item = &'a Vec<u8>> + Clone) -> Self {
         let room = commands.clone().map(|command| command.len() + HEAD_MAX).sum::<usize>();
         let mut bytes = Vec::with_capacity(room + HEAD_MAX);
         bytes.extend(PAYLOAD_FORMAT.to_le_bytes());
         for command in commands {
-            put_encoded(command, 1, &mut bytes);
+            put_encoded(command, COMMAND_TAG, &mut bytes);
         }
         Self(bytes.into())
     }
 
-    pub(crate) fn commands(&self) -> Result<Vec<Command>, PayloadError> {
+    /// The commands, each read when it is asked for: together they may be much more than their
+    /// bytes.
+    pub(crate) fn commands(&self) -> Result<CommandReader<'_>, PayloadError> {
         let (format, commands) = self.0.split_first_chunk().ok_or(PayloadError::Short)?;
         match u16::from_le_bytes(*format) {
-            PAYLOAD_FORMAT => {
-                let read = Commands::decode(commands).map_err(PayloadError::Command)?;
-                Ok(read.commands)
-            }
+            PAYLOAD_FORMAT => Ok(CommandReader(Reader::new(commands))),
             other => Err(PayloadError::Format(other)),
         }
     }
@@ -100,6 +95,31 @@ impl Payload {
     #[cfg(test)]
     pub(crate) fn raw(bytes: impl Into<Bytes>) -> Self {
         Self(bytes.into())
+    }
+}
+
+/// Reads the commands of a payload, one at a time.
+pub(crate) struct CommandReader<'a>(Reader<'a>);
+
+impl CommandReader<'_> {
+    fn read(&mut self) -> Result<Option<Command>, DecodeError> {
+        while let Some((tag, wire)) = self.0.field()? {
+            match (tag, wire) {
+                (COMMAND_TAG, Command::WIRE) => return Command::get(&mut self.0).map(Some),
+                (COMMAND_TAG, _) => return Err(DecodeError::Invalid("the wire type of a command")),
+                _ => self.0.skip(wire)?,
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Nothing is to be read after an error.
+impl Iterator for CommandReader<'_> {
+    type Item = Result<Command, PayloadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.read().map_err(PayloadError::Command).transpose()
     }
 }
 
