@@ -27,9 +27,11 @@ use super::{Committed, ProposeError};
 
 /// Entries under way at a time. More than one, so that the log is never idle while an entry
 /// travels; few, so that what comes meanwhile shares the next.
-const IN_FLIGHT_MAX: usize = 3;
-/// Commands that one entry holds at most.
-const ENTRY_COMMANDS_MAX: usize = 1_024;
+const IN_FLIGHT_MAX: usize = 4;
+/// Commands that one entry holds at most, but for those of one proposer. So few that a burst makes
+/// several entries, and followers are at work on the first while the leader makes the last; so many
+/// that an entry's own cost is small beside theirs.
+const ENTRY_COMMANDS_MAX: usize = 128;
 /// Bytes after which an entry takes no further command.
 const ENTRY_BYTES: usize = 1 << 20;
 /// Proposals that wait to be made into entries; further ones wait to be queued.
