@@ -22,9 +22,9 @@ font:15px/1.45 system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif}\
 main{max-width:1360px;margin:0 auto;padding:28px 24px 48px}h1{font-size:24px;margin:0 0 4px}\
 h2{font-size:19px;margin:36px 0 10px}p{margin:4px 0 14px;color:var(--soft)}\
 .answer{color:var(--ink);font-size:17px}.scroll{overflow-x:auto}\
-table{border-collapse:collapse;background:var(--card);width:100%;font-variant-numeric:tabular-nums}\
-th,td{padding:6px 10px;border-bottom:1px solid var(--rule);text-align:right;white-space:nowrap}\
-th{font-weight:600;color:var(--soft);font-size:13px}th:first-child,td:first-child{text-align:left}\
+table{border-collapse:collapse;background:var(--card);width:100%;font-variant-numeric:tabular-nums;font-size:14px}\
+th,td{padding:6px 8px;border-bottom:1px solid var(--rule);text-align:right;white-space:nowrap}\
+th{font-weight:600;color:var(--soft);font-size:12.5px}th:first-child,td:first-child{text-align:left}\
 .grid2{display:grid;grid-template-columns:repeat(auto-fit,minmax(440px,1fr));gap:16px}\
 figure{margin:0;background:var(--card);border:1px solid var(--rule);border-radius:8px;padding:12px 14px}\
 figcaption{display:flex;flex-wrap:wrap;justify-content:space-between;gap:4px 16px;margin-bottom:6px}\
