@@ -149,8 +149,7 @@ crate::message! {
         18 => needs: OrDefault<Needs>,
         /// Who it counts for; its submitter if absent.
         30 => account: Option<AccountId>,
-        /// Whether it may be stopped for another job and placed again; by its class if absent. No
-        /// job is stopped for another one yet.
+        /// Whether it may be stopped for another job and placed again; by its class if absent.
         31 => preemptible: Option<bool>,
         /// Most jobs of the array that hold GPUs at a time; zero for no limit.
         33 => array_running_max: u32,
@@ -225,6 +224,15 @@ impl JobSpec {
     #[must_use]
     pub fn may_leave(&self) -> bool {
         self.placement.spill && self.needs.fit_a_loan()
+    }
+
+    /// Whether it may be stopped for a job that needs its GPUs more.
+    #[must_use]
+    pub fn is_preemptible(&self) -> bool {
+        self.preemptible.unwrap_or(match self.class {
+            JobClass::Training | JobClass::Simulation => true,
+            JobClass::Service | JobClass::Interactive => false,
+        })
     }
 
     /// All GPUs of the gang.

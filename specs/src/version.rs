@@ -14,10 +14,12 @@ pub struct ClusterVersion(pub u32);
 impl ClusterVersion {
     /// What a site begins with, and what whoever says nothing of versions has.
     pub const FIRST: Self = Self(1);
-    /// Accounts, quota, preemption: `specs/decisions/0017-queueing.md`.
+    /// Accounts and quota: `specs/decisions/0017-queueing.md`.
     pub const QUEUEING: Self = Self(2);
     /// The health of GPUs: `specs/decisions/0019-gpu-health.md`.
     pub const HEALTH: Self = Self(3);
+    /// Jobs that are stopped for others: `specs/decisions/0020-preemption.md`.
+    pub const PREEMPTION: Self = Self(4);
 
     #[must_use]
     pub fn next(self) -> Self {

@@ -79,6 +79,11 @@ marks! {
     QuotasSet = "quotas_set",
     QuotaBinds = "waiting_jobs_bound_by_quota",
     NodesKept = "plans_with_nodes_kept",
+    Preemptions = "rooms_made_by_preemption",
+    JobsPreempted = "jobs_preempted",
+    Reclaims = "jobs_preempted_by_equals_for_a_guarantee",
+    PreemptedForGood = "jobs_preempted_as_often_as_may_be",
+    StalePreemptions = "preemptions_refused_by_the_log",
     StartedBeside = "jobs_started_on_kept_nodes",
 }
 

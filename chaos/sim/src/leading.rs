@@ -9,7 +9,7 @@ use specs::wire::peer::{PeerNudge, PeerOrders};
 
 use crate::controller::Target;
 use crate::coverage::Mark;
-use crate::invariant::{index_follows, kept_nodes};
+use crate::invariant::{index_follows, kept_nodes, preemption};
 use crate::log::Ticket;
 use crate::network::{self, MachineId, Packet};
 use crate::node::MISSES_MAX;
@@ -34,6 +34,8 @@ impl World {
         if is_patient && !reign.proposed.is_empty() {
             return;
         }
+        // What the plan goes by is what the last one left; who is in vain is dropped before it.
+        let claims = preemption::claims(&reign.leader);
         let (commands, alarms) = reign.leader.poll_commands(now, wall, &state);
         let found = if state.revision.0.is_multiple_of(check_every) {
             index_follows::check(&mut reign.leader, &state)
@@ -41,9 +43,11 @@ impl World {
             Vec::new()
         };
         let kept = reign.leader.kept().is_some();
-        let (beside, delays) = kept_nodes::check(&reign.leader, &commands, &state, wall);
+        let stolen = preemption::on_poll(&claims, &preemption::claims(&reign.leader), &commands);
+        let (beside, delays) = kept_nodes::check(&reign.leader, &claims, &commands, (&state, wall));
         self.violate_all(found);
         self.violate_all(delays);
+        self.violate_all(stolen);
         self.coverage.add(Mark::NodesKept, u64::from(kept));
         self.coverage.add(Mark::StartedBeside, beside);
         self.coverage.add(Mark::ReleasesHeld, alarms.len() as u64);

@@ -14,8 +14,8 @@ use federation_core::{Command, Reply};
 
 use crate::coverage::Mark;
 use crate::invariant::{
-    agreed_state, l3_cancel, only_grows, s1_one_copy, s2_nothing_lost, s3_finished_kept,
-    s4_one_owner, s5_escrow, s6_quota, s7_residency, stops_are_wanted,
+    agreed_state, l3_cancel, only_grows, preemption, s1_one_copy, s2_nothing_lost,
+    s3_finished_kept, s4_one_owner, s5_escrow, s6_quota, s7_residency, stops_are_wanted,
 };
 use crate::supervisor::Process;
 use crate::world::{Event, NodeRef, World};
@@ -188,6 +188,7 @@ impl World {
         found.extend(s2_nothing_lost::on_commit(self, site, &after));
         found.extend(s3_finished_kept::on_commit(self, site, &entry.command, &before, &after));
         found.extend(s6_quota::on_commit(&entry.command, &before, &after));
+        found.extend(preemption::on_commit(self, &entry.command, &before, &after));
         if index.is_multiple_of(self.knobs.check_every) {
             found.extend(agreed_state::check(&after));
         }
@@ -310,6 +311,7 @@ impl World {
                 (Mark::LateResultsKept, kept(after).saturating_sub(kept(before)) as u64)
             }
             Command::SetQuota(_) | Command::RemoveQuota(_) => (Mark::QuotasSet, 1),
+            Command::PreemptJobs(_) => (Mark::Preemptions, 1),
             Command::FoundSite(_)
             | Command::AdmitJobs(_)
             | Command::CancelJob(_)

@@ -72,6 +72,8 @@ pub(crate) struct Knobs {
     pub(crate) accounts: Option<accounts::Habits>,
     /// The sites run nothing on GPUs without a proof, and GPUs fall sick.
     pub(crate) asks_for_proofs: bool,
+    /// The sites have the version that stops jobs for others.
+    pub(crate) preempts: bool,
     /// How long leaders let a job be passed over.
     pub(crate) patience: Millis,
     /// Mean span between faults of each kind; zero for none.
@@ -137,11 +139,7 @@ impl Knobs {
                 0..7 => noise(rng, 200),
                 _ => noise(rng, 600),
             },
-            slow_max: Millis(match rng.below(2) {
-                0 => 400,
-                _ if is_tight => 300,
-                _ => rng.range(400, 5_000),
-            }),
+            slow_max: draw_slow_max(rng, is_tight),
             slow_commits_permille: noise(rng, 250),
             distracted_permille: if rng.chance(700) { noise(rng, 30) } else { noise(rng, 300) },
             start_fails_permille: noise(rng, 60),
@@ -157,6 +155,7 @@ impl Knobs {
             retention: draw_retention(seed),
             accounts: accounts::Habits::draw(seed),
             asks_for_proofs: Rng::of(seed, "proofs").chance(400),
+            preempts: Rng::of(seed, "preemption").chance(500),
             patience: Millis(Rng::of(seed, "patience").range(1_000, 40_000)),
             faults,
         }
@@ -165,6 +164,14 @@ impl Knobs {
     pub(crate) fn fault_every(&self, kind: FaultKind) -> u64 {
         self.faults.get(place_of(kind)).copied().unwrap_or(0)
     }
+}
+
+fn draw_slow_max(rng: &mut Rng, is_tight: bool) -> Millis {
+    Millis(match rng.below(2) {
+        0 => 400,
+        _ if is_tight => 300,
+        _ => rng.range(400, 5_000),
+    })
 }
 
 fn place_of(kind: FaultKind) -> usize {
@@ -307,6 +314,13 @@ fn lend_rules(world: &mut World, index: usize) -> Vec<LendRule> {
     }
 }
 
+fn raise_to(world: &mut World, site: usize, version: ClusterVersion) {
+    while world.sites[site].log.latest().version < version {
+        let version = world.sites[site].log.latest().version.next();
+        world.append_directly(site, Command::SetVersion(SetVersion { version }));
+    }
+}
+
 fn found_site(world: &mut World, index: usize) {
     let site = &world.sites[index];
     let (name, home) = (site.name.clone(), site.country);
@@ -324,12 +338,12 @@ fn found_site(world: &mut World, index: usize) {
         }
     }
     if world.knobs.asks_for_proofs {
-        for version in (ClusterVersion::FIRST.0..=ClusterVersion::HEALTH.0).skip(1) {
-            let version = ClusterVersion(version);
-            world.append_directly(index, Command::SetVersion(SetVersion { version }));
-        }
+        raise_to(world, index, ClusterVersion::HEALTH);
         let trust = SetTrust { trust: Trust::Proven };
         world.append_directly(index, Command::SetTrust(trust));
+    }
+    if world.knobs.preempts {
+        raise_to(world, index, ClusterVersion::PREEMPTION);
     }
     for (nth, node) in nodes.into_iter().enumerate() {
         let token = TokenId(nth as u128 + 1);

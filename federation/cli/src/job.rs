@@ -158,11 +158,31 @@ fn details(job: &JobView) -> Vec<(&'static str, String)> {
     if spec.array > 1 {
         details.push(("Array", format!("{} of 0..{}", job.array_index, spec.array)));
     }
+    if job.preemptions > 0 {
+        details.push(("Preempted", times(job.preemptions)));
+    }
+    if !job.preempted.is_empty() {
+        details.push(("Stopped for it", joined(&job.preempted)));
+    }
     if job.remote_age > Millis::ZERO {
         let text = format!("{} ago", output::span(job.remote_age));
         details.push(("Peer heard", text));
     }
     details
+}
+
+fn times(count: u32) -> String {
+    if count == 1 { "once".into() } else { format!("{count} times") }
+}
+
+/// How the attempt ended, and for whom it was stopped.
+fn outcome_text(attempt: &AttemptView) -> String {
+    let Some(by) = attempt.preempted_by else { return attempt.outcome.clone() };
+    let preempted = format!("preempted by {by} at {}", moment(attempt.preempted_at));
+    if attempt.outcome.is_empty() {
+        return preempted;
+    }
+    format!("{}; {preempted}", attempt.outcome)
 }
 
 async fn cancel(app: &App, text: &str, output: Output) -> Outcome<()> {
@@ -395,6 +415,8 @@ impl Listed for JobView {
             "finished_ms": moment_ms(self.finished_at),
             "remote_age_ms": self.remote_age.0,
             "archived": self.archived,
+            "preemptions": self.preemptions,
+            "preempted": texts(&self.preempted),
             "attempts": self.attempts.iter().map(Listed::json).collect::<Vec<_>>(),
         })
     }
@@ -412,7 +434,7 @@ impl Listed for AttemptView {
             Item::of(joined(&self.nodes)),
             Item::of(moment(self.started_at)),
             Item::of(moment(self.ended_at)),
-            Item::of(&self.outcome),
+            Item::of(outcome_text(self)),
         ]
     }
 
@@ -429,6 +451,8 @@ impl Listed for AttemptView {
             "started_ms": moment_ms(self.started_at),
             "ended_ms": moment_ms(self.ended_at),
             "outcome": self.outcome,
+            "preempted_by": self.preempted_by.map(|id| id.to_string()),
+            "preempted_ms": moment_ms(self.preempted_at),
         })
     }
 }

@@ -199,8 +199,8 @@ fn stop_at_once(why: &str) {
 }
 
 /// The founding controller makes the group and puts the site's settings into its log; repeated
-/// after any interruption it changes nothing. A site begins with the version that brought the trust
-/// in GPUs: it has no earlier release to go back to.
+/// after any interruption it changes nothing. A site begins with the newest version: it has no earlier
+/// release to go back to.
 async fn found(shared: Arc<Shared>, spec: Arc<SiteSpec>, address: String) {
     loop {
         if is_founded(&shared.group.state(), &spec) {
@@ -241,7 +241,7 @@ async fn found_once(
     let Some(trust) = spec.trust else { return Ok(()) };
     loop {
         let version = shared.group.state().version;
-        if version >= ClusterVersion::HEALTH {
+        if version >= ClusterVersion::PREEMPTION {
             break;
         }
         let raised = shared.group.raise_version(version.next()).await;

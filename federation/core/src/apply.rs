@@ -7,6 +7,7 @@ use specs::id::{ControllerId, JobId, Revision};
 
 use crate::command::Command;
 use crate::effect::{Effect, Effects};
+use crate::queue::preempt;
 use crate::state::State;
 use crate::{archive, exchange, health, job, lease, node, quota, restore, site, version};
 
@@ -44,6 +45,7 @@ pub fn apply(state: &mut State, command: &Command) -> (Reply, Vec<Effect>) {
         Command::DrainNode(it) => node::drain(state, fx, it),
         Command::RecordParts(it) => node::record_parts(state, fx, it),
         Command::CommitPlan(it) => lease::commit_plan(state, fx, it),
+        Command::PreemptJobs(it) => preempt::preempt(state, fx, it),
         Command::OpenToken(it) => site::open_token(state, it),
         Command::AcceptPeer(it) => site::accept_peer(state, fx, it),
         Command::AddPeer(it) => site::add_peer(state, fx, it),

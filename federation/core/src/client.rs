@@ -69,16 +69,21 @@ fn attempt_view(attempt: &Attempt) -> AttemptView {
         started_at: attempt.started_at,
         ended_at: attempt.ended_at,
         outcome: attempt.outcome.as_ref().map(in_words).unwrap_or_default(),
+        preempted_by: attempt.preempted.as_ref().map(|it| it.by),
+        preempted_at: attempt.preempted.as_ref().map(|it| it.at).unwrap_or_default(),
     }
 }
 
 fn reason(state: &State, job: &Job) -> String {
+    let last = job.attempts.last();
+    let preempted = last.and_then(|it| it.preempted.as_ref()).map(|it| it.by);
     match &job.phase {
-        JobPhase::Queued(_) => match job.attempts.last().and_then(|it| it.outcome.as_ref()) {
-            Some(outcome) => {
+        JobPhase::Queued(_) => match (last.and_then(|it| it.outcome.as_ref()), preempted) {
+            (_, Some(by)) => alloc::format!("waits again; the last attempt was stopped for {by}"),
+            (Some(outcome), None) => {
                 alloc::format!("waits again; the last attempt was {}", in_words(outcome))
             }
-            None => "waits for capacity".into(),
+            (None, None) => "waits for capacity".into(),
         },
         JobPhase::Loaned(loan) => {
             let silent = state.peers.get(&loan.peer).is_some_and(|peer| peer.suspicion.is_some());
@@ -86,7 +91,9 @@ fn reason(state: &State, job: &Job) -> String {
         }
         JobPhase::Ended(ended) if ended.state == JobState::Finished => String::new(),
         JobPhase::Ended(ended) => in_words(&ended.outcome),
-        JobPhase::Leased(_) => String::new(),
+        JobPhase::Leased(_) => {
+            preempted.map(|by| alloc::format!("is stopped for {by}")).unwrap_or_default()
+        }
     }
 }
 
@@ -132,6 +139,8 @@ pub fn job_view(state: &State, job: &Job, leader: Option<(&Leader, Instant)>) ->
         cancel_requested: job.cancel,
         remote_age,
         archived: false,
+        preemptions: job.preemptions,
+        preempted: job.made_room.iter().flat_map(|room| room.jobs.iter().copied()).collect(),
     }
 }
 

@@ -8,8 +8,8 @@ use alloc::vec::Vec;
 use specs::codec::Blob;
 use specs::gpu::GpuHealth;
 use specs::id::{
-    AccountId, Boot, ControllerId, Country, Epoch, GpuIndex, GrantId, JobId, NodeId, RequestId,
-    Revision, SiteId, TokenId,
+    AccountId, Boot, ControllerId, Country, Epoch, GpuClass, GpuIndex, GrantId, JobId, NodeId,
+    RequestId, Revision, SiteId, TokenId,
 };
 use specs::quota::Limit;
 use specs::site::{SiteSpec, Trust};
@@ -120,6 +120,21 @@ specs::message! {
         1 => base: Revision,
         2 => assignments: Vec<Assignment>,
         3 => at: Timestamp,
+    }
+
+    /// Stops running jobs so that one that waits has room: all of those named, or none if anything
+    /// is no longer as it was. Since [`ClusterVersion::PREEMPTION`].
+    pub struct PreemptJobs {
+        /// Who waits.
+        1 => job: JobId,
+        /// The epoch that it had when this was planned.
+        2 => after: Epoch,
+        /// How often room had been made for it.
+        3 => times: u32,
+        /// Of the GPUs that it is to have.
+        4 => class: GpuClass,
+        5 => victims: Vec<AttemptKey>,
+        6 => at: Timestamp,
     }
 
     pub struct OpenToken {
@@ -305,6 +320,7 @@ specs::choice! {
         14 => DrainNode(DrainNode),
         15 => RecordParts(RecordParts),
         20 => CommitPlan(CommitPlan),
+        21 => PreemptJobs(PreemptJobs),
         30 => OpenToken(OpenToken),
         31 => AcceptPeer(AcceptPeer),
         32 => AddPeer(AddPeer),

@@ -53,6 +53,8 @@ pub(crate) fn admit(state: &mut State, fx: &mut Effects, it: &AdmitJobs) -> Repl
             cancel: false,
             kept: None,
             attempts: Vec::new(),
+            preemptions: 0,
+            made_room: None,
         };
         state.queue.insert(job.queue_key(), ());
         state.agreed.jobs.insert(id, job);
@@ -136,6 +138,7 @@ pub(crate) fn begin_attempt(job: &mut Job, host: SiteId, nodes: Vec<NodeId>, lea
         ended_at: Timestamp(0),
         outcome: None,
         lease,
+        preempted: None,
     });
 }
 
@@ -181,11 +184,14 @@ pub(crate) fn end_attempt(state: &mut State, fx: &mut Effects, it: &AttemptEnd, 
         end(state, it.job, JobState::Finished, *kept, at);
         return;
     }
+    // Who was stopped for another has lost nothing by itself.
+    let preempted = job.attempt(it.epoch).is_some_and(|attempt| attempt.preempted.is_some());
     let exhausted = match it.outcome.ending {
         Ending::Exited => Some(JobState::Finished),
         Ending::Stopped | Ending::Fenced | Ending::Refused | Ending::Lost if job.cancel => {
             Some(JobState::Cancelled)
         }
+        Ending::Stopped | Ending::Fenced | Ending::Refused | Ending::Lost if preempted => None,
         Ending::Refused if job.losses >= job.spec().retries => Some(JobState::Refused),
         Ending::Stopped | Ending::Fenced | Ending::Lost if job.losses >= job.spec().retries => {
             Some(JobState::Lost)
@@ -196,7 +202,7 @@ pub(crate) fn end_attempt(state: &mut State, fx: &mut Effects, it: &AttemptEnd, 
         end(state, it.job, final_state, it.outcome.clone(), at);
         return;
     }
-    job.losses += 1;
+    job.losses += u32::from(!preempted);
     job.phase = JobPhase::Queued(Queued {});
     let key = job.queue_key();
     state.queue.insert(key, ());

@@ -49,6 +49,7 @@ use crate::placement::capacity::Capacity;
 use crate::placement::lookout::{LOOKED_AT_MAX, Lookout, Seen};
 use crate::placement::plan::{Plan, plan};
 use crate::placement::{fits, lend};
+use crate::queue::clearing::{self, Clearing};
 use crate::queue::kept::Keeper;
 use crate::queue::turns::Order;
 use crate::quota::UseKey;
@@ -132,6 +133,7 @@ pub struct Leader {
     /// What is free where. Follows from the state.
     capacity: Capacity,
     keeper: Keeper,
+    clearing: Clearing,
 }
 
 /// What a plan goes by. Held only to be compared.
@@ -217,6 +219,7 @@ impl Leader {
             archivist: Archivist::default(),
             capacity: Capacity::default(),
             keeper: Keeper::default(),
+            clearing: Clearing::default(),
         }
     }
 
@@ -585,6 +588,7 @@ impl Leader {
         let mut planned = Planned::from(now, state);
         let spill_after = state.terms().spill_after;
         self.capacity.follow(state);
+        self.clearing.review(state);
         self.keeper.review(now, at, state);
         let order = self.order(now, at);
         let waited = |seen: &Seen| now.since(seen.since);
@@ -605,18 +609,28 @@ impl Leader {
         let waiting: Vec<Waiting> = jobs.iter().copied().filter_map(in_vain).collect();
         self.waits_anew |= waiting.iter().any(|it| !known.contains(&it.job));
         self.waiting = waiting;
+        let seen = clearing::Seen {
+            waiting: &jobs,
+            assignments: &assignments,
+            lookout: &self.lookout,
+            kept: self.keeper.kept(),
+        };
+        let stops = self.clearing.make(now, at, state, &seen);
         if !assignments.is_empty() {
             commands.push(Command::CommitPlan(CommitPlan { base, assignments, at }));
         }
+        commands.extend(stops.into_iter().map(Command::PreemptJobs));
         self.poll_lend(state, commands);
         self.capacity.give_back();
         self.keeper.see(now, state, &self.capacity, jobs, &self.lookout);
+        self.keeper.leave(self.clearing.claims());
     }
 
     /// Lends what no job of this site waits for.
     fn poll_lend(&mut self, state: &State, commands: &mut Vec<Command>) {
         let is_asked = self.peers.values().any(|memory| !memory.demand.is_empty());
-        if !is_asked || self.keeper.kept().is_some() || self.own_job_waits(state) {
+        let is_kept = self.keeper.kept().is_some() || !self.clearing.claims().is_empty();
+        if !is_asked || is_kept || self.own_job_waits(state) {
             return;
         }
         for peer in state.peers.values().filter(|peer| peer.suspicion.is_none()) {
@@ -651,7 +665,8 @@ impl Leader {
             *capacity.entry(class.class.clone()).or_default() += u64::from(class.total.0);
         }
         let kept = self.keeper.kept().cloned();
-        Order { now, at, capacity, kept, looks: LOOKED_AT_MAX }
+        let claims = self.clearing.claims().to_vec();
+        Order { now, at, capacity, claims, kept, looks: LOOKED_AT_MAX }
     }
 
     pub(crate) fn keeper(&self) -> &Keeper {
@@ -662,6 +677,11 @@ impl Leader {
     #[must_use]
     pub fn kept(&self) -> Option<(JobId, &[NodeId], Option<Timestamp>)> {
         self.keeper.kept().map(|kept| (kept.job, kept.nodes.as_slice(), kept.starts_at))
+    }
+
+    /// For which jobs room is being made on which nodes, those whose turn comes first before others.
+    pub fn claims(&self) -> impl Iterator<Item = (JobId, &[NodeId])> {
+        self.clearing.claims().iter().map(|claim| (claim.job, claim.nodes.as_slice()))
     }
 
     /// The site's own jobs come first: nothing is lent while one waits that could run here.

@@ -53,10 +53,10 @@ pub use client::{
     gpu_views, grant_views, job_state, job_view, loan_views, node_views, resolve_jobs, site_views,
 };
 pub use command::{
-    AcceptNode, AcceptPeer, AddController, AddPeer, AdmitJobs, ArchiveJobs, Assignment, CancelJob,
-    Command, CommitPlan, DrainNode, FoundSite, LeasePlan, LoanPlan, MakeGrant, OpenToken, PartPlan,
-    PeerRecord, Place, RecallGrant, RecordHealth, RecordParts, RegisterNode, RemoveController,
-    RemoveQuota, SetQuota, SetTrust, SetVersion, WithholdGpu,
+    AcceptNode, AcceptPeer, AddController, AddPeer, AdmitJobs, ArchiveJobs, Assignment, AttemptKey,
+    CancelJob, Command, CommitPlan, DrainNode, FoundSite, LeasePlan, LoanPlan, MakeGrant,
+    OpenToken, PartPlan, PeerRecord, Place, PreemptJobs, RecallGrant, RecordHealth, RecordParts,
+    RegisterNode, RemoveController, RemoveQuota, SetQuota, SetTrust, SetVersion, WithholdGpu,
 };
 pub use effect::Effect;
 pub use health::asks_for_proofs;
@@ -71,6 +71,7 @@ pub use placement::fleet::{
 };
 pub use placement::why::{could_ever_run, why};
 pub use placement::{order, score, spill};
+pub use queue::preempt::PREEMPTIONS_MAX;
 pub use queue::why::queue_why;
 pub use quota::{account_of, quota_views};
 pub use restore::{RestorePlan, Restored, reign, restore};

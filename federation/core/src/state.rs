@@ -53,10 +53,26 @@ specs::enumeration! {
         4 => Superseded = "superseded",
         /// A GPU that it runs on is not sound.
         5 => Unsound = "unsound",
+        /// Another job needs its GPUs more. Never below [`ClusterVersion::PREEMPTION`].
+        6 => Preempted = "preempted",
     }
 }
 
 specs::message! {
+    /// That an attempt was stopped for another job.
+    pub struct Preemption {
+        1 => by: JobId,
+        2 => at: Timestamp,
+    }
+
+    /// Who was stopped for a job.
+    pub struct MadeRoom {
+        /// How often it was decided. Invariant: only grows.
+        1 => times: u32,
+        /// The latest of them.
+        2 => jobs: Vec<JobId>,
+    }
+
     /// A try of a job, as its home remembers it.
     pub struct Attempt {
         1 => epoch: Epoch,
@@ -67,6 +83,8 @@ specs::message! {
         6 => outcome: Option<Outcome>,
         /// Zero for a loan.
         7 => lease: LeaseId,
+        /// Absent below [`ClusterVersion::PREEMPTION`].
+        8 => preempted: Option<Box<Preemption>>,
     }
 
     /// A job that waits for a place.
@@ -125,6 +143,10 @@ specs::message! {
         /// current attempt has ended.
         11 => kept: Option<Box<Outcome>>,
         12 => attempts: Vec<Attempt>,
+        /// How often it was stopped for another. Absent below [`ClusterVersion::PREEMPTION`], as is
+        /// the next. Invariant: at most [`crate::queue::preempt::PREEMPTIONS_MAX`].
+        13 => preemptions: u32,
+        14 => made_room: Option<Box<MadeRoom>>,
     }
 
     /// What a repeated request is answered with.
@@ -617,6 +639,15 @@ impl Job {
             JobPhase::Ended(_) => true,
             JobPhase::Queued(_) | JobPhase::Leased(_) | JobPhase::Loaned(_) => false,
         }
+    }
+
+    /// How often others were stopped for it.
+    pub(crate) fn room_made(&self) -> u32 {
+        self.made_room.as_ref().map_or(0, |it| it.times)
+    }
+
+    pub(crate) fn attempt(&self, epoch: Epoch) -> Option<&Attempt> {
+        self.attempts.iter().rev().find(|attempt| attempt.epoch == epoch)
     }
 
     pub(crate) fn attempt_mut(&mut self, epoch: Epoch) -> Option<&mut Attempt> {

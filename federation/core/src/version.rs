@@ -21,7 +21,7 @@ use crate::state::State;
 pub const KNOWN: Versions = Versions { oldest: ClusterVersion::FIRST, newest: NEWEST };
 
 #[cfg(not(feature = "next"))]
-const NEWEST: ClusterVersion = ClusterVersion::HEALTH;
+const NEWEST: ClusterVersion = ClusterVersion::PREEMPTION;
 #[cfg(feature = "next")]
 const NEWEST: ClusterVersion = crate::next::SINCE;
 
@@ -62,6 +62,7 @@ impl Command {
             Self::SetTrust(_) | Self::RecordHealth(_) | Self::WithholdGpu(_) => {
                 ClusterVersion::HEALTH
             }
+            Self::PreemptJobs(_) => ClusterVersion::PREEMPTION,
             #[cfg(feature = "next")]
             Self::Note(_) => crate::next::SINCE,
         }

@@ -60,8 +60,9 @@ pub struct RawSpec {
     pub priority: Option<u64>,
     /// Who it counts for, as an operator set up: `acme/vision/ada`; the submitter if absent.
     pub account: Option<String>,
-    /// Whether it may be stopped for a more urgent job and placed again; if absent, true for
-    /// `training` and `simulation`. No job is stopped for another one yet.
+    /// Whether it may be stopped for a job of higher priority, or for one whose account is due what
+    /// it is guaranteed, and placed again, three times at most; if absent, true for `training` and
+    /// `simulation`.
     pub preemptible: Option<bool>,
     #[serde(default)]
     pub replicas: RawReplicas,

@@ -130,6 +130,9 @@ crate::message! {
         5 => ended_at: Timestamp,
         /// In words; empty while it runs.
         6 => outcome: String,
+        /// The job that it was stopped for, and when that was decided.
+        7 => preempted_by: Option<JobId>,
+        8 => preempted_at: Timestamp,
     }
 
     pub struct JobView {
@@ -158,6 +161,10 @@ crate::message! {
         18 => remote_age: Millis,
         /// It is in the site's archive.
         19 => archived: bool,
+        /// How often it was stopped for another job.
+        20 => preemptions: u32,
+        /// The latest jobs that were stopped for it.
+        21 => preempted: Vec<JobId>,
     }
 
     pub struct JobLogs {

@@ -392,6 +392,8 @@ fn attempt_view() -> client::AttemptView {
         started_at: Timestamp(1_780_000_000_001),
         ended_at: Timestamp(1_780_000_000_002),
         outcome: "exited with 0".to_owned(),
+        preempted_by: Some(JobId(77)),
+        preempted_at: Timestamp(1_780_000_000_006),
     }
 }
 
@@ -416,6 +418,8 @@ fn job_view() -> client::JobView {
         cancel_requested: true,
         remote_age: Millis(12_000),
         archived: true,
+        preemptions: 2,
+        preempted: vec![JobId(78)],
     }
 }
 

@@ -5,13 +5,14 @@ use federation_core::{Assignment, Command, Leader, Place, State};
 use specs::unit::{Millis, Timestamp};
 
 use crate::invariant::Found;
+use crate::invariant::preemption::Claims;
 
 /// How many assignments stand on kept nodes, and those that should not.
 pub(crate) fn check(
     leader: &Leader,
+    claims: &Claims,
     commands: &[Command],
-    state: &State,
-    at: Timestamp,
+    (state, at): (&State, Timestamp),
 ) -> (u64, Found) {
     let (mut beside, mut found) = (0, Found::new());
     let Some((kept_for, nodes, starts_at)) = leader.kept() else { return (beside, found) };
@@ -24,7 +25,9 @@ pub(crate) fn check(
     }
     for it in assignments {
         let Place::Here(plan) = &it.place else { continue };
-        if !plan.parts.iter().any(|part| nodes.contains(&part.node)) {
+        // Whoever has room made for him goes before those for whom nodes are kept.
+        let goes_first = claims.iter().any(|(job, _)| *job == it.job);
+        if goes_first || !plan.parts.iter().any(|part| nodes.contains(&part.node)) {
             continue;
         }
         beside += 1;

@@ -7,6 +7,7 @@ pub(crate) mod kept_nodes;
 pub(crate) mod l1_heals;
 pub(crate) mod l3_cancel;
 pub(crate) mod only_grows;
+pub(crate) mod preemption;
 pub(crate) mod s1_one_copy;
 pub(crate) mod s2_nothing_lost;
 pub(crate) mod s3_finished_kept;

@@ -17,7 +17,7 @@ use crate::world::World;
 
 const QUOTA: &str = "S6: quota holds federation-wide";
 
-type Held = BTreeMap<(AccountId, Option<GpuClass>), GpuCount>;
+pub(crate) type Held = BTreeMap<(AccountId, Option<GpuClass>), GpuCount>;
 
 /// The class of what a running job holds, and how much of it.
 fn holds(state: &State, job: &Job) -> Option<(Option<GpuClass>, GpuCount)> {
@@ -36,7 +36,7 @@ fn holds(state: &State, job: &Job) -> Option<(Option<GpuClass>, GpuCount)> {
 }
 
 /// What every account holds, counted from the jobs.
-fn count(state: &State) -> Held {
+pub(crate) fn count(state: &State) -> Held {
     let mut held = Held::new();
     for job in state.jobs.values() {
         let Some((class, gpus)) = holds(state, job) else { continue };

@@ -380,6 +380,8 @@ mod tests {
             cancel_requested: is_service,
             remote_age: Millis::ZERO,
             archived: false,
+            preemptions: 0,
+            preempted: vec![],
         }
     }
 

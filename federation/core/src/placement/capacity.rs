@@ -2,7 +2,7 @@
 //! the truth: what was written since the last look is taken over, and what a plan takes for itself
 //! is given back before the next.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -47,6 +47,8 @@ pub(crate) struct Capacity {
     /// What the plan in the making has taken.
     taken: Vec<Placement>,
     aside: Aside,
+    /// Nodes that no job sees until the next [`Capacity::give_back`].
+    hidden: BTreeSet<NodeIndex>,
 }
 
 /// Nodes that most jobs do not see.
@@ -80,6 +82,21 @@ impl Capacity {
         }
     }
 
+    /// Hides nodes from everybody until the next [`Capacity::give_back`].
+    pub(crate) fn hide(&mut self, nodes: &[NodeId]) {
+        for id in nodes {
+            let Some(known) = self.known.get(id) else { continue };
+            if !self.seen.get(id).is_some_and(Node::is_usable) {
+                continue;
+            }
+            for (at, _) in &known.shapes {
+                if self.hidden.insert(*at) {
+                    self.fleet.set_usable(*at, false);
+                }
+            }
+        }
+    }
+
     /// Hides nodes from [`Capacity::take`], until the next [`Capacity::give_back`]. Nothing of them
     /// is taken yet.
     pub(crate) fn set_aside(&mut self, state: &State, nodes: &[NodeId]) {
@@ -91,7 +108,7 @@ impl Capacity {
                 continue;
             }
             let promised = fits::promised(state, id);
-            for (at, shape) in &known.shapes {
+            for (at, shape) in known.shapes.iter().filter(|(at, _)| !self.hidden.contains(at)) {
                 let place = self.aside.fleet.add(shape);
                 let class = &self.classes[usize::from(shape.class.0)];
                 self.aside.fleet.set_busy(place, &busy(node, class, promised));
@@ -124,7 +141,8 @@ impl Capacity {
 
     /// Gives back what a plan has taken or set aside.
     pub(crate) fn give_back(&mut self) {
-        for at in core::mem::take(&mut self.aside).at {
+        let aside = core::mem::take(&mut self.aside).at;
+        for at in aside.into_iter().chain(core::mem::take(&mut self.hidden)) {
             self.fleet.set_usable(at, true);
         }
         for placement in self.taken.drain(..) {

@@ -1,5 +1,6 @@
 //! Placement: proposes, outside the log; what it proposes is rechecked inside.
 
+pub(crate) mod board;
 pub(crate) mod capacity;
 pub(crate) mod fits;
 pub(crate) mod fleet;

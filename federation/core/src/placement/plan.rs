@@ -119,7 +119,11 @@ pub(crate) fn plan(
         let seen = lookout.see(order.now, job);
         let spec = &seen.spec;
         // Whom quota binds waits for no capacity, and keeps none from others.
-        let Ok(closed) = taken.closed(state, job, spec) else { continue };
+        let Ok(closed) = taken.closed(state, job, spec) else {
+            // What is kept may be for one whom only this plan's gifts hold back.
+            keep(state, order, capacity, job.id);
+            continue;
+        };
         let tried = (seen.ask.clone(), closed);
         let in_time = order.kept.as_ref().is_some_and(|kept| kept.leaves_in_time(spec, order.at));
         let mut place = None;
@@ -148,15 +152,21 @@ pub(crate) fn plan(
             }
             None => {
                 plan.waiting.push(job.id);
-                // He has his turn first, so nothing of it is taken.
-                if let Some(kept) = order.kept.as_ref().filter(|kept| kept.job == job.id) {
-                    capacity.set_aside(state, &kept.nodes);
-                }
+                keep(state, order, capacity, job.id);
             }
         }
     }
     plan.leaves_some = turns.leaves_some();
     plan
+}
+
+/// Leaves to the job what is kept for it. It has its turn first, so nothing of that is taken.
+fn keep(state: &State, order: &Order, capacity: &mut Capacity, job: JobId) {
+    if let Some(claim) = order.claims.iter().find(|claim| claim.job == job) {
+        capacity.hide(&claim.nodes);
+    } else if let Some(kept) = order.kept.as_ref().filter(|kept| kept.job == job) {
+        capacity.set_aside(state, &kept.nodes);
+    }
 }
 
 /// A place on this site, if the job may run there.

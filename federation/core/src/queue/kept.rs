@@ -27,6 +27,7 @@ use specs::unit::{Instant, Millis, Timestamp};
 use crate::placement::capacity::Capacity;
 use crate::placement::fits;
 use crate::placement::lookout::{Lookout, Seen};
+use crate::queue::clearing::Claim;
 use crate::queue::recent;
 use crate::quota::Taken;
 use crate::state::{Gpu, Job, JobPhase, Lease, Node, State};
@@ -116,6 +117,14 @@ impl Keeper {
     /// How many have their turn before the job; none if it does not wait for room.
     pub(crate) fn before(&self, job: JobId) -> Option<usize> {
         self.waiting.iter().position(|id| *id == job)
+    }
+
+    /// Keeps nothing for who has room made for him.
+    pub(crate) fn leave(&mut self, claims: &[Claim]) {
+        let is_claimed = |id: &JobId| claims.iter().any(|claim| claim.job == *id);
+        self.kept = self.kept.take().filter(|kept| !is_claimed(&kept.job));
+        self.overdue.retain(|id| !is_claimed(id));
+        self.next = self.next.filter(|id| !is_claimed(id));
     }
 
     /// Before a plan: what is kept, and for whom.

@@ -19,6 +19,7 @@ use specs::id::{AccountId, GpuClass, JobId, Revision};
 use specs::quota::Quota;
 use specs::unit::{GpuCount, Instant, Timestamp};
 
+use crate::queue::clearing::Claim;
 use crate::queue::kept::Kept;
 use crate::quota::{Charge, UseKey, held};
 use crate::state::{Job, QueueKey, State};
@@ -35,7 +36,9 @@ pub(crate) struct Order {
     pub at: Timestamp,
     /// GPUs of each class, here and at peers.
     pub capacity: BTreeMap<GpuClass, u64>,
-    /// What is kept, for whom; he has his turn first.
+    /// For whom room is being made; they have their turns first, in this order.
+    pub claims: Vec<Claim>,
+    /// What is kept, for whom; he has his turn next.
     pub kept: Option<Kept>,
     /// Most jobs that are looked at.
     pub looks: usize,
@@ -71,9 +74,9 @@ struct Own {
 pub(crate) struct Turns<'a> {
     state: &'a State,
     order: &'a Order,
-    /// For whom something is kept, and whether he had his turn.
-    kept: Option<JobId>,
-    had: bool,
+    /// For whom something is kept, and how many of them had their turns.
+    ahead: Vec<JobId>,
+    had: usize,
     left: usize,
     /// Some jobs are left for the next plan.
     leaves: bool,
@@ -91,11 +94,14 @@ pub(crate) struct Turns<'a> {
 
 impl<'a> Turns<'a> {
     pub(crate) fn new(state: &'a State, order: &'a Order) -> Self {
+        let claims = order.claims.iter().map(|claim| claim.job);
+        let mut ahead: Vec<JobId> = claims.collect();
+        ahead.extend(order.kept.as_ref().map(|kept| kept.job).filter(|id| !ahead.contains(id)));
         Self {
             state,
             order,
-            kept: order.kept.as_ref().map(|kept| kept.job),
-            had: false,
+            ahead,
+            had: 0,
             left: order.looks,
             leaves: false,
             rest: state.queue.keys().next().cloned(),
@@ -112,8 +118,9 @@ impl<'a> Turns<'a> {
         if let Some(last) = self.last.take() {
             self.step(&last, true);
         }
-        if !core::mem::replace(&mut self.had, true) {
-            let job = self.kept.and_then(|id| self.state.jobs.get(&id));
+        while let Some(id) = self.ahead.get(self.had) {
+            self.had += 1;
+            let job = self.state.jobs.get(id);
             if let Some(job) = job.filter(|job| self.state.queue.contains(&job.queue_key())) {
                 return Some(job);
             }
@@ -127,7 +134,7 @@ impl<'a> Turns<'a> {
                 continue;
             };
             let job = self.own.get(&account).and_then(|own| self.state.jobs.get(&own.next.job));
-            match job.filter(|job| self.kept != Some(job.id)) {
+            match job.filter(|job| !self.ahead.contains(&job.id)) {
                 Some(job) => {
                     self.left -= 1;
                     self.last = Some(account);

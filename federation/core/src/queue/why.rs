@@ -8,6 +8,7 @@ use specs::wire::client::QueueWhy;
 
 use crate::leader::Leader;
 use crate::queue::kept::Keeper;
+use crate::queue::preempt::{PREEMPTIONS_MAX, still_there};
 use crate::quota::{Bound, Taken};
 use crate::state::{Job, JobPhase, State};
 
@@ -18,7 +19,35 @@ pub fn queue_why(state: &State, leader: &Leader, at: Timestamp, job: &Job) -> Ve
     let spec = job.spec();
     let bound = Taken::default().closed(state, job, &spec).err();
     let bound = bound.map(|bound| of_bound(&bound, spec.gpus().0));
-    bound.or_else(|| of_turn(leader.keeper(), at, job)).into_iter().collect()
+    let mut found: Vec<QueueWhy> = of_stops(state, job)
+        .or(bound)
+        .or_else(|| of_turn(leader.keeper(), at, job))
+        .into_iter()
+        .collect();
+    found.extend(of_preemption(at, job));
+    found
+}
+
+/// Who is being stopped for it.
+fn of_stops(state: &State, job: &Job) -> Option<QueueWhy> {
+    let leaving: Vec<String> = still_there(state, job).map(|id| alloc::format!("{id}")).collect();
+    if leaving.is_empty() {
+        return None;
+    }
+    let constraint = alloc::format!("stopped for it, and still there: {}", leaving.join(", "));
+    Some(QueueWhy { constraint, change: String::from("time: until they have ended") })
+}
+
+/// Who it was stopped for.
+fn of_preemption(at: Timestamp, job: &Job) -> Option<QueueWhy> {
+    let preempted = job.attempts.last()?.preempted.as_ref()?;
+    let seconds = at.0.saturating_sub(preempted.at.0) / 1_000;
+    let left = PREEMPTIONS_MAX.saturating_sub(job.preemptions);
+    let constraint = alloc::format!(
+        "stopped {seconds} s ago for {}, and may be {left} times more",
+        preempted.by
+    );
+    Some(QueueWhy { constraint, change: String::new() })
 }
 
 /// Where the job stands, and what is kept for it.

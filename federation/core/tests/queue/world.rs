@@ -35,8 +35,21 @@ impl Site {
     }
 
     pub(crate) fn raise(&mut self) {
-        let version = ClusterVersion::QUEUEING;
-        assert_eq!(self.apply(Command::SetVersion(SetVersion { version })), Reply::Done);
+        self.raise_to(ClusterVersion::QUEUEING);
+    }
+
+    pub(crate) fn raise_to(&mut self, version: ClusterVersion) {
+        while self.state.version < version {
+            let version = self.state.version.next();
+            assert_eq!(self.apply(Command::SetVersion(SetVersion { version })), Reply::Done);
+        }
+    }
+
+    /// Of the version that stops jobs for others.
+    pub(crate) fn preempting(name: &str) -> Self {
+        let mut site = Self::found(name);
+        site.raise_to(ClusterVersion::PREEMPTION);
+        site
     }
 
     pub(crate) fn first_version(name: &str) -> Self {
@@ -157,8 +170,26 @@ impl Site {
             .collect()
     }
 
+    /// All parts of the job's attempt have started by now.
+    pub(crate) fn start(&mut self, id: u128) {
+        let at = self.at();
+        self.tell(id, AttemptPhase::Running, None, at, Timestamp(0));
+    }
+
     /// All parts of the job's attempt end so.
     pub(crate) fn end(&mut self, id: u128, ran: Millis, outcome: &Outcome) {
+        let started_at = Timestamp(self.now.saturating_sub(ran.0));
+        self.tell(id, AttemptPhase::Ended, Some(outcome.clone()), started_at, self.at());
+    }
+
+    fn tell(
+        &mut self,
+        id: u128,
+        phase: AttemptPhase,
+        outcome: Option<Outcome>,
+        started_at: Timestamp,
+        ended_at: Timestamp,
+    ) {
         let JobPhase::Leased(leased) = &self.state.jobs.get(&JobId(id)).unwrap().phase else {
             panic!("job {id} has no lease");
         };
@@ -166,13 +197,8 @@ impl Site {
         let nodes: Vec<NodeId> =
             self.state.leases.get(&lease).unwrap().parts.iter().map(|it| it.node.clone()).collect();
         for node in nodes {
-            let report = AttemptReport {
-                lease,
-                phase: AttemptPhase::Ended,
-                outcome: Some(outcome.clone()),
-                started_at: Timestamp(self.now.saturating_sub(ran.0)),
-                ended_at: at,
-            };
+            let outcome = outcome.clone();
+            let report = AttemptReport { lease, phase, outcome, started_at, ended_at };
             let record = RecordParts { node, boot: Boot(1), attempts: vec![report], at };
             self.apply(Command::RecordParts(record));
         }
