@@ -22,5 +22,6 @@ mod input;
 mod nodes;
 mod operate;
 mod peering;
+mod preemption;
 mod process;
 mod work;

@@ -13,6 +13,7 @@ pub(crate) struct Work {
     pub(crate) beats: u32,
     pub(crate) on_partition: &'static str,
     pub(crate) spill: bool,
+    pub(crate) priority: u32,
 }
 
 /// Beats that never end.
@@ -20,17 +21,18 @@ pub(crate) const FOR_EVER: u32 = 100_000;
 
 impl Work {
     pub(crate) fn new(name: &'static str, gpus: u32, beats: u32) -> Self {
-        Self { name, gpus, beats, on_partition: "restart", spill: true }
+        Self { name, gpus, beats, on_partition: "restart", spill: true, priority: 50 }
     }
 
     pub(crate) fn text(&self, witness: &Path) -> String {
-        let Self { name, gpus, beats, on_partition, spill } = self;
+        let Self { name, gpus, beats, on_partition, spill, priority } = self;
         let witness = witness.display();
         format!(
             r#"apiVersion: spillway/v1
 kind: Job
 metadata: {{name: {name}}}
 spec:
+  priority: {priority}
   resources: {{gpus: {{count: {gpus}}}}}
   run:
     command: |
