@@ -20,6 +20,10 @@ impl ClusterVersion {
     pub const HEALTH: Self = Self(3);
     /// Jobs that are stopped for others: `specs/decisions/0020-preemption.md`.
     pub const PREEMPTION: Self = Self(4);
+    /// What a site agrees on of burn-ins: `specs/decisions/0022-burn-ins-of-a-site.md`.
+    pub const BURN_INS: Self = Self(5);
+    /// What places cost, and more of what jobs ask: `specs/decisions/0023-placement-over-sites.md`.
+    pub const SITES: Self = Self(6);
 
     #[must_use]
     pub fn next(self) -> Self {

@@ -9,7 +9,7 @@ use crate::apply::Reply;
 use crate::state::State;
 
 /// The version that brings it.
-pub(crate) const SINCE: ClusterVersion = ClusterVersion(5);
+pub(crate) const SINCE: ClusterVersion = ClusterVersion(7);
 
 specs::message! {
     /// Is counted.
@@ -38,7 +38,7 @@ mod tests {
         let note = Command::Note(Note { text: "x".into() });
         assert_eq!(note.since(), SINCE);
         assert!(matches!(apply(&mut state, &note).0, Reply::NoOp(_)));
-        for version in [2, 3, 4, SINCE.0].map(ClusterVersion) {
+        for version in (2..=SINCE.0).map(ClusterVersion) {
             apply(&mut state, &Command::SetVersion(SetVersion { version }));
         }
         assert_eq!(apply(&mut state, &note).0, Reply::Done);
