@@ -11,6 +11,7 @@
 //!   into the agent. A deadline that is missed is evidence.
 //! * Results come through pinned host memory with checksums, never through the memory under test.
 
+mod ask;
 mod child;
 mod cuda;
 mod kernels;
@@ -20,8 +21,9 @@ mod report;
 mod run;
 mod votes;
 
+pub use ask::{Stop, StopHandle};
 pub use child::answer_stdin;
 pub(crate) use kernels::MANIFEST;
 pub use report::{Report, write_json, write_text};
-pub use run::{Options, Outcome, run};
+pub use run::{Listener, Options, Outcome, Progress, run};
 pub(crate) use run::{Reading, read_counters};

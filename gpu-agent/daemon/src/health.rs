@@ -25,12 +25,12 @@ use gpu_agent_core::Runner;
 use gpu_agent_core::burn_in::counters::{self, Counters};
 use gpu_agent_core::burn_in::{Severity, Tier, Verdict};
 use gpu_agent_core::health::{BurnIn, Evidence, Health};
-use specs::gpu::{BurnInTier, GpuInfo, GpuReport, InventorySource};
+use specs::gpu::{GpuInfo, GpuReport, InventorySource};
 use specs::id::{GpuIndex, NodeId};
 use specs::unit::{Instant, Millis};
 use tokio::sync::mpsc;
 
-use crate::burn_in::{self, Options, Reading};
+use crate::burn_in::{self, Options, Reading, Stop};
 use crate::inventory::Gpus;
 use proof::Signer;
 
@@ -169,22 +169,22 @@ impl Doctor {
         let Some(info) = self.info(it.gpu) else {
             return Evidence::Unknown("the GPU is gone".into());
         };
-        let tier = match it.tier {
-            BurnInTier::T0 | BurnInTier::T1 | BurnInTier::T4 => Tier::T1,
-            BurnInTier::T2 | BurnInTier::T3 => Tier::T2,
-        };
         let mut seed = [0; 8];
         self.env.random.fill(&mut seed);
         let options = Options {
-            tier,
+            tier: Tier::from(it.tier),
             gpu: None,
             uuid: Some(info.uuid.clone()),
             seconds: self.options.burn_in_seconds,
             seed: u64::from_le_bytes(seed),
             patience: CHECK_PATIENCE,
+            turn: 0,
+            stop: Stop::never(),
+            clock: self.env.clock.clone(),
         };
         let report = match burn_in::run(&options, &mut |_| ()).await {
-            Ok(report) => report,
+            Ok(Some(report)) => report,
+            Ok(None) => return Evidence::Unknown("it was stopped".into()),
             Err(fault) => return Evidence::Unknown(fault.to_string()),
         };
         let why = report.worst().unwrap_or_default();

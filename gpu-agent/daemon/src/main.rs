@@ -1,6 +1,6 @@
 //! The command line of the GPU agent.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -12,8 +12,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use fabric_quic::env::{Clock, Env};
 use fabric_quic::token::Token;
 use gpu_agent_core::burn_in::Tier;
-use gpu_agent_daemon::burn_in::{self, Outcome};
+use gpu_agent_daemon::burn_in::{self, Outcome, Progress, Stop};
 use gpu_agent_daemon::{Attribute, Declared, Flush, HealthOptions, Options, Topology, inventory};
+use indicatif::{ProgressBar, ProgressStyle};
 use specs::fault::{Fault, FaultCode};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -97,15 +98,20 @@ struct RunArgs {
 
 #[derive(Args)]
 struct BurnInArgs {
-    /// t1 is a gate of seconds, t2 the admission of a GPU.
+    /// t0 reads counters, t1 is a gate of seconds, t2 the admission of a GPU, t3 repeats t2 for half
+    /// an hour, t4 is one check of 2 s.
     #[arg(long, value_enum)]
     tier: TierArg,
     /// One GPU, as the driver numbers them; all if left out.
     #[arg(long, value_name = "INDEX")]
     gpu: Option<u16>,
-    /// How long the units are kept at work, in seconds; 5 for t1 and 60 for t2 if left out.
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(..=3_600))]
+    /// How long the units are kept at work, in seconds: 5 for t1, 60 for t2 and 2 for t4 if left
+    /// out. For t3, how long it lasts: 1,800 if left out.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(..=86_400))]
     seconds: Option<u32>,
+    /// Which check t4 does; they take turns.
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    turn: u32,
     /// What patterns are made from. Equal seeds give equal digests on equal GPUs.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -123,8 +129,11 @@ struct BurnInArgs {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum TierArg {
+    T0,
     T1,
     T2,
+    T3,
+    T4,
 }
 
 #[derive(Args)]
@@ -256,28 +265,34 @@ fn burn_in(args: &BurnInArgs) -> ExitCode {
 }
 
 fn try_burn_in(args: &BurnInArgs) -> Result<Outcome, Fault> {
-    let (tier, seconds) = match args.tier {
-        TierArg::T1 => (Tier::T1, 5),
-        TierArg::T2 => (Tier::T2, 60),
+    let tier = match args.tier {
+        TierArg::T0 => Tier::T0,
+        TierArg::T1 => Tier::T1,
+        TierArg::T2 => Tier::T2,
+        TierArg::T3 => Tier::T3,
+        TierArg::T4 => Tier::T4,
     };
+    let soak = u32::try_from(tier.budget().0 / 1_000).unwrap_or(u32::MAX);
+    let usual = if tier == Tier::T3 { soak } else { tier.work_seconds() };
     let options = burn_in::Options {
         tier,
         gpu: args.gpu,
         uuid: None,
-        seconds: args.seconds.unwrap_or(seconds),
+        seconds: args.seconds.unwrap_or(usual),
         seed: args.seed,
         patience: Duration::from_secs(args.patience),
+        turn: args.turn,
+        stop: Stop::never(),
+        clock: Env::system().clock,
     };
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| internal("start a runtime", &error))?;
-    let is_table = args.output == Format::Table;
-    let mut progress = |step: &str| {
-        if is_table {
-            // Whoever does not read it misses nothing.
-            let _ = writeln!(io::stderr(), "{step}");
-        }
+    let mut meter = Meter::new(args.output);
+    let done = runtime.block_on(burn_in::run(&options, &mut |it| meter.show(it)));
+    meter.end();
+    let Some(report) = done? else {
+        return Err(Fault::new(FaultCode::Internal, "the burn-in was stopped"));
     };
-    let report = runtime.block_on(burn_in::run(&options, &mut progress))?;
     let mut out = io::stdout().lock();
     let written = match args.output {
         Format::Table => burn_in::write_text(&report, &mut out),
@@ -286,6 +301,51 @@ fn try_burn_in(args: &BurnInArgs) -> Result<Outcome, Fault> {
     match written.and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(internal("write", &error)),
         _ => Ok(Outcome::of(&report)),
+    }
+}
+
+/// Shows how far a burn-in is: a bar on a terminal, lines elsewhere, nothing beside a report for
+/// programs.
+struct Meter {
+    format: Format,
+    bar: Option<ProgressBar>,
+}
+
+impl Meter {
+    fn new(format: Format) -> Self {
+        let is_watched = format == Format::Table && io::stderr().is_terminal();
+        let style =
+            ProgressStyle::with_template("[{elapsed_precise}] {bar:30} {percent:>3} %  {msg}");
+        let bar = is_watched.then(|| ProgressBar::new(1_000));
+        let bar = bar.map(|bar| match style {
+            Ok(style) => bar.with_style(style),
+            Err(_) => bar,
+        });
+        if let Some(bar) = &bar {
+            bar.enable_steady_tick(Duration::from_millis(500));
+        }
+        Self { format, bar }
+    }
+
+    fn show(&mut self, it: Progress) {
+        let text = format!("GPU {}: {}", it.gpu, it.check);
+        match &self.bar {
+            Some(bar) => {
+                bar.set_message(text);
+                bar.set_position(it.done_permille);
+            }
+            None if self.format == Format::Table => {
+                // Whoever does not read it misses nothing.
+                let _ = writeln!(io::stderr(), "{text}");
+            }
+            None => {}
+        }
+    }
+
+    fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
     }
 }
 

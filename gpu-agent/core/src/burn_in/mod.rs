@@ -13,7 +13,9 @@
 //! * A limit of power that software set is no fault, however low the clocks.
 
 pub mod counters;
+pub mod measured;
 pub mod memory;
+mod tier;
 pub mod vote;
 
 use alloc::format;
@@ -22,26 +24,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-/// How much is tested.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Tier {
-    /// A gate before a node returns: seconds.
-    T1,
-    /// Admission: all patterns and all units.
-    T2,
-}
-
-impl Tier {
-    /// Passes over the whole memory.
-    #[must_use]
-    pub const fn memory_passes(self) -> u32 {
-        match self {
-            Self::T1 => 6,
-            Self::T2 => 14,
-        }
-    }
-}
+pub use tier::Tier;
 
 /// What is to blame. Addresses are the driver's, in bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

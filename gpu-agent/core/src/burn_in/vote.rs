@@ -38,6 +38,9 @@ pub struct Round {
     pub canary: Option<u32>,
     /// False where the work shares what other SMs use, so that its time says nothing.
     pub is_paced: bool,
+    /// How often each warp did the kernel's work.
+    #[serde(default)]
+    pub steps: u32,
 }
 
 /// What most SMs say, by warp; none without a majority.
@@ -157,7 +160,7 @@ mod tests {
         let mut votes: Vec<Vote> = votes.collect();
         votes.iter_mut().for_each(change);
         let (name, canary, is_paced) = ("unit_x".into(), None, true);
-        Round { name, votes, spoiled: 0, sms: 8, canary, is_paced }
+        Round { name, votes, spoiled: 0, sms: 8, canary, is_paced, steps: 1 }
     }
 
     fn blamed(round: &Round) -> Vec<(u32, String)> {

@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use gpu_agent_core::burn_in::counters::Counters;
 use gpu_agent_core::burn_in::memory::Numbers;
 use gpu_agent_core::burn_in::vote::Round;
+use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 use specs::fault::{Fault, FaultCode};
 
@@ -49,9 +50,17 @@ pub(super) struct Request {
     pub passes: u32,
     /// How long votes go on, all together; each is taken at least twice.
     pub seconds: u32,
+    /// Which slice of an idle moment this is.
+    #[serde(default)]
+    pub turn: u32,
 }
 
 impl Request {
+    /// A question that needs nothing but a GPU.
+    pub(super) fn of(check: Check, uuid: &str) -> Self {
+        Self { check, gpu: 0, uuid: uuid.to_owned(), seed: 0, passes: 0, seconds: 0, turn: 0 }
+    }
+
     /// The share of one of the twelve votes.
     pub(super) fn nanos_each(&self) -> u64 {
         u64::from(self.seconds) * 1_000_000_000 / 12
@@ -108,6 +117,8 @@ fn open(request: &Request) -> Result<Gpu, Failure> {
 /// # Errors
 /// It is none, or nobody reads.
 pub fn answer_stdin() -> Result<(), Fault> {
+    // Whoever asked is gone: so is the wish to keep a GPU at work.
+    let _ = set_parent_process_death_signal(Some(Signal::KILL));
     let bad = |what: String| Fault::new(FaultCode::InvalidArgument, what);
     let mut text = String::new();
     let read = io::stdin().take(QUESTION_BYTES_MAX).read_to_string(&mut text);

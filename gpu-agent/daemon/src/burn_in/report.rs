@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use gpu_agent_core::burn_in::counters::Counters;
-use gpu_agent_core::burn_in::memory::Numbers;
+use gpu_agent_core::burn_in::measured::{self, Measured};
+use gpu_agent_core::burn_in::memory;
 use gpu_agent_core::burn_in::vote::{self, Round};
 use gpu_agent_core::burn_in::{Finding, Severity, Tier, Verdict};
 use serde::Serialize;
+use specs::unit::Millis;
 
 use super::cuda::DeviceInfo;
 use super::kernels;
@@ -23,6 +25,9 @@ pub struct Report {
     kind: &'static str,
     tier: Tier,
     seed: u64,
+    /// How long it took, and how long it should take at most on a GPU of today.
+    spent_millis: u64,
+    budget_millis: u64,
     pub(super) verdict: Verdict,
     /// BLAKE3 of the PTX that ran.
     kernels: BTreeMap<String, String>,
@@ -38,13 +43,15 @@ pub(super) struct GpuReport {
     uuid: String,
     verdict: Verdict,
     findings: Vec<Finding>,
-    measured: Measured,
+    measured: Numbers,
 }
 
-/// Numbers that are no findings: for comparison with other GPUs.
+/// Numbers that are no findings.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Measured {
+pub(super) struct Numbers {
+    /// Rounds of the whole; more than one for a soak.
+    pub rounds: u32,
     /// What most SMs said in the first round of each vote. Equal for equal GPUs, seeds and kernels.
     digests: BTreeMap<String, String>,
     /// The median SM's cycles in that round.
@@ -52,12 +59,18 @@ pub(super) struct Measured {
     memory_bytes: u64,
     memory_bytes_free: u64,
     memory_bytes_per_second: u64,
+    /// Passes over the memory, and how long the GPU was at it.
+    memory_passes: u32,
+    memory_nanos: u64,
     pub counters: Option<Counters>,
+    /// What a site compares.
+    pub compared: Measured,
 }
 
-impl Measured {
+impl Numbers {
     pub(super) fn add_rounds(&mut self, rounds: &[Round]) {
         for round in rounds.iter().filter(|it| it.canary.is_none()) {
+            self.compared.add_round(round);
             if self.digests.contains_key(&round.name) {
                 continue;
             }
@@ -71,12 +84,12 @@ impl Measured {
         }
     }
 
-    pub(super) fn add_memory(&mut self, numbers: &Numbers) {
+    pub(super) fn add_memory(&mut self, numbers: &memory::Numbers) {
         self.memory_bytes = numbers.bytes();
         self.memory_bytes_free = numbers.bytes_free;
-        let moved = u128::from(numbers.bytes_moved) * 1_000_000_000;
-        let rate = moved.checked_div(u128::from(numbers.nanos)).unwrap_or(0);
-        self.memory_bytes_per_second = u64::try_from(rate).unwrap_or(u64::MAX);
+        (self.memory_passes, self.memory_nanos) = (numbers.passes, numbers.nanos);
+        self.compared.add_rate(measured::MEMORY, numbers.bytes_moved, numbers.nanos);
+        self.memory_bytes_per_second = self.compared.0.get(measured::MEMORY).copied().unwrap_or(0);
     }
 }
 
@@ -85,7 +98,7 @@ impl GpuReport {
         device: &DeviceInfo,
         verdict: Verdict,
         findings: Vec<Finding>,
-        measured: Measured,
+        measured: Numbers,
     ) -> Self {
         let (index, name, uuid) = (device.index, device.name.clone(), device.uuid.clone());
         Self { index, name, uuid, verdict, findings, measured }
@@ -108,7 +121,7 @@ impl Report {
         self.gpus.first().map(|gpu| gpu.name.clone()).unwrap_or_default()
     }
 
-    pub(super) fn new(tier: Tier, seed: u64, gpus: Vec<GpuReport>) -> Self {
+    pub(super) fn new(tier: Tier, seed: u64, spent: Millis, gpus: Vec<GpuReport>) -> Self {
         let has = |verdict| gpus.iter().any(|it| it.verdict == verdict);
         let verdict = if has(Verdict::Fault) {
             Verdict::Fault
@@ -118,7 +131,8 @@ impl Report {
             Verdict::Pass
         };
         let (api_version, kind, kernels) = (API_VERSION, "BurnIn", kernels::hashes());
-        Self { api_version, kind, tier, seed, verdict, kernels, gpus }
+        let (spent_millis, budget_millis) = (spent.0, tier.budget().0);
+        Self { api_version, kind, tier, seed, spent_millis, budget_millis, verdict, kernels, gpus }
     }
 }
 

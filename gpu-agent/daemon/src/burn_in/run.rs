@@ -1,41 +1,56 @@
 //! The burn-in of a node's GPUs: one check after the other, each in a child with a deadline.
 
-use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
+use fabric_quic::env::Clock;
 use gpu_agent_core::burn_in::{
     Blame, Finding, Severity, Tier, Verdict,
     counters::{self, Counters},
     memory, settle, verdict, vote,
 };
 use specs::fault::{Fault, FaultCode};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use specs::unit::{Instant, Millis};
 
+use super::ask::{Missed, Stop, ask};
 use super::child::{Answer, Check, Request};
-use super::cuda::{DeviceInfo, Failure, FailureKind};
-use super::report::{GpuReport, Measured, Report};
+use super::cuda::{DeviceInfo, FailureKind};
+use super::report::{GpuReport, Numbers, Report};
 
-/// Longest answer that is read.
-const ANSWER_BYTES_MAX: u64 = 256 << 20;
-/// How long a killed child may take to be gone before it is left behind.
-const BURIAL: Duration = Duration::from_secs(5);
+/// A soak's rounds are as many, if units are kept at work no longer than in an admission.
+const SOAK_ROUNDS: u32 = 30;
 
 /// What is to be burnt in, and how.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     pub tier: Tier,
     /// One GPU, as the driver numbers them; all if left out.
     pub gpu: Option<u16>,
     /// One GPU, by its id.
     pub uuid: Option<String>,
-    /// How long votes go on, all together.
+    /// How long votes go on, all together; for a soak, how long it lasts.
     pub seconds: u32,
     pub seed: u64,
     /// How long a check may take beyond that.
     pub patience: Duration,
+    /// Which slice of an idle moment this is: checks take turns.
+    pub turn: u32,
+    pub stop: Stop,
+    pub clock: Arc<dyn Clock>,
 }
+
+/// How far a burn-in is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    pub gpu: u16,
+    /// The check that begins.
+    pub check: &'static str,
+    /// Thousandths of the whole that are done.
+    pub done_permille: u64,
+}
+
+/// Who hears of it.
+pub type Listener<'a> = &'a mut (dyn FnMut(Progress) + Send);
 
 /// What the process says of it by its exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,41 +59,6 @@ pub enum Outcome {
     Fault = 1,
     NoGpu = 3,
     Unknown = 4,
-}
-
-/// Why a check has no numbers.
-enum Missed {
-    Deadline,
-    Died(String),
-    Failed(Failure),
-}
-
-/// Burns in, and says each step to `progress`.
-///
-/// # Errors
-/// There is no GPU (not found), the one that was named is not there (invalid argument), or the
-/// driver cannot be used (unreachable).
-pub async fn run(
-    options: &Options,
-    progress: &mut (dyn FnMut(&str) + Send),
-) -> Result<Report, Fault> {
-    let devices = devices(options).await?;
-    let is_wanted = |it: &&DeviceInfo| {
-        options.gpu.is_none_or(|wanted| wanted == it.index)
-            && options.uuid.as_ref().is_none_or(|wanted| *wanted == it.uuid)
-    };
-    let chosen: Vec<&DeviceInfo> = devices.iter().filter(is_wanted).collect();
-    if chosen.is_empty() {
-        let by_index = options.gpu.map(|index| index.to_string());
-        let wanted = options.uuid.clone().or(by_index).unwrap_or_default();
-        let message = format!("there is no GPU {wanted}; the driver knows {}", devices.len());
-        return Err(Fault::new(FaultCode::InvalidArgument, message));
-    }
-    let mut gpus = Vec::new();
-    for device in chosen {
-        gpus.push(burn_in(options, device, progress).await);
-    }
-    Ok(Report::new(options.tier, options.seed, gpus))
 }
 
 impl Outcome {
@@ -93,6 +73,42 @@ impl Outcome {
     }
 }
 
+/// Burns in, and says each step to `progress`. None if it was stopped.
+///
+/// # Errors
+/// There is no GPU (not found), the one that was named is not there (invalid argument), or the
+/// driver cannot be used (unreachable).
+pub async fn run(options: &Options, progress: Listener<'_>) -> Result<Option<Report>, Fault> {
+    let begun = options.clock.now();
+    let Some(devices) = devices(options).await? else { return Ok(None) };
+    let is_wanted = |it: &&DeviceInfo| {
+        options.gpu.is_none_or(|wanted| wanted == it.index)
+            && options.uuid.as_ref().is_none_or(|wanted| *wanted == it.uuid)
+    };
+    let chosen: Vec<&DeviceInfo> = devices.iter().filter(is_wanted).collect();
+    if chosen.is_empty() {
+        let by_index = options.gpu.map(|index| index.to_string());
+        let wanted = options.uuid.clone().or(by_index).unwrap_or_default();
+        let message = format!("there is no GPU {wanted}; the driver knows {}", devices.len());
+        return Err(Fault::new(FaultCode::InvalidArgument, message));
+    }
+    let mut gpus = Vec::new();
+    for (nth, device) in chosen.iter().enumerate() {
+        let share = 1_000 / chosen.len() as u64;
+        let mut told = |it: Progress| {
+            let done_permille = share * nth as u64 + it.done_permille * share / 1_000;
+            progress(Progress { done_permille, ..it });
+        };
+        let bench = Bench { options, device, begun: options.clock.now() };
+        match bench.burn_in(&mut told).await {
+            Some(report) => gpus.push(report),
+            None => return Ok(None),
+        }
+    }
+    let spent = options.clock.now().since(begun);
+    Ok(Some(Report::new(options.tier, options.seed, spent, gpus)))
+}
+
 /// What came of reading the counters.
 pub(crate) enum Reading {
     Counters(Counters),
@@ -104,25 +120,27 @@ pub(crate) enum Reading {
 
 /// Reads a GPU's counters, in a child.
 pub(crate) async fn read_counters(uuid: &str, patience: Duration) -> Reading {
-    let (check, uuid) = (Check::Counters, uuid.to_owned());
-    let request = Request { check, gpu: 0, uuid, seed: 0, passes: 0, seconds: 0 };
-    match ask(&request, patience).await {
+    let request = Request::of(Check::Counters, uuid);
+    match ask(&request, patience, &Stop::never()).await {
         Ok(Answer::Counters(read)) => Reading::Counters(read),
         Err(Missed::Failed(failure)) if failure.kind == FailureKind::Device => {
             Reading::Broken(failure.message)
         }
-        Ok(_) | Err(Missed::Failed(_) | Missed::Deadline | Missed::Died(_)) => Reading::None,
+        Ok(_) | Err(Missed::Failed(_) | Missed::Deadline | Missed::Stopped | Missed::Died(_)) => {
+            Reading::None
+        }
     }
 }
 
-async fn devices(options: &Options) -> Result<Vec<DeviceInfo>, Fault> {
-    let request = request(options, Check::Devices, None);
-    let message = match ask(&request, options.patience).await {
-        Ok(Answer::Devices(devices)) if !devices.is_empty() => return Ok(devices),
+async fn devices(options: &Options) -> Result<Option<Vec<DeviceInfo>>, Fault> {
+    let request = Request::of(Check::Devices, "");
+    let message = match ask(&request, options.patience, &options.stop).await {
+        Ok(Answer::Devices(devices)) if !devices.is_empty() => return Ok(Some(devices)),
         Ok(Answer::Devices(_)) => {
             return Err(Fault::new(FaultCode::NotFound, "the NVIDIA driver knows no GPU"));
         }
         Ok(_) => "the check answered another question".to_owned(),
+        Err(Missed::Stopped) => return Ok(None),
         Err(Missed::Failed(failure)) if failure.kind == FailureKind::NoGpu => {
             return Err(Fault::new(FaultCode::NotFound, failure.message)
                 .with_hint("run this on a machine with an NVIDIA GPU and its driver"));
@@ -134,63 +152,131 @@ async fn devices(options: &Options) -> Result<Vec<DeviceInfo>, Fault> {
     Err(Fault::new(FaultCode::Unreachable, message).with_hint("look at nvidia-smi and dmesg"))
 }
 
-fn request(options: &Options, check: Check, device: Option<&DeviceInfo>) -> Request {
-    Request {
-        check,
-        gpu: device.map_or(0, |it| it.index),
-        uuid: device.map_or_else(String::new, |it| it.uuid.clone()),
-        seed: options.seed,
-        passes: options.tier.memory_passes(),
-        seconds: options.seconds,
-    }
-}
-
-async fn burn_in(
-    options: &Options,
-    device: &DeviceInfo,
-    progress: &mut (dyn FnMut(&str) + Send),
-) -> GpuReport {
-    let mut findings = Vec::new();
-    let mut measured = Measured::default();
-    let mut before = None;
-    let steps = [Check::Counters, Check::Units, Check::Tensor, Check::Memory, Check::Counters];
-    for check in steps {
-        progress(&format!("GPU {}: {}", device.index, check.name()));
-        let request = request(options, check, Some(device));
-        let patience = options.patience + Duration::from_secs(u64::from(options.seconds));
-        match ask(&request, patience).await {
-            Ok(Answer::Votes(rounds)) => {
-                findings.extend(rounds.iter().flat_map(vote::judge));
-                measured.add_rounds(&rounds);
-            }
-            Ok(Answer::Memory(numbers)) => {
-                findings.extend(memory::judge(&numbers));
-                measured.add_memory(&numbers);
-            }
-            Ok(Answer::Counters(read)) => match before.take() {
-                None => before = Some(read),
-                Some(old) => {
-                    findings.extend(counters::judge(&old, &read));
-                    measured.counters = Some(read);
-                }
-            },
-            Ok(Answer::Devices(_) | Answer::Failed(_)) => {
-                findings.push(Finding::unknown(check.name(), "another question was answered"));
-            }
-            Err(missed) => findings.push(missed_finding(check, missed)),
+/// What a tier does to a GPU, in this order. Of a slice, one check alone.
+fn steps(tier: Tier, turn: u32) -> Vec<Check> {
+    use Check::{Counters, Memory, Tensor, Units};
+    match tier {
+        Tier::T0 => vec![Counters, Counters],
+        Tier::T1 | Tier::T2 | Tier::T3 => vec![Counters, Units, Tensor, Memory, Counters],
+        Tier::T4 => {
+            let turns = [Units, Tensor, Memory];
+            vec![turns[turn as usize % turns.len()]]
         }
     }
-    findings.dedup();
-    let findings = settle(findings);
-    GpuReport::new(device, verdict(&findings), findings, measured)
 }
 
-fn missed_finding(check: Check, missed: Missed) -> Finding {
+/// One GPU on its bench.
+struct Bench<'a> {
+    options: &'a Options,
+    device: &'a DeviceInfo,
+    begun: Instant,
+}
+
+impl Bench<'_> {
+    /// None if it was stopped.
+    async fn burn_in(&self, progress: Listener<'_>) -> Option<GpuReport> {
+        let mut findings = Vec::new();
+        let mut numbers = Numbers::default();
+        for round in 0_u32.. {
+            self.round(round, &mut findings, &mut numbers, progress).await?;
+            findings.dedup();
+            numbers.rounds = round + 1;
+            let is_over = self.left(self.options.clock.now()) == Millis::ZERO;
+            if is_over || verdict(&findings) != Verdict::Pass {
+                break;
+            }
+        }
+        let findings = settle(findings);
+        Some(GpuReport::new(self.device, verdict(&findings), findings, numbers))
+    }
+
+    /// How much of a soak is left; nothing of any other tier, which has one round.
+    fn left(&self, now: Instant) -> Millis {
+        match self.options.tier {
+            Tier::T3 => {
+                let until = self.begun.after(Millis(u64::from(self.options.seconds) * 1_000));
+                until.since(now)
+            }
+            Tier::T0 | Tier::T1 | Tier::T2 | Tier::T4 => Millis::ZERO,
+        }
+    }
+
+    async fn round(
+        &self,
+        round: u32,
+        findings: &mut Vec<Finding>,
+        numbers: &mut Numbers,
+        progress: Listener<'_>,
+    ) -> Option<()> {
+        let steps = steps(self.options.tier, self.options.turn);
+        let mut before = None;
+        for (nth, check) in steps.iter().copied().enumerate() {
+            let done_permille = self.done_permille(nth, steps.len());
+            progress(Progress { gpu: self.device.index, check: check.name(), done_permille });
+            let request = self.request(check, round);
+            let patience = self.options.patience + Duration::from_secs(u64::from(request.seconds));
+            match ask(&request, patience, &self.options.stop).await {
+                Ok(Answer::Votes(rounds)) => {
+                    findings.extend(rounds.iter().flat_map(vote::judge));
+                    numbers.add_rounds(&rounds);
+                }
+                Ok(Answer::Memory(it)) => {
+                    findings.extend(memory::judge(&it));
+                    numbers.add_memory(&it);
+                }
+                Ok(Answer::Counters(read)) => match before.take() {
+                    None => before = Some(read),
+                    Some(old) => {
+                        findings.extend(counters::judge(&old, &read));
+                        numbers.counters = Some(read);
+                    }
+                },
+                Ok(Answer::Devices(_) | Answer::Failed(_)) => {
+                    findings.push(Finding::unknown(check.name(), "another question was answered"));
+                }
+                Err(missed) => findings.push(missed_finding(check, missed)?),
+            }
+        }
+        Some(())
+    }
+
+    fn done_permille(&self, nth: usize, steps: usize) -> u64 {
+        match self.options.tier {
+            Tier::T3 => {
+                let all = u64::from(self.options.seconds).max(1) * 1_000;
+                let left = self.left(self.options.clock.now()).0;
+                all.saturating_sub(left) * 1_000 / all
+            }
+            Tier::T0 | Tier::T1 | Tier::T2 | Tier::T4 => nth as u64 * 1_000 / steps as u64,
+        }
+    }
+
+    fn request(&self, check: Check, round: u32) -> Request {
+        let it = self.options;
+        let seconds = match it.tier {
+            Tier::T3 => (it.seconds / SOAK_ROUNDS).min(it.tier.work_seconds()),
+            Tier::T0 | Tier::T1 | Tier::T2 | Tier::T4 => it.seconds,
+        };
+        Request {
+            gpu: self.device.index,
+            // The rounds of a soak differ.
+            seed: it.seed.wrapping_add(u64::from(round).wrapping_mul(0xd134_2543_de82_ef95)),
+            passes: it.tier.memory_passes(),
+            seconds,
+            turn: it.turn,
+            ..Request::of(check, &self.device.uuid)
+        }
+    }
+}
+
+/// None if the burn-in was stopped.
+fn missed_finding(check: Check, missed: Missed) -> Option<Finding> {
     let name = check.name();
     let fault = |what: String, message: String| {
         Finding::new(name, Severity::Fault, Blame::Device { what }, message)
     };
-    match missed {
+    Some(match missed {
+        Missed::Stopped => return None,
         Missed::Deadline if check == Check::Counters => {
             Finding::unknown(name, "the management library did not answer in time")
         }
@@ -202,45 +288,5 @@ fn missed_finding(check: Check, missed: Missed) -> Finding {
         }
         Missed::Failed(failure) => Finding::unknown(name, failure.message),
         Missed::Died(how) => Finding::unknown(name, how),
-    }
-}
-
-/// Asks a child, and ends it if it is late.
-async fn ask(request: &Request, patience: Duration) -> Result<Answer, Missed> {
-    let died = |what: String| Missed::Died(what);
-    let question = serde_json::to_vec(request).map_err(|error| died(error.to_string()))?;
-    let program = std::env::current_exe().map_err(|error| died(error.to_string()))?;
-    let mut command = Command::new(program);
-    command.arg("check").kill_on_drop(true);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-    let mut child = command.spawn().map_err(|error| died(format!("cannot start: {error}")))?;
-    let Ok(talked) = timeout(patience, talk(&mut child, &question)).await else {
-        // One that waits for the driver may not even be killed; it is not waited for then.
-        let _ = child.start_kill();
-        let _ = timeout(BURIAL, child.wait()).await;
-        return Err(Missed::Deadline);
-    };
-    let text = talked.map_err(|error| died(format!("the check's process: {error}")))?;
-    match serde_json::from_slice(&text) {
-        Ok(Answer::Failed(failure)) => Err(Missed::Failed(failure)),
-        Ok(answer) => Ok(answer),
-        Err(_) => {
-            let status = timeout(BURIAL, child.wait()).await;
-            let status = status.ok().and_then(Result::ok);
-            let how = status.map_or_else(|| "unknown".to_owned(), |it| it.to_string());
-            Err(died(format!("the check's process ended without an answer ({how})")))
-        }
-    }
-}
-
-async fn talk(child: &mut Child, question: &[u8]) -> std::io::Result<Vec<u8>> {
-    if let Some(mut to) = child.stdin.take() {
-        to.write_all(question).await?;
-        to.shutdown().await?;
-    }
-    let mut text = Vec::new();
-    if let Some(from) = child.stdout.take() {
-        from.take(ANSWER_BYTES_MAX).read_to_end(&mut text).await?;
-    }
-    Ok(text)
+    })
 }

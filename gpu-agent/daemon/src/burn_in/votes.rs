@@ -147,7 +147,8 @@ impl Bench<'_> {
         let sms = self.gpu.info.sms;
         let shape = Shape { blocks: sms, threads: THREADS, shared: self.shared };
         let (name, is_paced) = (test.name.to_owned(), test.is_paced);
-        let mut round = Round { name, votes: Vec::new(), spoiled: 0, sms, canary, is_paced };
+        let votes = Vec::new();
+        let mut round = Round { name, votes, spoiled: 0, sms, canary, is_paced, steps };
         let mut nanos = 0;
         for _ in 0..TRIES {
             self.pinned.clear();
