@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use crate::codec::Blob;
 pub use crate::id::GpuClass;
-use crate::id::{GpuIndex, NodeId, SiteId};
+use crate::id::{GpuIndex, NodeId, Revision, SiteId};
 use crate::unit::{Millis, Timestamp};
 
 /// A kind of GPU that Spillway knows by name.
@@ -82,6 +82,25 @@ crate::enumeration! {
         /// What is done in idle moments.
         5 => T4 = "t4",
     }
+
+    /// How a burn-in that the site permitted ended.
+    pub enum BurnInEnd {
+        /// It found nothing.
+        1 => Passed = "passed",
+        /// It found a fault, or too often no answer: the GPU is quarantined.
+        2 => Fault = "fault",
+        /// It could not be judged.
+        3 => Unknown = "unknown",
+        /// It was ended before its end, or never began.
+        4 => Interrupted = "interrupted",
+    }
+
+    /// What a bound is counted in.
+    pub enum BoundUnit {
+        1 => Gpus = "gpus",
+        /// Of the GPUs that are meant, rounded up.
+        2 => Percent = "percent",
+    }
 }
 
 crate::message! {
@@ -137,8 +156,59 @@ crate::message! {
         1 => health: GpuHealth,
         /// Present if and only if it is healthy or suspect.
         2 => proof: Option<SignedProof>,
+        /// The burn-in that it needs, where the site permits them; none if it needs none.
+        3 => due: Option<BurnInTier>,
+        /// The last permitted burn-in of this life of the agent.
+        4 => last: Option<BurnInResult>,
+    }
+
+    /// What came of a burn-in that the site permitted.
+    pub struct BurnInResult {
+        /// The permit's.
+        1 => number: Revision,
+        2 => tier: BurnInTier,
+        3 => end: BurnInEnd,
+        /// For people; at most [`WHY_BYTES_MAX`].
+        4 => why: String,
+        /// By the agent's clock, for people.
+        5 => ended_at: Timestamp,
+        /// By the agent's clock; zero if it never began.
+        6 => took: Millis,
+    }
+
+    /// That a GPU may be burnt in. Each permit has a number of its own; it is good for one burn-in.
+    pub struct BurnInPermit {
+        1 => index: GpuIndex,
+        2 => number: Revision,
+        3 => tier: BurnInTier,
+    }
+
+    /// A number of GPUs, or a share of them.
+    pub struct Bound {
+        1 => unit: BoundUnit,
+        2 => value: u32,
+    }
+
+    /// How many GPUs of a site are tested or taken out of service at once.
+    pub struct HealthLimits {
+        /// Burn-ins at once of GPUs that could run jobs meanwhile; of all GPUs.
+        1 => retests: Bound,
+        /// Burn-ins at once of all other GPUs; of all GPUs.
+        2 => admissions: Bound,
+        /// GPUs of a class that are quarantined on an agent's word; of those of the class, and never
+        /// fewer than [`QUARANTINED_FEW`].
+        3 => quarantined: Bound,
+        /// GPUs that are quarantined on an agent's word within [`QUARANTINES_SPAN`].
+        4 => quarantines: u32,
     }
 }
+
+/// So many GPUs of a class are quarantined on an agent's word, however few there are.
+pub const QUARANTINED_FEW: u32 = 2;
+/// Within which quarantines are counted.
+pub const QUARANTINES_SPAN: Millis = Millis(600_000);
+/// Most quarantines within the span that can be allowed: the site remembers each.
+pub const QUARANTINES_MAX: u32 = 10_000;
 
 /// What stands before the bytes of a proof when they are signed, so that no other signed bytes are
 /// taken for one.
@@ -159,11 +229,43 @@ impl GpuHealth {
     /// Cuts the reason to its limit.
     #[must_use]
     pub fn new(index: GpuIndex, state: GpuState, why: impl Into<String>) -> Self {
-        let mut why = why.into();
-        let cut = (0..=WHY_BYTES_MAX).rev().find(|at| why.is_char_boundary(*at)).unwrap_or(0);
-        if why.len() > WHY_BYTES_MAX {
-            why.truncate(cut);
+        Self { index, state, why: cut_to_limit(why.into()) }
+    }
+}
+
+/// A reason, cut to [`WHY_BYTES_MAX`].
+#[must_use]
+pub fn cut_to_limit(mut why: String) -> String {
+    let cut = (0..=WHY_BYTES_MAX).rev().find(|at| why.is_char_boundary(*at)).unwrap_or(0);
+    if why.len() > WHY_BYTES_MAX {
+        why.truncate(cut);
+    }
+    why
+}
+
+impl Bound {
+    /// Of so many GPUs; at least one, unless it says none.
+    #[must_use]
+    pub fn of(&self, gpus: u32) -> u32 {
+        match self.unit {
+            BoundUnit::Gpus => self.value,
+            BoundUnit::Percent => {
+                let share = u64::from(gpus).saturating_mul(self.value.into()).div_ceil(100);
+                let least = u64::from(self.value > 0);
+                u32::try_from(share.max(least)).unwrap_or(u32::MAX)
+            }
         }
-        Self { index, state, why }
+    }
+}
+
+impl Default for HealthLimits {
+    fn default() -> Self {
+        let percent = |value| Bound { unit: BoundUnit::Percent, value };
+        Self {
+            retests: percent(2),
+            admissions: percent(25),
+            quarantined: percent(10),
+            quarantines: 32,
+        }
     }
 }

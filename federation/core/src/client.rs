@@ -250,6 +250,10 @@ pub fn gpu_views(state: &State, leader: Option<&Leader>) -> Vec<GpuView> {
                 job: lease.map(|lease| lease.job),
                 granted_to: grant.map(|grant| grant.home.clone()),
                 proof: proof.and_then(proof_view),
+                wanted: None,
+                permitted: None,
+                last: None,
+                spared: false,
             });
         }
     }

@@ -42,6 +42,8 @@ pub(crate) fn node_orders(
         prove: health::asks_for_proofs(state),
         withheld: health::withheld(node),
         released: health::released(node),
+        permits_only: false,
+        permits: Vec::new(),
     };
     if orders.hold {
         return Some(orders);

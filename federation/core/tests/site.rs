@@ -32,6 +32,7 @@ struct Site {
     answered: u64,
     /// What agents say of the health of their GPUs.
     health: Vec<GpuReport>,
+    heeds_permits: bool,
 }
 
 impl Site {
@@ -52,6 +53,7 @@ impl Site {
             question: 0,
             answered: 0,
             health: Vec::new(),
+            heeds_permits: true,
         };
         let address = format!("{name}:1");
         site.apply(Command::FoundSite(FoundSite { spec: Arc::new(spec), address }));
@@ -110,6 +112,7 @@ impl Site {
             },
             attempts,
             health: self.health.clone(),
+            heeds_permits: self.heeds_permits,
         };
         self.answered = self.question;
         let commands = self.leader.handle_node_report(self.now, AT, &self.state, &report).unwrap();
@@ -236,7 +239,7 @@ impl Site {
         let health = GpuHealth::new(GpuIndex(index), state, "as told");
         self.health.retain(|it| it.health.index != health.index);
         let proof = (state == GpuState::Healthy).then_some(proof);
-        self.health.push(GpuReport { health, proof });
+        self.health.push(GpuReport { health, proof, due: None, last: None });
     }
 
     fn withhold(&mut self, index: u16, why: Option<&str>) -> Reply {

@@ -10,6 +10,8 @@
 //! * Healthy is only what passed a burn-in and has a proof of it that has not expired.
 //! * From quarantine nothing leads to health but an operator's word *and* a burn-in.
 //! * A GPU that an attempt uses is not burnt in. At most one GPU of a node is, at a time.
+//! * Where the site gives permits, nothing is burnt in without one, and each is answered: by what
+//!   came of it, or by why nothing did.
 //! * No answer is never a pass: what cannot be judged is tried [`TRIES_MAX`] times, then
 //!   quarantined.
 
@@ -18,9 +20,12 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use specs::gpu::{BurnInTier, GpuHealth, GpuReport, GpuState, SignedProof};
-use specs::id::GpuIndex;
-use specs::unit::{Instant, Millis};
+use specs::gpu::{
+    BurnInEnd, BurnInPermit, BurnInResult, BurnInTier, GpuHealth, GpuReport, GpuState, SignedProof,
+    cut_to_limit,
+};
+use specs::id::{GpuIndex, Revision};
+use specs::unit::{Instant, Millis, Timestamp};
 
 use crate::xid;
 
@@ -30,6 +35,10 @@ const DAY: u64 = 24 * HOUR;
 
 /// How long a proof holds.
 pub const PROOF_SPAN: Millis = Millis(7 * DAY);
+/// How long before its end a proof is renewed where the site gives permits, and how much earlier
+/// at most: proofs that were made on one day are not renewed on one.
+const RENEWED_BEFORE: Millis = Millis(DAY);
+const RENEWED_EARLIER_MAX: u64 = 2 * DAY;
 /// Burn-ins that may end without an answer, one after the other.
 pub const TRIES_MAX: u32 = 3;
 /// Readings of the counters that may stay unanswered, one after the other.
@@ -101,6 +110,19 @@ struct Gpu {
     suspicions: Vec<Instant>,
     program_events: Vec<Instant>,
     quarantines: Vec<Instant>,
+    /// How much earlier than others its proof is renewed.
+    renewed_earlier: Millis,
+    /// What came of the last permit.
+    last: Option<BurnInResult>,
+}
+
+/// A burn-in that is under way.
+#[derive(Debug, Clone, Copy)]
+struct Burning {
+    it: BurnIn,
+    /// The permit's; none where the site gives none.
+    number: Option<Revision>,
+    since: Instant,
 }
 
 /// The health of a node's GPUs.
@@ -110,7 +132,12 @@ pub struct Health {
     is_asked: bool,
     /// Those that attempts use.
     busy: BTreeSet<GpuIndex>,
-    burning: Option<BurnIn>,
+    burning: Option<Burning>,
+    /// What the site permits; none if it knows nothing of permits.
+    permits: Option<Vec<BurnInPermit>>,
+    /// The time, and what it is for people.
+    now: Instant,
+    wall: Timestamp,
 }
 
 impl Health {
@@ -119,7 +146,25 @@ impl Health {
     #[must_use]
     pub fn new(now: Instant, gpus: impl IntoIterator<Item = (GpuIndex, Option<Kept>)>) -> Self {
         let gpus = gpus.into_iter().map(|(index, kept)| (index, Gpu::new(now, kept))).collect();
-        Self { gpus, is_asked: false, busy: BTreeSet::new(), burning: None }
+        Self {
+            gpus,
+            is_asked: false,
+            busy: BTreeSet::new(),
+            burning: None,
+            permits: None,
+            now,
+            wall: Timestamp(0),
+        }
+    }
+
+    /// Spreads over days when proofs are renewed, by a number that differs from node to node.
+    #[must_use]
+    pub fn staggered(mut self, by: u64) -> Self {
+        for (index, gpu) in &mut self.gpus {
+            let mixed = by.wrapping_add(u64::from(index.0)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            gpu.renewed_earlier = Millis((mixed >> 32) * RENEWED_EARLIER_MAX >> 32);
+        }
+        self
     }
 
     /// What the site wants, and which GPUs attempts use.
@@ -143,32 +188,74 @@ impl Health {
         }
     }
 
-    /// Something was learnt of a GPU.
-    pub fn handle_evidence(&mut self, now: Instant, index: GpuIndex, evidence: Evidence) {
-        let is_burnt =
-            matches!(evidence, Evidence::Passed { .. } | Evidence::Unknown(_) | Evidence::Fault(_));
-        if is_burnt && self.burning.is_some_and(|it| it.gpu == index) {
-            self.burning = None;
-        }
-        if let Some(gpu) = self.gpus.get_mut(&index) {
-            gpu.learn(now, evidence);
+    /// What the site permits. A permit that nothing can come of is answered at once.
+    pub fn handle_permits(
+        &mut self,
+        now: Instant,
+        wall: Timestamp,
+        permits: Option<&[BurnInPermit]>,
+    ) {
+        (self.now, self.wall) = (now, wall);
+        self.permits = permits.map(<[_]>::to_vec);
+        for permit in permits.unwrap_or_default() {
+            let is_under_way = self.burning.is_some_and(|it| it.number == Some(permit.number));
+            let Some(gpu) = self.gpus.get_mut(&permit.index) else { continue };
+            if is_under_way || gpu.has_answered(permit.number) {
+                continue;
+            }
+            if let Some(why) = gpu.bars_burn_ins() {
+                let why = String::from(why);
+                gpu.answer(permit, BurnInEnd::Interrupted, why, (wall, Millis::ZERO));
+            }
         }
     }
 
-    /// A burn-in ended before its end, because its GPU was wanted: nothing was learnt.
-    pub fn handle_interrupted(&mut self, index: GpuIndex) {
-        if self.burning.is_some_and(|it| it.gpu == index) {
-            self.burning = None;
+    /// A burn-in that must end before its end; whoever ended it says so.
+    #[must_use]
+    pub fn poll_interrupt(&self) -> Option<GpuIndex> {
+        let (burning, permits) = (self.burning?, self.permits.as_ref()?);
+        let is_named = permits
+            .iter()
+            .any(|it| it.index == burning.it.gpu && Some(it.number) == burning.number);
+        (!is_named).then_some(burning.it.gpu)
+    }
+
+    /// Something was learnt of a GPU.
+    pub fn handle_evidence(&mut self, now: Instant, index: GpuIndex, evidence: Evidence) {
+        let end = match &evidence {
+            Evidence::Passed { .. } => Some((BurnInEnd::Passed, String::new())),
+            Evidence::Unknown(why) => Some((BurnInEnd::Unknown, why.clone())),
+            Evidence::Fault(why) => Some((BurnInEnd::Fault, why.clone())),
+            Evidence::Warning(_) | Evidence::Quiet | Evidence::Silent | Evidence::Event(_) => None,
+        };
+        let burnt = self.burning.take_if(|it| end.is_some() && it.it.gpu == index);
+        let wall = self.wall_at(now);
+        let Some(gpu) = self.gpus.get_mut(&index) else { return };
+        gpu.learn(now, evidence);
+        let (Some(burnt), Some((end, why))) = (burnt, end) else { return };
+        let end = if gpu.is_quarantined() { BurnInEnd::Fault } else { end };
+        if let Some(permit) = burnt.permit() {
+            gpu.answer(&permit, end, why, (wall, now.since(burnt.since)));
         }
-        if let Some(gpu) = self.gpus.get_mut(&index)
-            && gpu.state == GpuState::BurningIn
-        {
-            gpu.state = GpuState::Discovered;
+    }
+
+    /// A burn-in ended before its end: nothing was learnt.
+    pub fn handle_interrupted(&mut self, now: Instant, index: GpuIndex) {
+        let burnt = self.burning.take_if(|it| it.it.gpu == index);
+        let wall = self.wall_at(now);
+        let Some(gpu) = self.gpus.get_mut(&index) else { return };
+        if gpu.state == GpuState::BurningIn {
+            gpu.go_back(now);
+        }
+        if let Some((permit, burnt)) = burnt.and_then(|it| Some((it.permit()?, it))) {
+            let why = String::from("it was ended before its end");
+            gpu.answer(&permit, BurnInEnd::Interrupted, why, (wall, now.since(burnt.since)));
         }
     }
 
     /// Time has passed: proofs expire.
     pub fn handle_timeout(&mut self, now: Instant) {
+        (self.wall, self.now) = (self.wall_at(now), now);
         for gpu in self.gpus.values_mut() {
             if gpu.state == GpuState::Healthy && now >= gpu.expires_at {
                 gpu.forget_proof("its proof has expired");
@@ -178,21 +265,41 @@ impl Health {
 
     /// The next burn-in, if one is due; it is under way from here on.
     pub fn poll_burn_in(&mut self, now: Instant) -> Option<BurnIn> {
-        if !self.is_asked || self.burning.is_some() {
+        if self.burning.is_some() {
             return None;
         }
-        let (busy, all) = (&self.busy, &mut self.gpus);
-        let (index, gpu, tier) = all
-            .iter_mut()
-            .filter(|(index, gpu)| !busy.contains(index) && !gpu.is_withheld)
-            .find_map(|(index, gpu)| Some((*index, gpu.due(now)?)).map(|(i, t)| (i, gpu, t)))?;
-        if gpu.state == GpuState::Discovered {
+        let (index, tier, number) = self.next(now)?;
+        let gpu = self.gpus.get_mut(&index)?;
+        // A suspect stays one, whatever a burn-in finds beside.
+        if matches!(gpu.state, GpuState::Discovered | GpuState::Healthy) {
             gpu.state = GpuState::BurningIn;
             gpu.why = format!("{tier} is under way");
         }
-        let burn_in = BurnIn { gpu: index, tier };
-        self.burning = Some(burn_in);
-        Some(burn_in)
+        let it = BurnIn { gpu: index, tier };
+        self.burning = Some(Burning { it, number, since: now });
+        Some(it)
+    }
+
+    fn wall_at(&self, now: Instant) -> Timestamp {
+        Timestamp(self.wall.0.saturating_add(now.since(self.now).0))
+    }
+
+    fn next(&self, now: Instant) -> Option<(GpuIndex, BurnInTier, Option<Revision>)> {
+        let is_idle = |index: &GpuIndex| !self.busy.contains(index);
+        if let Some(permits) = &self.permits {
+            let may_begin = |it: &&BurnInPermit| {
+                let gpu = self.gpus.get(&it.index);
+                is_idle(&it.index)
+                    && gpu.is_some_and(|gpu| {
+                        gpu.bars_burn_ins().is_none() && !gpu.has_answered(it.number)
+                    })
+            };
+            let permit = permits.iter().find(may_begin)?;
+            return Some((permit.index, permit.tier, Some(permit.number)));
+        }
+        let mut idle = self.gpus.iter().filter(|(index, gpu)| is_idle(index) && !gpu.is_withheld);
+        let next = |(index, gpu): (&GpuIndex, &Gpu)| Some((*index, gpu.due(now)?, None));
+        self.is_asked.then(|| idle.find_map(next)).flatten()
     }
 
     /// What the site is told.
@@ -212,7 +319,9 @@ impl Health {
             };
             let is_shown = matches!(state, GpuState::Healthy | GpuState::Suspect);
             let proof = gpu.proof.clone().filter(|_| is_shown);
-            GpuReport { health: GpuHealth::new(*index, state, why), proof }
+            let due = gpu.wants(self.now).filter(|_| self.permits.is_some() && !gpu.is_withheld);
+            let (health, last) = (GpuHealth::new(*index, state, why), gpu.last.clone());
+            GpuReport { health, proof, due, last }
         };
         self.gpus.iter().map(report).collect()
     }
@@ -226,6 +335,21 @@ impl Health {
             valid_for: gpu.expires_at.since(now),
         };
         self.gpus.iter().map(kept).collect()
+    }
+}
+
+/// Whether what passes it is proven.
+fn proves(tier: BurnInTier) -> bool {
+    match tier {
+        BurnInTier::T2 | BurnInTier::T3 => true,
+        BurnInTier::T0 | BurnInTier::T1 | BurnInTier::T4 => false,
+    }
+}
+
+impl Burning {
+    fn permit(&self) -> Option<BurnInPermit> {
+        let BurnIn { gpu, tier } = self.it;
+        self.number.map(|number| BurnInPermit { index: gpu, number, tier })
     }
 }
 
@@ -252,6 +376,8 @@ impl Gpu {
             suspicions: Vec::new(),
             program_events: Vec::new(),
             quarantines: Vec::new(),
+            renewed_earlier: Millis::ZERO,
+            last: None,
         };
         let Some(kept) = kept else { return it };
         match kept.health.state {
@@ -322,7 +448,7 @@ impl Gpu {
         self.tries = 0;
         self.tested_at = Some(now);
         match self.state {
-            GpuState::BurningIn | GpuState::Healthy if tier != BurnInTier::T1 => {
+            GpuState::BurningIn | GpuState::Healthy if proves(tier) => {
                 self.state = GpuState::Healthy;
                 self.why = String::new();
                 self.proof = Some(proof);
@@ -336,9 +462,9 @@ impl Gpu {
                     self.why = String::new();
                 }
             }
+            GpuState::BurningIn => self.go_back(now),
             // What happened meanwhile outweighs it.
             GpuState::Discovered
-            | GpuState::BurningIn
             | GpuState::Healthy
             | GpuState::Quarantined
             | GpuState::Resetting
@@ -353,6 +479,7 @@ impl Gpu {
             self.quarantine(now, format!("it could not be judged {TRIES_MAX} times: {why}"));
         } else if self.state == GpuState::BurningIn {
             self.state = GpuState::Discovered;
+            self.proof = None;
             self.why = format!("it could not be judged: {why}");
         }
     }
@@ -394,6 +521,57 @@ impl Gpu {
         let is_lemon = is_too_often(&mut self.quarantines, now, QUARANTINES_SPAN, QUARANTINES_MAX);
         self.state = if is_lemon { GpuState::Rma } else { GpuState::Quarantined };
         self.why = why;
+    }
+
+    fn is_quarantined(&self) -> bool {
+        matches!(self.state, GpuState::Quarantined | GpuState::Rma)
+    }
+
+    /// After a burn-in that says nothing of the proof it had.
+    fn go_back(&mut self, now: Instant) {
+        if self.proof.is_some() && now < self.expires_at {
+            self.state = GpuState::Healthy;
+            self.why = String::new();
+        } else {
+            self.forget_proof("nothing has proven it");
+        }
+    }
+
+    /// Why it is not burnt in, whoever permits it.
+    fn bars_burn_ins(&self) -> Option<&'static str> {
+        if self.is_withheld {
+            return Some("an operator holds it back");
+        }
+        match self.state {
+            GpuState::Quarantined | GpuState::Rma => Some("it is quarantined"),
+            GpuState::Resetting => Some("it is being reset"),
+            GpuState::Discovered | GpuState::BurningIn | GpuState::Healthy | GpuState::Suspect => {
+                None
+            }
+        }
+    }
+
+    fn has_answered(&self, number: Revision) -> bool {
+        self.last.as_ref().is_some_and(|last| last.number >= number)
+    }
+
+    fn answer(
+        &mut self,
+        permit: &BurnInPermit,
+        end: BurnInEnd,
+        why: String,
+        (ended_at, took): (Timestamp, Millis),
+    ) {
+        let (number, tier, why) = (permit.number, permit.tier, cut_to_limit(why));
+        self.last = Some(BurnInResult { number, tier, end, why, ended_at, took });
+    }
+
+    /// The burn-in that it needs, or needs before its proof expires.
+    fn wants(&self, now: Instant) -> Option<BurnInTier> {
+        let left = self.expires_at.since(now);
+        let is_old = left <= RENEWED_BEFORE.plus(self.renewed_earlier);
+        let is_renewed = self.state == GpuState::Healthy && is_old;
+        if is_renewed { Some(BurnInTier::T2) } else { self.due(now) }
     }
 
     /// The burn-in that it needs at this time.
@@ -624,6 +802,128 @@ mod tests {
         node.wish(&[], &[]);
         assert_eq!(node.state(), GpuState::Discovered);
         assert_eq!(node.due(), Some(BurnInTier::T2));
+    }
+
+    impl Node {
+        fn permit(&mut self, numbers: &[(u64, BurnInTier)]) {
+            let permit =
+                |&(number, tier)| BurnInPermit { index: GPU, number: Revision(number), tier };
+            let permits: Vec<BurnInPermit> = numbers.iter().map(permit).collect();
+            self.health.handle_permits(self.now, Timestamp(0), Some(&permits));
+        }
+
+        fn report(&self) -> GpuReport {
+            self.health.reports().remove(0)
+        }
+
+        fn last(&self) -> Option<(u64, BurnInEnd)> {
+            self.report().last.map(|it| (it.number.0, it.end))
+        }
+    }
+
+    #[test]
+    fn where_permits_are_given_nothing_is_burnt_in_without_one_and_each_is_good_for_one() {
+        let mut node = Node::new();
+        node.permit(&[]);
+        assert_eq!((node.due(), node.report().due), (None, Some(BurnInTier::T2)));
+        node.permit(&[(7, BurnInTier::T2)]);
+        node.burn_in(BurnInTier::T2);
+        assert_eq!((node.state(), node.last()), (GpuState::Healthy, Some((7, BurnInEnd::Passed))));
+        assert_eq!((node.due(), node.report().due), (None, None), "the permit is used up");
+        node.permit(&[(9, BurnInTier::T2)]);
+        assert_eq!(node.due(), Some(BurnInTier::T2), "asked again, whatever it has");
+        assert_eq!(
+            (node.state(), node.last()),
+            (GpuState::BurningIn, Some((7, BurnInEnd::Passed)))
+        );
+        node.learn(Evidence::Fault("bit 3".into()));
+        assert_eq!(node.last(), Some((9, BurnInEnd::Fault)));
+    }
+
+    #[test]
+    fn what_is_no_longer_permitted_ends_and_keeps_what_was_known() {
+        let mut node = Node::healthy();
+        node.permit(&[(7, BurnInTier::T2)]);
+        assert_eq!(node.due(), Some(BurnInTier::T2));
+        assert_eq!(node.health.poll_interrupt(), None);
+        node.permit(&[]);
+        assert_eq!(node.health.poll_interrupt(), Some(GPU));
+        node.health.handle_interrupted(node.now, GPU);
+        assert_eq!(node.last(), Some((7, BurnInEnd::Interrupted)));
+        assert_eq!((node.state(), node.health.poll_interrupt()), (GpuState::Healthy, None));
+        node.permit(&[(7, BurnInTier::T2)]);
+        assert_eq!(node.due(), None, "it was answered");
+        node.permit(&[(8, BurnInTier::T2)]);
+        assert_eq!(node.due(), Some(BurnInTier::T2));
+        node.now = node.now.after(PROOF_SPAN);
+        node.health.handle_interrupted(node.now, GPU);
+        assert_eq!(node.state(), GpuState::Discovered, "its proof has expired meanwhile");
+    }
+
+    #[test]
+    fn a_permit_that_nothing_can_come_of_is_answered() {
+        let mut node = Node::healthy();
+        node.wish(&[GPU], &[]);
+        node.permit(&[(7, BurnInTier::T2)]);
+        assert_eq!((node.due(), node.last()), (None, Some((7, BurnInEnd::Interrupted))));
+        let mut node = Node::healthy();
+        node.learn(Evidence::Event(79));
+        node.permit(&[(7, BurnInTier::T2)]);
+        assert_eq!((node.due(), node.last()), (None, Some((7, BurnInEnd::Interrupted))));
+    }
+
+    #[test]
+    fn a_burn_in_that_proves_too_little_leaves_the_proof_as_it_was() {
+        let mut node = Node::healthy();
+        node.permit(&[(7, BurnInTier::T1)]);
+        node.burn_in(BurnInTier::T1);
+        assert_eq!((node.state(), node.last()), (GpuState::Healthy, Some((7, BurnInEnd::Passed))));
+        let mut node = Node::new();
+        node.permit(&[(7, BurnInTier::T1)]);
+        node.burn_in(BurnInTier::T1);
+        assert_eq!(node.state(), GpuState::Discovered, "nothing has proven it");
+    }
+
+    #[test]
+    fn no_answer_three_times_is_a_fault() {
+        let mut node = Node::healthy();
+        for nth in 1..=u64::from(TRIES_MAX) {
+            node.permit(&[(nth, BurnInTier::T2)]);
+            assert_eq!(node.due(), Some(BurnInTier::T2));
+            node.learn(Evidence::Unknown("no majority".into()));
+            let is_last = nth == u64::from(TRIES_MAX);
+            let end = if is_last { BurnInEnd::Fault } else { BurnInEnd::Unknown };
+            assert_eq!(node.last(), Some((nth, end)));
+        }
+    }
+
+    #[test]
+    fn proofs_of_one_day_are_renewed_before_they_expire_and_on_different_days() {
+        let proven = || {
+            let kept = Kept {
+                health: GpuHealth::new(GPU, GpuState::Healthy, ""),
+                proof: Some(proof()),
+                valid_for: PROOF_SPAN,
+            };
+            let now = Instant(1_000);
+            Health::new(now, (0..8).map(|nth| (GpuIndex(nth), Some(kept.clone()))))
+        };
+        let due_after = |health: &mut Health, days: u64| {
+            health.handle_permits(Instant(1_000), Timestamp(0), Some(&[]));
+            health.handle_timeout(Instant(1_000 + days * DAY));
+            health.reports().iter().filter(|it| it.due.is_some()).count()
+        };
+        let mut all: Vec<usize> = Vec::new();
+        for node in 0..100 {
+            let mut health = proven().staggered(node);
+            all.push(due_after(&mut health, 5));
+            assert_eq!((due_after(&mut proven().staggered(node), 3), node), (0, node));
+            let mut late = proven().staggered(node);
+            assert_eq!(due_after(&mut late, 6), 8);
+            assert!(late.reports().iter().all(|it| it.health.state == GpuState::Healthy));
+        }
+        let due: usize = all.iter().sum();
+        assert!((300..500).contains(&due), "{due} of 800 after five days");
     }
 
     #[test]

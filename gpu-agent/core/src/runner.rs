@@ -4,7 +4,7 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use specs::gpu::{GpuReport, GpuState};
+use specs::gpu::{BurnInPermit, GpuReport, GpuState};
 use specs::id::{Boot, Epoch, GpuIndex, JobId, LeaseId, NodeId, Question, Revision, SiteId};
 use specs::unit::{Instant, Timestamp};
 use specs::wire::agent::{
@@ -106,6 +106,10 @@ pub struct Runner {
     is_asked_for_proofs: bool,
     withheld: BTreeSet<GpuIndex>,
     released: BTreeSet<GpuIndex>,
+    /// None if the site knows nothing of permits.
+    permits: Option<Vec<BurnInPermit>>,
+    /// Until when the orders last obeyed hold.
+    covered_until: Instant,
     actions: VecDeque<Action>,
 }
 
@@ -144,6 +148,8 @@ impl Runner {
             is_asked_for_proofs: false,
             withheld: BTreeSet::new(),
             released: BTreeSet::new(),
+            permits: None,
+            covered_until: Instant::ZERO,
             actions: VecDeque::new(),
         }
     }
@@ -171,6 +177,14 @@ impl Runner {
         &self.released
     }
 
+    /// Burn-ins that the site permits; none without orders that hold, as with attempts. Not a
+    /// list at all if the site knows nothing of permits.
+    #[must_use]
+    pub fn permits(&self, now: Instant) -> Option<&[BurnInPermit]> {
+        let is_covered = now < self.covered_until;
+        self.permits.as_deref().map(|permits| if is_covered { permits } else { &[] })
+    }
+
     /// Why nothing may start on one of these GPUs.
     fn unsound(&self, gpus: &[GpuIndex]) -> Option<String> {
         let bad = |it: &&GpuReport| gpus.contains(&it.health.index) && is_barred(it.health.state);
@@ -196,6 +210,7 @@ impl Runner {
             inventory: self.inventory.clone(),
             attempts: self.attempts.iter().map(|(lease, it)| report(*lease, it)).collect(),
             health: self.health.clone(),
+            heeds_permits: true,
         }
     }
 
@@ -214,6 +229,8 @@ impl Runner {
         self.withheld = orders.withheld.iter().copied().collect();
         self.released = orders.released.iter().copied().collect();
         let covered_until = asked.at.after(orders.lease_term);
+        self.permits = orders.permits_only.then_some(orders.permits);
+        self.covered_until = self.covered_until.max(covered_until);
         let mut named = BTreeSet::new();
         for order in orders.leases {
             named.insert(order.lease);

@@ -28,7 +28,7 @@ use gpu_agent_core::health::{BurnIn, Evidence, Health};
 use specs::gpu::{GpuInfo, GpuReport, InventorySource};
 use specs::id::{GpuIndex, NodeId};
 use specs::unit::{Instant, Millis};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::burn_in::{self, Options, Reading, Stop};
 use crate::inventory::Gpus;
@@ -51,7 +51,8 @@ pub struct HealthOptions {
     pub burn_in_seconds: u32,
 }
 
-type News = (GpuIndex, Evidence);
+/// What was found out, and by which burn-in; none for what the counters and the log told.
+type News = (GpuIndex, Evidence, Option<u64>);
 
 /// A node's GPUs and all that looks after them.
 pub(crate) struct Ward {
@@ -59,9 +60,19 @@ pub(crate) struct Ward {
     health: Health,
     doctor: Arc<Doctor>,
     news: mpsc::Receiver<News>,
+    /// Counts burn-ins.
+    runs: u64,
+    /// The burn-in that is under way, and what ends it.
+    run: Option<Run>,
     /// What was told last, and what was kept last.
     told: Vec<GpuReport>,
     directory: PathBuf,
+}
+
+struct Run {
+    number: u64,
+    gpu: GpuIndex,
+    stop: Arc<Notify>,
 }
 
 /// Finds things out; each in a task of its own.
@@ -90,12 +101,14 @@ impl Ward {
         let (tell, news) = mpsc::channel(NEWS_QUEUE);
         let kept = kept::load(directory, &gpus, env.clock.wall());
         let all = gpus.iter().map(|gpu| (gpu.index, kept.get(&gpu.index).cloned()));
+        let [a, b, c, d, e, f, g, h, ..] = env.crypto.sha256(node.as_str().as_bytes());
         let health = Health::new(env.clock.now(), all);
+        let health = health.staggered(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
         let signer = Signer::new(node.clone(), credentials.clone());
         let doctor = Arc::new(Doctor { env: env.clone(), gpus, signer, options, tell });
         doctor.watch();
         let (told, directory) = (Vec::new(), directory.to_owned());
-        Self { env: env.clone(), health, doctor, news, told, directory }
+        Self { env: env.clone(), health, doctor, news, runs: 0, run: None, told, directory }
     }
 
     /// The next thing that was found out; never ends where there is nothing to look after.
@@ -106,7 +119,17 @@ impl Ward {
         }
     }
 
-    pub(crate) fn learn(&mut self, (gpu, evidence): News) {
+    pub(crate) fn learn(&mut self, (gpu, evidence, run): News) {
+        if run.is_some() && run != self.run.as_ref().map(|it| it.number) {
+            // It was ended, and its answer was on the way.
+            return;
+        }
+        self.run.take_if(|_| run.is_some());
+        if let Some(run) =
+            self.run.take_if(|it| it.gpu == gpu && matches!(evidence, Evidence::Fault(_)))
+        {
+            run.stop.notify_one();
+        }
         match &evidence {
             Evidence::Quiet => {}
             Evidence::Passed { tier, .. } => tracing::info!(%gpu, %tier, "the GPU is sound"),
@@ -130,8 +153,19 @@ impl Ward {
         let (withheld, released) = (runner.withheld(), runner.released());
         self.health.handle_wishes(runner.is_asked_for_proofs(), withheld, released, busy);
         self.health.handle_timeout(now);
+        self.health.handle_permits(now, self.env.clock.wall(), runner.permits(now));
+        if let Some(gpu) = self.health.poll_interrupt() {
+            tracing::info!(%gpu, "the burn-in is no longer permitted, and ends");
+            if let Some(run) = self.run.take() {
+                run.stop.notify_one();
+            }
+            self.health.handle_interrupted(now, gpu);
+        }
         if let Some(burn_in) = self.health.poll_burn_in(now) {
-            self.doctor.burn_in(burn_in);
+            self.runs += 1;
+            let run = Run { number: self.runs, gpu: burn_in.gpu, stop: Arc::default() };
+            self.doctor.burn_in(burn_in, run.number, run.stop.clone());
+            self.run = Some(run);
         }
         let reports = self.health.reports();
         if reports == self.told {
@@ -154,14 +188,18 @@ impl Doctor {
         self.gpus.iter().find(|gpu| gpu.index == index)
     }
 
-    /// Starts a burn-in; what comes of it is told.
-    fn burn_in(self: &Arc<Self>, it: BurnIn) {
+    /// Starts a burn-in; what comes of it is told, unless it is stopped before.
+    fn burn_in(self: &Arc<Self>, it: BurnIn, run: u64, stop: Arc<Notify>) {
         tracing::info!(gpu = %it.gpu, tier = %it.tier, "a burn-in begins");
         let doctor = self.clone();
         self.env.spawn(async move {
-            let evidence = doctor.burnt_in(it).await;
+            let evidence = tokio::select! {
+                evidence = doctor.burnt_in(it) => evidence,
+                // The check's process is killed with what waits for it.
+                () = stop.notified() => return,
+            };
             // Nobody listens once the agent has ended.
-            let _ = doctor.tell.send((it.gpu, evidence)).await;
+            let _ = doctor.tell.send((it.gpu, evidence, Some(run))).await;
         });
     }
 
@@ -217,7 +255,7 @@ impl Doctor {
         loop {
             let read = burn_in::read_counters(&info.uuid, READ_PATIENCE).await;
             for evidence in judge(&mut before, read) {
-                if self.tell.send((info.index, evidence)).await.is_err() {
+                if self.tell.send((info.index, evidence, None)).await.is_err() {
                     return;
                 }
             }

@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::codec::OrDefault;
-use crate::gpu::{GpuInfo, GpuReport, InventorySource};
+use crate::gpu::{BurnInPermit, GpuInfo, GpuReport, InventorySource};
 use crate::id::{Boot, Epoch, GpuIndex, JobId, LeaseId, NodeId, Question, Revision, SiteId};
 use crate::job::{ATTRIBUTES_MAX, JobSpec, is_attribute};
 use crate::unit::{Millis, Timestamp};
@@ -117,6 +117,9 @@ crate::message! {
         7 => attempts: Vec<AttemptReport>,
         /// By an agent that knows nothing of health: none.
         8 => health: Vec<GpuReport>,
+        /// Burns in nothing without a permit where the orders ask for permits. An agent of an
+        /// earlier release does not, and answers none.
+        9 => heeds_permits: bool,
     }
 
     /// How long an attempt may go on.
@@ -170,6 +173,12 @@ crate::message! {
         9 => withheld: Vec<GpuIndex>,
         /// Quarantined GPUs that an operator wants to be burnt in again.
         10 => released: Vec<GpuIndex>,
+        /// Nothing is burnt in without a permit. A site below
+        /// [`ClusterVersion::BURN_INS`](crate::version::ClusterVersion::BURN_INS) gives none, and
+        /// then an agent goes by what it knows.
+        11 => permits_only: bool,
+        /// Burn-ins that may go on, or begin; one that is not named must end.
+        12 => permits: Vec<BurnInPermit>,
     }
 
     /// Asks an agent to ask at once.

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use crate::codec::Blob;
 use crate::fault::Fault;
-use crate::gpu::{BurnInTier, GpuState};
+use crate::gpu::{BurnInResult, BurnInTier, GpuState, HealthLimits};
 use crate::id::{
     AccountId, Boot, ControllerId, Country, Epoch, GpuClass, GpuIndex, GrantId, JobId, NodeId,
     RequestId, Revision, SiteId,
@@ -284,6 +284,14 @@ crate::message! {
         11 => granted_to: Option<SiteId>,
         /// As far as the leader has heard since it leads.
         12 => proof: Option<ProofView>,
+        /// The burn-in that is wanted of it before anything runs on it again.
+        13 => wanted: Option<BurnInTier>,
+        /// The burn-in that the site permits at present.
+        14 => permitted: Option<BurnInTier>,
+        /// The last permitted burn-in, as far as the leader has heard since it leads.
+        15 => last: Option<BurnInResult>,
+        /// It is quarantined, and what runs on it runs on: too many are.
+        16 => spared: bool,
     }
 
     /// What a proof says, for people.
@@ -299,6 +307,26 @@ crate::message! {
     pub struct GpuViews {
         1 => revision: Revision,
         2 => gpus: Vec<GpuView>,
+    }
+
+    /// Wants GPUs of a node to be burnt in before anything runs on them again.
+    pub struct BurnInStart {
+        1 => node: NodeId,
+        /// None: all of the node's.
+        2 => index: Option<GpuIndex>,
+        3 => tier: BurnInTier,
+    }
+
+    /// The site's limits to what is tested and taken out of service at once, and what is.
+    pub struct HealthLimitsView {
+        1 => revision: Revision,
+        2 => limits: HealthLimits,
+        /// Burn-ins that are permitted at present.
+        3 => retests: u32,
+        4 => admissions: u32,
+        5 => gpus: GpuCount,
+        /// GPUs that are quarantined, and whose jobs run on because too many are.
+        6 => spared: u32,
     }
 
     /// Holds a GPU back, or no longer. Held back no longer, it needs a new proof.

@@ -66,6 +66,9 @@ methods! {
     112 => NodeEnroll, "node.enroll", Client, 4_096, 10_000;
     113 => GpuList, "gpu.list", Client, 4_096, 10_000;
     114 => GpuWithhold, "gpu.withhold", Client, 4_096, 10_000;
+    115 => BurnInStart, "burn-in.start", Client, 4_096, 10_000;
+    116 => HealthLimitsShow, "health-limits.show", Client, 4_096, 10_000;
+    117 => HealthLimitsSet, "health-limits.set", Client, 4_096, 10_000;
     120 => SiteList, "site.list", Client, 4_096, 10_000;
     121 => SiteInvite, "site.invite", Client, 4_096, 10_000;
     122 => SiteJoin, "site.join", Client, 16_384, 30_000;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use specs::codec::{Blob, OrDefault};
 use specs::fault::{Fault, FaultCode};
 use specs::gpu::{
-    BurnInTier, GpuClass, GpuHealth, GpuInfo, GpuReport, GpuState, HealthProof, InventorySource,
-    SignedProof,
+    Bound, BoundUnit, BurnInEnd, BurnInPermit, BurnInResult, BurnInTier, GpuClass, GpuHealth, GpuInfo, GpuReport, GpuState, HealthLimits, HealthProof,
+    InventorySource, SignedProof,
 };
 use specs::id::{
     AccountId, Boot, ControllerId, Country, Epoch, GpuIndex, GrantId, JobId, JobName, LeaseId,
@@ -51,6 +51,8 @@ pub(crate) fn enumerations() -> Vec<(&'static str, Numbers)> {
     }
     list![
         AttemptPhase,
+        BoundUnit,
+        BurnInEnd,
         BurnInTier,
         Ending,
         FaultCode,
@@ -237,6 +239,10 @@ fn vocabulary() -> Vec<Sample> {
         sample(&signed_proof()),
         sample(&gpu_health()),
         sample(&gpu_report()),
+        sample(&burn_in_result()),
+        sample(&burn_in_permit()),
+        sample(&health_limits().retests),
+        sample(&health_limits()),
     ]
 }
 
@@ -272,7 +278,37 @@ fn gpu_health() -> GpuHealth {
 }
 
 fn gpu_report() -> GpuReport {
-    GpuReport { health: gpu_health(), proof: Some(signed_proof()) }
+    GpuReport {
+        health: gpu_health(),
+        proof: Some(signed_proof()),
+        due: Some(BurnInTier::T1),
+        last: Some(burn_in_result()),
+    }
+}
+
+fn burn_in_result() -> BurnInResult {
+    BurnInResult {
+        number: Revision(4_713),
+        tier: BurnInTier::T3,
+        end: BurnInEnd::Unknown,
+        why: "no majority".to_owned(),
+        ended_at: Timestamp(1_780_000_000_007),
+        took: Millis(231_000),
+    }
+}
+
+fn burn_in_permit() -> BurnInPermit {
+    BurnInPermit { index: GpuIndex(6), number: Revision(4_714), tier: BurnInTier::T4 }
+}
+
+fn health_limits() -> HealthLimits {
+    let bound = |unit, value| Bound { unit, value };
+    HealthLimits {
+        retests: bound(BoundUnit::Gpus, 12),
+        admissions: bound(BoundUnit::Percent, 25),
+        quarantined: bound(BoundUnit::Percent, 10),
+        quarantines: 32,
+    }
 }
 
 fn outcome() -> Outcome {
@@ -353,6 +389,7 @@ fn agents() -> Vec<Sample> {
             inventory: inventory(),
             attempts: vec![attempt_report()],
             health: vec![gpu_report()],
+            heeds_permits: true,
         }),
         sample(&validity()),
         sample(&launch()),
@@ -368,6 +405,8 @@ fn agents() -> Vec<Sample> {
             prove: true,
             withheld: vec![GpuIndex(4)],
             released: vec![GpuIndex(5)],
+            permits_only: true,
+            permits: vec![burn_in_permit()],
         }),
         sample(&agent::Nudge {}),
         sample(&agent::NodeLogs {
@@ -521,6 +560,10 @@ fn gpu_view() -> client::GpuView {
         job: Some(job()),
         granted_to: Some(site("giga")),
         proof: Some(proof_view()),
+        wanted: Some(BurnInTier::T2),
+        permitted: Some(BurnInTier::T3),
+        last: Some(burn_in_result()),
+        spared: true,
     }
 }
 
@@ -596,6 +639,19 @@ fn client_nodes_and_sites() -> Vec<Sample> {
             node: node("n05"),
             index: GpuIndex(1),
             why: Some("its fan is loud".to_owned()),
+        }),
+        sample(&client::BurnInStart {
+            node: node("n05"),
+            index: Some(GpuIndex(3)),
+            tier: BurnInTier::T3,
+        }),
+        sample(&client::HealthLimitsView {
+            revision: Revision(83),
+            limits: health_limits(),
+            retests: 3,
+            admissions: 4,
+            gpus: GpuCount(4_096),
+            spared: 5,
         }),
         sample(&client::NodeEnroll { node: node("n05"), ttl: Millis(3_600_000) }),
         sample(&client::TokenIssued {

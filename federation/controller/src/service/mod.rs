@@ -263,6 +263,9 @@ async fn answer(shared: &Arc<Shared>, asked: Asked) -> Result<Bytes, Fault> {
         Method::BackupOpen => backup::open(shared, &asked).await,
         Method::BackupRead => backup::read(shared, &asked).await,
         Method::ControllerStatus
+        | Method::BurnInStart
+        | Method::HealthLimitsShow
+        | Method::HealthLimitsSet
         | Method::NodeNudge
         | Method::NodeLogs
         | Method::RaftAppend

@@ -53,7 +53,8 @@ fn read(path: &PathBuf, gpus: &[GpuInfo], tell: &mpsc::Sender<News>) -> std::io:
                 }
                 let of = places.iter().find(|(place, _)| *place == event.place);
                 let Some((_, index)) = of else { continue };
-                if tell.blocking_send((*index, Evidence::Event(event.code))).is_err() {
+                let event = Evidence::Event(event.code);
+                if tell.blocking_send((*index, event, None)).is_err() {
                     return Ok(());
                 }
             }

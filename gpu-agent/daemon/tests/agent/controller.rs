@@ -228,6 +228,8 @@ impl Desk {
             prove: false,
             withheld: Vec::new(),
             released: Vec::new(),
+            permits_only: false,
+            permits: Vec::new(),
         };
         self.last = Some(report);
         orders
