@@ -162,7 +162,7 @@ impl Health {
     pub fn staggered(mut self, by: u64) -> Self {
         for (index, gpu) in &mut self.gpus {
             let mixed = by.wrapping_add(u64::from(index.0)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            gpu.renewed_earlier = Millis((mixed >> 32) * RENEWED_EARLIER_MAX >> 32);
+            gpu.renewed_earlier = Millis(((mixed >> 32) * RENEWED_EARLIER_MAX) >> 32);
         }
         self
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use specs::codec::{Blob, OrDefault};
 use specs::fault::{Fault, FaultCode};
 use specs::gpu::{
-    Bound, BoundUnit, BurnInEnd, BurnInPermit, BurnInResult, BurnInTier, GpuClass, GpuHealth, GpuInfo, GpuReport, GpuState, HealthLimits, HealthProof,
-    InventorySource, SignedProof,
+    Bound, BoundUnit, BurnInEnd, BurnInPermit, BurnInResult, BurnInTier, GpuClass, GpuHealth,
+    GpuInfo, GpuReport, GpuState, HealthLimits, HealthProof, InventorySource, SignedProof,
 };
 use specs::id::{
     AccountId, Boot, ControllerId, Country, Epoch, GpuIndex, GrantId, JobId, JobName, LeaseId,
