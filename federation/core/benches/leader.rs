@@ -1,5 +1,6 @@
 //! What one look around costs a leader, which looks up to 50 times a second: with nothing new, after
-//! one job has ended on a full site with a long queue, and when it watches over its nodes as well.
+//! one job has ended on a full site with a long queue, and when it watches over its nodes as well;
+//! and what a report to a peer costs.
 //!
 //! `cargo bench -p federation-core --bench leader`
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
@@ -12,8 +13,8 @@ use std::sync::Arc;
 use std::time;
 
 use federation_core::{
-    AcceptNode, AdmitJobs, Command, FoundSite, Leader, OpenToken, PackedSpec, RecordParts,
-    RegisterNode, Reply, State, TokenKind, apply,
+    AcceptNode, AddPeer, AdmitJobs, Command, FoundSite, Leader, OpenToken, PackedSpec, PeerRecord,
+    RecordParts, RegisterNode, Reply, State, TokenKind, apply,
 };
 use specs::codec::{Blob, OrDefault};
 use specs::gpu::{GpuInfo, InventorySource};
@@ -83,6 +84,10 @@ impl Site {
         let mut site = Self { state: State::default(), leader, now: Instant(0), jobs: 0 };
         let found = FoundSite { spec: Arc::new(spec), address: "giga:1".into() };
         site.apply(&Command::FoundSite(found));
+        let (peer, country) = ("berlin".parse().unwrap(), "DE".parse().unwrap());
+        let (ca, addresses) = (Blob(vec![1]), vec!["berlin:1".into()]);
+        let peer = PeerRecord { site: peer, country, ca, addresses };
+        site.apply(&Command::AddPeer(AddPeer { peer }));
         (0..nodes).for_each(|n| site.enrol(n));
         (0..nodes + waiting).for_each(|_| site.submit());
         loop {
@@ -156,6 +161,15 @@ impl Site {
         }
     }
 
+    /// A question to a peer after one job has ended; the time that it takes, in microseconds.
+    fn report(&mut self) -> f64 {
+        self.end_one();
+        let home = "berlin".parse().unwrap();
+        let start = time::Instant::now();
+        black_box(self.leader.ask_peer(self.now, &self.state, &home).unwrap());
+        start.elapsed().as_secs_f64() * 1e6
+    }
+
     /// One look around, and what follows from it; the time of the look, in microseconds.
     fn cycle(&mut self) -> f64 {
         let start = time::Instant::now();
@@ -189,9 +203,10 @@ fn main() {
             site.cycle()
         });
         let looks = median(looks.collect());
+        let report = median((0..CYCLES).map(|_| site.report()).collect());
         println!(
             "nodes={nodes} queued={queued} nothing_new_us={idle:.1} one_end_us={news:.1} \
-             watch_us={looks:.1}"
+             watch_us={looks:.1} report_us={report:.1}"
         );
     }
 }

@@ -15,6 +15,7 @@
 //! * A span is counted on this leader's clock alone; a new leader starts at zero.
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
@@ -48,6 +49,7 @@ use crate::invariant::Violation;
 use crate::placement::capacity::Capacity;
 use crate::placement::lookout::{LOOKED_AT_MAX, Lookout, Seen};
 use crate::placement::plan::{Plan, plan};
+use crate::placement::summary::Summary;
 use crate::placement::{fits, lend};
 use crate::queue::clearing::{self, Clearing};
 use crate::queue::kept::Keeper;
@@ -59,7 +61,7 @@ use crate::state::{
 };
 use crate::table::{Index, Table};
 use crate::view;
-use crate::watch::Watch;
+use crate::watch::{Vigil, Watch};
 
 /// A site with fewer nodes does not wait for others to be heard before it releases one.
 const HEARD_SHARE_FROM_NODES: usize = 4;
@@ -68,8 +70,7 @@ const PEER_ASKED_MAX: usize = 32;
 
 /// A plan that nothing calls for is made again after this long: waiting jobs come to be lent for.
 const PLAN_AGAIN: Millis = Millis(200);
-/// Nodes, peers and grants are looked at this often. To look at all nodes costs milliseconds, and
-/// the spans that are watched over are seconds.
+/// Nodes, peers and grants are looked at this often: the spans that are watched over are seconds.
 const LOOK_EVERY: Millis = Millis(200);
 
 /// A question that this leader, as a host, asked a home.
@@ -117,6 +118,7 @@ pub struct Leader {
     next_question: Question,
     nodes: BTreeMap<NodeId, NodeMemory>,
     peers: BTreeMap<SiteId, PeerMemory>,
+    vigil: Vigil,
     /// The jobs at the head of the queue.
     lookout: Lookout,
     /// What the last plan was made from, if that is all there was to do.
@@ -132,6 +134,8 @@ pub struct Leader {
     archivist: Archivist,
     /// What is free where. Follows from the state.
     capacity: Capacity,
+    /// What peers are told of it. Follows likewise.
+    summary: Summary,
     keeper: Keeper,
     clearing: Clearing,
 }
@@ -210,6 +214,7 @@ impl Leader {
             next_question: Question(reign.saturating_mul(1 << 32) + 1),
             nodes: BTreeMap::new(),
             peers: BTreeMap::new(),
+            vigil: Vigil::default(),
             lookout: Lookout::default(),
             planned: None,
             looked_at: None,
@@ -218,6 +223,7 @@ impl Leader {
             waits_anew: false,
             archivist: Archivist::default(),
             capacity: Capacity::default(),
+            summary: Summary::default(),
             keeper: Keeper::default(),
             clearing: Clearing::default(),
         }
@@ -430,7 +436,9 @@ impl Leader {
         }
         let memory = self.peers.entry(home.clone()).or_default();
         let question = self.next_question;
-        let report = view::peer_report(state, home, question, memory.answered)?;
+        self.summary.follow(state);
+        let capacity = self.summary.classes();
+        let report = view::peer_report(state, home, (question, memory.answered), capacity)?;
         self.next_question = Question(question.0 + 1);
         let ended = report.guests.iter().filter(|guest| guest.phase == GuestPhase::Ended);
         let ended = ended.map(|guest| (guest.job, guest.epoch)).collect();
@@ -509,36 +517,32 @@ impl Leader {
         alarms: &mut Vec<Alarm>,
     ) {
         let terms = state.terms();
-        let alive: Vec<_> = state.nodes.values().filter(|node| node.boot != Boot(0)).collect();
-        let mut heard = 0;
-        let mut over = Vec::new();
-        for node in &alive {
-            let memory = self.nodes.entry(node.id.clone()).or_default();
-            let silent = now.since(memory.watch.silent_since(self.since));
-            if silent < terms.suspect_node_after {
-                heard += 1;
-            }
-            match node.suspicion {
-                None if silent >= terms.suspect_node_after => {
-                    let (node, boot) = (node.id.clone(), node.boot);
-                    commands.push(Command::SuspectNode(SuspectNode { node, boot }));
-                }
-                None => {}
-                Some(suspicion) => {
-                    let waited = memory.watch.waited(now, suspicion, terms.release_node_after());
-                    let holds = state.leases_of(&node.id).any(is_released_by_time);
-                    if waited && holds {
-                        let node = node.id.clone();
-                        over.push(ReleaseNode { node, suspicion, at });
-                    }
-                }
+        self.vigil.follow(&state.nodes, self.since);
+        let (reign, memory) = (self.since, &self.nodes);
+        let until = now.0.checked_sub(terms.suspect_node_after.0).map(Instant);
+        let silent = until.map_or_else(Vec::new, |until| {
+            self.vigil.silent(until, |node| silent_since(memory, node, reign))
+        });
+        let nodes = self.vigil.nodes();
+        let heard = nodes - silent.len();
+        for node in silent.iter().filter_map(|id| state.nodes.get(id)) {
+            if node.suspicion.is_none() {
+                let (node, boot) = (node.id.clone(), node.boot);
+                commands.push(Command::SuspectNode(SuspectNode { node, boot }));
             }
         }
-        let share_counts = alive.len() >= HEARD_SHARE_FROM_NODES;
-        let too_few =
-            heard * 100 < alive.len() * usize::try_from(terms.heard_percent_min).unwrap_or(100);
+        let mut over = Vec::new();
+        for (node, suspicion) in self.vigil.suspected() {
+            let memory = self.nodes.entry(node.clone()).or_default();
+            let waited = memory.watch.waited(now, suspicion, terms.release_node_after());
+            if waited && state.leases_of(node).any(is_released_by_time) {
+                over.push(ReleaseNode { node: node.clone(), suspicion, at });
+            }
+        }
+        let share_counts = nodes >= HEARD_SHARE_FROM_NODES;
+        let too_few = heard * 100 < nodes * usize::try_from(terms.heard_percent_min).unwrap_or(100);
         if share_counts && too_few && !over.is_empty() {
-            alarms.push(Alarm::ReleasesHeld { heard, nodes: alive.len() });
+            alarms.push(Alarm::ReleasesHeld { heard, nodes });
             return;
         }
         commands.extend(over.into_iter().map(Command::ReleaseNode));
@@ -649,13 +653,21 @@ impl Leader {
         &self.capacity
     }
 
-    /// What of this leader's index of capacity does not follow from the state; nothing if all does.
-    /// Linear in the nodes: for tests and for simulation.
+    /// What of this leader's indexes does not follow from the state; nothing if all does. Linear in
+    /// the nodes and the leases: for tests and for simulation.
     pub fn check_capacity(&mut self, state: &State) -> Vec<Violation> {
-        let found = self.capacity.violations(state).into_iter();
-        found
-            .map(|detail| Violation { invariant: "capacity follows from the state", detail })
-            .collect()
+        let (reign, memory) = (self.since, &self.nodes);
+        let since = |node: &NodeId| silent_since(memory, node, reign);
+        let found = [
+            ("capacity follows from the state", self.capacity.violations(state)),
+            ("what peers are told follows from the state", self.summary.violations(state)),
+            ("who is watched follows", self.vigil.violations(&state.nodes, reign, since)),
+            ("who may be stopped follows", self.clearing.violations(state)),
+        ];
+        let named = |(invariant, found): (&'static str, Vec<String>)| {
+            found.into_iter().map(move |detail| Violation { invariant, detail })
+        };
+        found.into_iter().flat_map(named).collect()
     }
 
     /// What the order of the queue rests on.
@@ -696,12 +708,10 @@ impl Leader {
     /// Gives back what is held in vain, and takes back what was granted in vain.
     fn poll_held(&mut self, now: Instant, state: &State, commands: &mut Vec<Command>) {
         let terms = state.terms();
-        let drawn: BTreeSet<(&SiteId, GrantId)> =
-            state.drawn.keys().map(|key| (&key.host, key.grant)).collect();
         let idle: BTreeMap<HeldKey, bool> = state
             .held
             .iter()
-            .filter(|(key, held)| !held.returned && !drawn.contains(&(&key.host, key.grant)))
+            .filter(|(key, held)| !held.returned && !state.is_drawn(key))
             .map(|(key, held)| (key.clone(), held.recalled))
             .collect();
         self.idle_since.retain(|key, _| idle.contains_key(key));
@@ -751,6 +761,11 @@ impl Leader {
     pub fn peer_capacity(&self, peer: &SiteId) -> &[ClassCapacity] {
         self.peers.get(peer).map_or(&[], |memory| &memory.capacity)
     }
+}
+
+/// Since when the node is silent, as far as this reign knows.
+fn silent_since(memory: &BTreeMap<NodeId, NodeMemory>, node: &NodeId, reign: Instant) -> Instant {
+    memory.get(node).map_or(reign, |memory| memory.watch.silent_since(reign))
 }
 
 /// Whether a gang of that shape could ever stand on that much, as far as the summary tells.

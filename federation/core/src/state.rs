@@ -594,6 +594,19 @@ impl State {
         self.guests.range(from..=to).map(|(_, guest)| guest)
     }
 
+    /// Whether a loan draws on the grant.
+    pub(crate) fn is_drawn(&self, it: &HeldKey) -> bool {
+        let next = self.drawn.range(DrawKey::first(&it.host, it.grant)..).next();
+        next.is_some_and(|(key, _)| key.host == it.host && key.grant == it.grant)
+    }
+
+    /// The attempts of a home's job that are known here, the earliest first.
+    pub(crate) fn guests_for(&self, home: &SiteId, job: JobId) -> impl Iterator<Item = &Guest> {
+        let from = GuestKey { home: home.clone(), job, epoch: Epoch(0) };
+        let to = GuestKey { home: home.clone(), job, epoch: Epoch(u32::MAX) };
+        self.guests.range(from..=to).map(|(_, guest)| guest)
+    }
+
     /// Grants that this site holds at the host.
     pub fn held_at(&self, host: &SiteId) -> impl Iterator<Item = (GrantId, &Held)> {
         let from = HeldKey { host: host.clone(), grant: GrantId(0) };

@@ -86,7 +86,7 @@ fn launch(state: &State, lease: &Lease, node: &Node) -> Option<Launch> {
     })
 }
 
-/// What a site has, class by class.
+/// What a site has, class by class. Linear in the nodes; a leader keeps the sums.
 #[must_use]
 pub fn capacity(state: &State) -> Vec<ClassCapacity> {
     let mut classes: BTreeMap<GpuClass, ClassCapacity> = BTreeMap::new();
@@ -139,8 +139,8 @@ fn grant_report(state: &State, grant: &Grant) -> GrantReport {
 pub(crate) fn peer_report(
     state: &State,
     home: &SiteId,
-    question: Question,
-    answered: Question,
+    (question, answered): (Question, Question),
+    capacity: Vec<ClassCapacity>,
 ) -> Option<PeerReport> {
     let site = state.site.as_ref()?;
     let peer = state.peers.get(home)?;
@@ -162,7 +162,7 @@ pub(crate) fn peer_report(
         answered,
         guests: guests.collect(),
         grants: grants.map(|grant| grant_report(state, grant)).collect(),
-        capacity: capacity(state),
+        capacity,
         country: site.country,
     })
 }

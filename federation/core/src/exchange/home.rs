@@ -158,12 +158,10 @@ fn record_guest(
 }
 
 pub(crate) fn return_grant(state: &mut State, fx: &mut Effects, it: &ReturnGrant) -> Reply {
-    let from = DrawKey::first(&it.peer, it.grant);
-    let drawn = state.drawn.range(from..).next();
-    if drawn.is_some_and(|(key, _)| key.host == it.peer && key.grant == it.grant) {
+    let key = HeldKey { host: it.peer.clone(), grant: it.grant };
+    if state.is_drawn(&key) {
         return Reply::NoOp("loans are drawn on the grant");
     }
-    let key = HeldKey { host: it.peer.clone(), grant: it.grant };
     let Some(held) = state.agreed.held.get_mut(&key) else {
         return Reply::NoOp("no such grant is held");
     };

@@ -171,8 +171,8 @@ pub(crate) enum Admission {
 }
 
 pub(crate) fn judge(state: &State, home: &SiteId, order: &LoanOrder) -> Admission {
-    let newest = state.guests_of(home).filter(|guest| guest.key.job == order.job);
-    if newest.map(|guest| guest.key.epoch).max().is_some_and(|newest| newest >= order.epoch) {
+    let newest = state.guests_for(home, order.job).last();
+    if newest.is_some_and(|guest| guest.key.epoch >= order.epoch) {
         return Admission::Known;
     }
     if order.want == Want::Stop {

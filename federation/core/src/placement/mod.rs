@@ -11,4 +11,5 @@ pub(crate) mod plan;
 pub mod score;
 pub(crate) mod slots;
 pub mod spill;
+pub(crate) mod summary;
 pub(crate) mod why;

@@ -11,10 +11,11 @@
 //!   before one that runs, or is due something.
 
 use alloc::collections::BTreeMap;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use specs::codec::OrDefault;
-use specs::id::{GpuClass, JobId, NodeId};
+use specs::id::{GpuClass, JobId, LeaseId, NodeId};
 use specs::job::JobSpec;
 use specs::unit::{GpuCount, Instant, Millis, Timestamp};
 
@@ -24,7 +25,8 @@ use crate::placement::fits;
 use crate::placement::lookout::Lookout;
 use crate::queue::kept::Kept;
 use crate::queue::preempt::{Case, Pending, SINCE, VICTIMS_MAX};
-use crate::state::{Gpu, Job, Node, State, StopReason};
+use crate::state::{Gpu, Job, Lease, Node, State, StopReason};
+use crate::table::Table;
 
 const LOOKED_EVERY: Millis = Millis(1_000);
 /// Jobs for which room is made at a time.
@@ -76,6 +78,43 @@ pub(crate) struct Clearing {
     /// Whose turn comes first stands first.
     claims: Vec<Claim>,
     looked_at: Option<Instant>,
+    rivals: Rivals,
+}
+
+/// How many own jobs of each priority run here and might be stopped for another. Follows from the
+/// leases: a look costs as much as was written since the last one.
+#[derive(Debug, Clone, Default)]
+struct Rivals {
+    /// What this follows from.
+    seen: Table<LeaseId, Lease>,
+    /// Invariant: no entry is zero.
+    counts: BTreeMap<u32, usize>,
+}
+
+impl Rivals {
+    fn follow(&mut self, state: &State) {
+        let mut changed = Vec::new();
+        state.leases.changed_since(&self.seen, |id| changed.push(*id));
+        let before = core::mem::replace(&mut self.seen, state.leases.clone());
+        let counts = |lease: &&Lease| lease.spec.is_preemptible() && state.is_own(&lease.home);
+        for id in changed {
+            if let Some(lease) = before.get(&id).filter(counts) {
+                let count = self.counts.entry(lease.spec.priority).or_default();
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    self.counts.remove(&lease.spec.priority);
+                }
+            }
+            if let Some(lease) = state.leases.get(&id).filter(counts) {
+                *self.counts.entry(lease.spec.priority).or_default() += 1;
+            }
+        }
+    }
+
+    /// The least of their priorities; none if there is nobody.
+    fn least(&self) -> Option<u32> {
+        self.counts.keys().next().copied()
+    }
 }
 
 /// What the last plan saw.
@@ -90,6 +129,17 @@ pub(crate) struct Seen<'a> {
 impl Clearing {
     pub(crate) fn claims(&self) -> &[Claim] {
         &self.claims
+    }
+
+    /// What of it does not follow from the state; nothing if all does. Linear in the leases.
+    pub(crate) fn violations(&mut self, state: &State) -> Vec<String> {
+        self.rivals.follow(state);
+        let mut again = Rivals::default();
+        again.follow(state);
+        let (known, is) = (&self.rivals.counts, &again.counts);
+        let differ =
+            || alloc::format!("by priority there are taken to be {known:?}, and are {is:?}");
+        (known != is).then(differ).into_iter().collect()
     }
 
     /// Before a plan: drops what is not needed any more, or will not come.
@@ -111,7 +161,12 @@ impl Clearing {
             return Vec::new();
         }
         let is_early = self.looked_at.is_some_and(|last| now.since(last) < LOOKED_EVERY);
-        let candidates = if is_early { Vec::new() } else { candidates(state, seen) };
+        if is_early || seen.waiting.is_empty() {
+            return Vec::new();
+        }
+        self.rivals.follow(state);
+        let least = self.rivals.least();
+        let candidates = least.map_or_else(Vec::new, |least| candidates(state, seen, least));
         if candidates.is_empty() {
             return Vec::new();
         }
@@ -166,15 +221,8 @@ fn given(assignments: &[Assignment]) -> BTreeMap<NodeId, u32> {
 }
 
 /// The jobs for which somebody might have to leave, the most urgent first.
-fn candidates<'a>(state: &'a State, seen: &'a Seen<'_>) -> Vec<(&'a Job, &'a JobSpec)> {
+fn candidates<'a>(state: &'a State, seen: &'a Seen<'_>, least: u32) -> Vec<(&'a Job, &'a JobSpec)> {
     let Some(site) = &state.site else { return Vec::new() };
-    let least = state
-        .leases
-        .values()
-        .filter(|lease| lease.spec.is_preemptible() && state.is_own(&lease.home))
-        .map(|lease| lease.spec.priority)
-        .min();
-    let Some(least) = least else { return Vec::new() };
     let is_promised = || {
         let mut limits = state.quotas.values().flat_map(|quota| &quota.limits);
         limits.any(|limit| limit.guaranteed > GpuCount::ZERO)
