@@ -29,6 +29,9 @@ const ENDED_AGE_MIN: Millis = Millis(600_000);
 const LEAVING_MAX: usize = 1_000;
 /// Requests looked at in one turn.
 const SWEPT_MAX: usize = 500;
+/// Requests that are looked at for each job that has left, in the mean: a round begins when so many
+/// jobs have left that it costs no more. The others' requests stay until then.
+const SWEPT_FOR_EACH: u64 = 8;
 
 /// Which ended jobs stay in the state. The others go into the archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,10 +134,12 @@ impl Archivist {
     }
 
     /// The next requests that may be forgotten. Goes through all of them, some in each turn, and
-    /// rests when no job has left since a round began.
+    /// rests while few jobs have left since a round began.
     fn sweep(&mut self, state: &State) -> Vec<RequestId> {
         if self.at.is_none() {
-            if self.round == state.archived {
+            let left = state.archived.saturating_sub(self.round);
+            let few = state.requests.len() as u64 / SWEPT_FOR_EACH;
+            if left == 0 || left < few {
                 return Vec::new();
             }
             self.round = state.archived;
