@@ -13,6 +13,8 @@ const MEMORY: &str = include_str!("../../daemon/kernels/ptx/memory.ptx");
 const UNITS: &str = include_str!("../../daemon/kernels/ptx/units.ptx");
 const TENSOR: &str = include_str!("../../daemon/kernels/ptx/tensor.ptx");
 const TENSOR_FP8: &str = include_str!("../../daemon/kernels/ptx/tensor_fp8.ptx");
+const MMA_SM120A: &str = include_str!("../../daemon/kernels/ptx/mma_sm120a.ptx");
+const GOLDEN: &str = include_str!("../../daemon/kernels/ptx/golden.ptx");
 const PATTERNS: [&str; 5] = ["address", "random", "walk", "checker", "modulo"];
 const SMS: u32 = 4;
 const BLOCKS: u32 = SMS * 8;
@@ -92,17 +94,26 @@ pub(crate) fn pass(device: &mut Device, pattern: &str, seed: u64, shift: u32) ->
 /// Digests and cycles of a vote: by block, then by warp.
 fn vote(device: &mut Device, text: &str, name: &str, seed: u64) -> Vec<Vec<(u64, u64)>> {
     let module = Module::load(text).unwrap();
-    let pinned = [Pinned::new(32 * 8 * SMS as usize)];
+    let pinned = [Pinned::new(32 * 8 * SMS as usize), Pinned::new(8_192), Pinned::new(8_192)];
     let votes = Long(pinned[0].at);
+    for (word, nth) in pinned[1].words.iter().chain(&pinned[2].words).zip(0_u32..) {
+        // Numbers of both formats that are near one.
+        word.store(nth.wrapping_mul(0x9e37_79b9) & 0x81ff_81ff | 0x3e00_3e00, Ordering::Relaxed);
+    }
     let (steps, canary) = (Word(8), Word(NOBODY));
     let scratch = device.allocate(256 * u64::from(SMS)).unwrap();
     let arguments: Vec<Argument> = match name {
         "unit_shared" => vec![votes, Long(seed), Word(1_024), Word(2), canary],
         "unit_atomic" => vec![votes, Long(seed), Long(scratch), steps, canary],
+        name if name.starts_with("golden") => {
+            let (x, w) = (Long(pinned[1].at), Long(pinned[2].at));
+            vec![votes, x, w, Word(1), Word(1), Word(1), Long(seed), Word(1), canary]
+        }
         name if name.starts_with("tensor") => vec![votes, Long(seed), steps, Word(1), canary],
         _ => vec![votes, Long(seed), steps, canary],
     };
-    launch(device, &module, &pinned, name, (SMS, 256, 4_096), &arguments);
+    let shared = if name.starts_with("golden") { 48 << 10 } else { 4_096 };
+    launch(device, &module, &pinned, name, (SMS, 256, shared), &arguments);
     let words: Vec<u32> = pinned[0].words.iter().map(|word| word.load(Ordering::Relaxed)).collect();
     let long = |it: &[u32]| u64::from(it[1]) << 32 | u64::from(it[0]);
     let warps = words.chunks(8).map(|it| (long(&it[4..]), long(&it[6..])));
@@ -117,7 +128,7 @@ pub(crate) fn wrong_sms(fault: Fault, name: &str) -> Vec<usize> {
     (0..votes.len()).filter(differs).collect()
 }
 
-const VOTES: [(&str, &str); 12] = [
+const VOTES: [(&str, &str); 19] = [
     (UNITS, "unit_integer"),
     (UNITS, "unit_float"),
     (UNITS, "unit_special"),
@@ -130,6 +141,13 @@ const VOTES: [(&str, &str); 12] = [
     (TENSOR, "tensor_int8"),
     (TENSOR, "tensor_fp64"),
     (TENSOR_FP8, "tensor_fp8"),
+    (GOLDEN, "golden_bf16"),
+    (GOLDEN, "golden_fp16"),
+    (GOLDEN, "golden_exact_bf16"),
+    (GOLDEN, "golden_exact_fp16"),
+    (MMA_SM120A, "tensor_f8f6f4"),
+    (MMA_SM120A, "tensor_f8f6f4_exact"),
+    (MMA_SM120A, "tensor_nvfp4"),
 ];
 
 #[test]
@@ -201,6 +219,10 @@ fn a_wrong_bit_of_a_unit_changes_the_digest_of_its_sm_alone() {
         (UnitKind::Special, 0, 2..3),
         (UnitKind::Shared, 31, 4..5),
         (UnitKind::Tensor, 0, 6..12),
+        (UnitKind::Tensor, 9, 12..19),
+        (UnitKind::Special, 9, 12..14),
+        (UnitKind::Float, 9, 12..14),
+        (UnitKind::Shared, 9, 12..16),
     ];
     for (unit, bit, names) in cases {
         for (_, name) in &VOTES[names] {
@@ -216,6 +238,18 @@ fn a_slow_sm_takes_more_cycles() {
     let votes = vote(&mut device(64, vec![fault]), UNITS, "unit_integer", 42);
     assert!(votes[3][0].1 * 100 > votes[0][0].1 * 104, "{votes:?}");
     assert_eq!(votes[3][0].0, votes[0][0].0);
+}
+
+#[test]
+fn what_this_machine_cannot_run_is_refused_by_its_name() {
+    let files = [
+        (include_str!("../../daemon/kernels/ptx/wgmma_sm90a.ptx"), "sm_90a"),
+        (include_str!("../../daemon/kernels/ptx/tcgen05_sm100a.ptx"), "sm_100a"),
+    ];
+    for (text, target) in files {
+        let error = Module::load(text).err().unwrap();
+        assert!(error.to_string().contains(target), "{error}");
+    }
 }
 
 #[test]

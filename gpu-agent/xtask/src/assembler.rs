@@ -35,11 +35,8 @@ pub(crate) fn check(
     if !done.status.success() {
         bail!("{}: {}", named(), words.trim());
     }
-    for line in words.lines() {
-        let spills = line.contains("spill") && !line.contains("0 bytes spill stores, 0 bytes");
-        if spills || BAD_WORDS.iter().any(|word| line.contains(word)) {
-            bail!("{}: {}", named(), line.trim());
-        }
+    if let Some(line) = complaint(&words) {
+        bail!("{}: {line}", named());
     }
     let mut disassemble = Command::new(&tools.disassembler);
     let done = disassemble.arg("-c").arg(&cubin).output();
@@ -48,10 +45,56 @@ pub(crate) fn check(
         bail!("{}: {}", named(), String::from_utf8_lossy(&done.stderr).trim());
     }
     let code = String::from_utf8_lossy(&done.stdout);
-    for instruction in instructions {
-        if !code.contains(instruction) {
-            bail!("{}: no {instruction} in the machine code", named());
-        }
+    if let Some(instruction) = missing(&code, instructions) {
+        bail!("{}: no {instruction} in the machine code", named());
     }
     Ok(())
+}
+
+/// The first line of the assembler's words that must not be there.
+fn complaint(words: &str) -> Option<&str> {
+    let is_bad = |line: &&str| {
+        let spills = line.contains("spill") && !line.contains(" 0 bytes spill stores, 0 bytes");
+        spills || BAD_WORDS.iter().any(|word| line.contains(word))
+    };
+    words.lines().map(str::trim).find(is_bad)
+}
+
+/// The first instruction that is not in the code. A longer name that begins alike is another one.
+fn missing<'a>(code: &str, instructions: &[&'a str]) -> Option<&'a str> {
+    instructions.iter().copied().find(|it| !code.contains(it))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registers_that_went_to_memory_are_a_complaint() {
+        let sound = "ptxas info    : Used 90 registers, used 1 barriers\n\
+                     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads";
+        assert_eq!(complaint(sound), None);
+        for (stores, loads) in [(24, 24), (0, 4), (10, 0), (120, 0)] {
+            let line = format!(
+                "24 bytes stack frame, {stores} bytes spill stores, {loads} bytes spill loads"
+            );
+            assert_eq!(complaint(&format!("{sound}\n    {line}\n")), Some(line.as_str()));
+        }
+    }
+
+    #[test]
+    fn what_was_serialised_or_warned_of_is_a_complaint() {
+        let serialised = "ptxas info    : (C7515) Potential Performance Loss: wgmma.mma_async \
+                          instructions are serialized";
+        assert_eq!(complaint(serialised), Some(serialised));
+        assert!(complaint("ptxas warning : something").is_some());
+    }
+
+    #[test]
+    fn an_instruction_that_is_not_there_is_named() {
+        let code = "/*0100*/ HMMA.16816.F32.BF16 R4, R8, R12, R4 ;\n/*0110*/ LDG.E.EF.128 R4 ;";
+        assert_eq!(missing(code, &["HMMA.16816.F32.BF16", "LDG.E.EF.128"]), None);
+        assert_eq!(missing(code, &["HMMA.16816.F32 ", "LDG"]), Some("HMMA.16816.F32 "));
+        assert_eq!(missing(code, &["DMMA"]), Some("DMMA"));
+    }
 }

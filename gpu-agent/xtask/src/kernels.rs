@@ -12,7 +12,7 @@ use crate::{NoTools, assembler, say};
 
 /// Floating point is rounded after each operation, as written: digests are compared bit by bit.
 const OPTIONS: &[&str] = &["--std=c++17", "--fmad=false"];
-const HEADERS: &[&str] = &["common.cuh", "tensor.cuh"];
+const HEADERS: &[&str] = &["common.cuh", "operands.cuh", "tensor.cuh"];
 /// What the node's GPUs are, and the oldest that the PTX is for.
 const ARCHITECTURES: &[&str] = &["sm_80", "sm_90a", "sm_100a", "sm_120a"];
 
@@ -46,12 +46,36 @@ const KERNELS: &[Kernel] = &[
         instructions: &["HMMA.16816.F32.BF16", "HMMA.16816.F32", "TF32", "IMMA", "DMMA"],
     },
     Kernel {
+        name: "golden",
+        target: "compute_80",
+        on: ARCHITECTURES,
+        instructions: &["HMMA.16816.F32.BF16", "HMMA.16816.F32 ", "MUFU.EX2", "MUFU.RSQ", "F2FP"],
+    },
+    Kernel {
         name: "tensor_fp8",
         target: "compute_89",
         // For 9.0 and 10.0 the assembler makes two operations in fp16 of each: there it would test
         // other units than it says, and the agent does not run it.
         on: &["sm_89", "sm_120a"],
         instructions: &["QMMA.16832.F32.E4M3.E4M3"],
+    },
+    Kernel {
+        name: "wgmma_sm90a",
+        target: "compute_90a",
+        on: &["sm_90a"],
+        instructions: &["HGMMA.64x256x16.F32.BF16"],
+    },
+    Kernel {
+        name: "tcgen05_sm100a",
+        target: "compute_100a",
+        on: &["sm_100a"],
+        instructions: &["UTCHMMA", "UTCBAR", "LDTM.x8"],
+    },
+    Kernel {
+        name: "mma_sm120a",
+        target: "compute_120a",
+        on: &["sm_120a"],
+        instructions: &["QMMA.16832.F32.E4M3.E4M3", "OMMA.SF.16864.F32.E2M1.E2M1.UE4M3.4X"],
     },
 ];
 

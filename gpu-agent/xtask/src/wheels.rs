@@ -6,10 +6,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// Pinned: another compiler gives other bytes. This one's PTX is read by drivers from R570 on.
+/// Pinned: another compiler gives other bytes. This one's PTX is read by drivers from R570 on. The
+/// assembler is newer, because that of 12.8 serialises `wgmma` (C7515) where this one does not.
 const WHEELS: &[&str] = &[
     "nvidia-cuda-nvrtc-cu12==12.8.93",
-    "nvidia-cuda-nvcc-cu12==12.8.93",
+    "nvidia-cuda-nvcc==13.0.88",
     "nvidia-cuda-nvdisasm==13.5.37",
 ];
 /// Says, inside the environment, which wheels it was made with.

@@ -9,7 +9,7 @@
 
 use super::LANES;
 use super::registers::{Longs, Registers, Words};
-use crate::ptx::{Bin32, Bin64, Compare, Float, Logic, Un32, Un64, Width};
+use crate::ptx::{Bin32, Bin64, Compare, Float, Half, Logic, Un32, Un64, Width};
 
 #[inline(always)]
 fn each<T: Copy, U: Copy + Default>(a: &[T; LANES], f: impl Fn(T) -> U) -> [U; LANES] {
@@ -142,6 +142,7 @@ impl Registers {
             Un32::Brev => each(a, u32::reverse_bits),
             Un32::FromUnsigned => each(a, |a| (a as f32).to_bits()),
             Un32::FromSigned => each(a, |a| (a as i32 as f32).to_bits()),
+            Un32::ToSigned => each(a, |a| single(a) as i32 as u32),
             Un32::Sqrt => each(a, |a| single(a).sqrt().to_bits()),
             Un32::Ex2 => approximate(f64::exp2),
             Un32::Lg2 => approximate(f64::log2),
@@ -336,6 +337,16 @@ impl Registers {
         self.set_words(d, mask, &out);
     }
 
+    pub(crate) fn halves(&mut self, kind: Half, [d, high, low]: [u16; 3], mask: u32) {
+        let narrow = match kind {
+            Half::Bf16 => to_bf16,
+            Half::Fp16 => to_fp16,
+        };
+        let out =
+            both(self.word(high), self.word(low), |high, low| narrow(high) << 16 | narrow(low));
+        self.set_words(d, mask, &out);
+    }
+
     pub(crate) fn pack(&mut self, d: u16, low: u16, high: u16, mask: u32) {
         let out = both(self.word(low), self.word(high), |low, high| {
             u64::from(high) << 32 | u64::from(low)
@@ -395,6 +406,34 @@ impl Registers {
     }
 }
 
+/// What no number is in a format of 16 bits.
+const NO_NUMBER: u32 = 0x7fff;
+const INFINITE: u32 = 0x7f80_0000;
+
+/// The nearest, and of two as near the even one.
+fn to_bf16(bits: u32) -> u32 {
+    if bits & !(1 << 31) > INFINITE {
+        return NO_NUMBER;
+    }
+    (bits + 0x7fff + (bits >> 16 & 1)) >> 16
+}
+
+fn to_fp16(bits: u32) -> u32 {
+    let (sign, size) = (bits >> 16 & 0x8000, bits & !(1 << 31));
+    if size > INFINITE {
+        return NO_NUMBER;
+    }
+    if single(size) >= 65_520.0 {
+        return sign | 0x7c00;
+    }
+    if single(size) < f32::from_bits((127 - 14) << 23) {
+        // Below the smallest normal number they are multiples of 2^-24.
+        return sign | (f64::from(single(size)) * f64::from(1 << 24)).round_ties_even() as u32;
+    }
+    let size = size - ((127 - 15) << 23);
+    sign | (size + 0xfff + (size >> 13 & 1)) >> 13
+}
+
 #[inline(always)]
 fn ordered<T: PartialOrd + Copy>(op: Compare, a: &[T; LANES], b: &[T; LANES]) -> u32 {
     match op {
@@ -408,5 +447,28 @@ fn ordered<T: PartialOrd + Copy>(op: Compare, a: &[T; LANES], b: &[T; LANES]) ->
         Compare::NotGe => !mask_of(a, b, |a, b| a >= b),
         Compare::NotLt => !mask_of(a, b, |a, b| a < b),
         Compare::NotGt => !mask_of(a, b, |a, b| a > b),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_narrowed_to_the_nearest_even_one() {
+        let bf16 = |it: f32| to_bf16(it.to_bits());
+        assert_eq!([bf16(1.0), bf16(-2.5), bf16(f32::INFINITY)], [0x3f80, 0xc020, 0x7f80]);
+        // 1 + 2^-8 is between two; so is 1 + 3 * 2^-8.
+        assert_eq!([bf16(1.0 + 1.0 / 256.0), bf16(1.0 + 3.0 / 256.0)], [0x3f80, 0x3f82]);
+        assert_eq!(bf16(f32::NAN), NO_NUMBER);
+        let fp16 = |it: f32| to_fp16(it.to_bits());
+        assert_eq!([fp16(1.0), fp16(-2.5), fp16(65_504.0)], [0x3c00, 0xc100, 0x7bff]);
+        assert_eq!([fp16(65_519.0), fp16(65_520.0), fp16(f32::INFINITY)], [0x7bff, 0x7c00, 0x7c00]);
+        // 1 + 2^-11 is between two; the smallest numbers are 2^-24 apart.
+        assert_eq!([fp16(1.0 + 1.0 / 2_048.0), fp16(1.0 + 3.0 / 2_048.0)], [0x3c00, 0x3c02]);
+        let least = 2.0_f32.powi(-24);
+        assert_eq!([fp16(least), fp16(least * 0.5), fp16(least * 1.5)], [1, 0, 2]);
+        assert_eq!(fp16(-2.0_f32.powi(-14)), 0x8400);
+        assert_eq!(fp16(f32::NAN), NO_NUMBER);
     }
 }

@@ -13,7 +13,7 @@ use crate::ptx::{Fragments, MmaKind};
 
 const ROWS: usize = 16;
 const COLUMNS: usize = 8;
-const DEPTH_MAX: usize = 32;
+const DEPTH_MAX: usize = 64;
 
 /// A is row by row; B is by its depth, then its column.
 struct Tiles<T> {
@@ -22,12 +22,20 @@ struct Tiles<T> {
     depth: usize,
 }
 
+/// Four scales of one, in e4m3 without a sign.
+const ONES: u32 = 0x3838_3838;
+
 impl Registers {
+    /// True unless scales are something else than one, which is not modelled.
+    pub(crate) fn has_scales_of_one(&self, with: &Fragments) -> bool {
+        with.scales.iter().all(|reg| self.word(*reg).iter().all(|word| *word == ONES))
+    }
+
     pub(crate) fn multiply(&mut self, kind: MmaKind, with: &Fragments) {
         match kind {
             MmaKind::Fp64 => self.multiply_double(with),
             MmaKind::Int8 => self.multiply_integer(with),
-            MmaKind::Bf16 | MmaKind::Fp16 | MmaKind::Tf32 | MmaKind::E4m3 => {
+            MmaKind::Bf16 | MmaKind::Fp16 | MmaKind::Tf32 | MmaKind::E4m3 | MmaKind::E2m1 => {
                 self.multiply_single(kind, with);
             }
         }
@@ -78,6 +86,7 @@ impl Registers {
             MmaKind::E4m3 => {
                 self.tiles(with, 4, |word, nth| small((word >> (8 * nth)) & 0xff, 4, 3))
             }
+            MmaKind::E2m1 => self.tiles(with, 8, |word, nth| small((word >> (4 * nth)) & 15, 2, 1)),
             MmaKind::Tf32 | MmaKind::Int8 | MmaKind::Fp64 => {
                 self.tiles(with, 1, |word, _| f64::from(f32::from_bits(word & 0xffff_e000)))
             }
@@ -163,5 +172,7 @@ mod tests {
         assert_eq!(small(0x0001, 5, 10), 2.0_f64.powi(-24));
         assert_eq!(small(0x38, 4, 3), 1.0);
         assert_eq!(small(0xb9, 4, 3), -1.125);
+        let e2m1 = [0, 1, 2, 3, 4, 5, 6, 7, 9].map(|bits| small(bits, 2, 1));
+        assert_eq!(e2m1, [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.5]);
     }
 }

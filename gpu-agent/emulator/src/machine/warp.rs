@@ -138,6 +138,9 @@ impl Warp {
             Op::Barrier | Op::Shuffle(..) | Op::Mma(..) if !is_whole => {
                 return Err(Stop::Divergent { at: 0 });
             }
+            Op::Mma(_, with) if !self.registers.has_scales_of_one(with) => {
+                return Err(Stop::Unsupported("scales that are not one"));
+            }
             Op::Barrier => return Ok(Next::Wait),
             Op::Load(..) | Op::Store(..) | Op::Load64(..) | Op::Store64(..) | Op::Atom(..) => {
                 self.access(with, &it.op, mask)?;
@@ -195,6 +198,7 @@ impl Warp {
             Op::DoubleFrom(signed, d, a) => it.double_from(*signed, *d, *a, mask),
             Op::DoubleFromSingle(d, a) => it.double_from_single(*d, *a, mask),
             Op::SingleFromDouble(d, a) => it.single_from_double(*d, *a, mask),
+            Op::Halves(kind, d, high, low) => it.halves(*kind, [*d, *high, *low], mask),
             Op::Pack(d, low, high) => it.pack(*d, *low, *high, mask),
             Op::Unpack(low, high, a) => it.unpack(*low, *high, *a, mask),
             Op::SetP(op, width, p, a, b) => {

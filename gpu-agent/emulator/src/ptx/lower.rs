@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use super::PtxError;
 use super::op::{
-    AtomKind, Bin32, Bin64, Class, Compare, Float, Fragments, Instruction, Logic, MmaKind, Op, Reg,
-    Space, Un32, Un64, Width,
+    AtomKind, Bin32, Bin64, Class, Compare, Float, Fragments, Half, Instruction, Logic, MmaKind,
+    Op, Reg, Space, Un32, Un64, Width,
 };
 use super::text::{Entry, Operand, Statement, bytes_of};
 
@@ -40,6 +40,10 @@ pub(crate) struct Kernel {
     pub shared: usize,
     pub code: Vec<Instruction>,
 }
+
+/// The only scaled operation that is known: e2m1 by e2m1, one scale for 16 numbers.
+const SCALED: &[&str] =
+    &["kind::mxf4nvf4", "block_scale", "scale_vec::4X", "f32", "e2m1", "e2m1", "f32", "ue4m3"];
 
 /// Turns an entry into a program.
 ///
@@ -377,6 +381,14 @@ impl Lowering {
                 let op = if *from == "u32" { Un32::FromUnsigned } else { Un32::FromSigned };
                 Op::Un32(op, self.word(with, 0)?, self.word(with, 1)?)
             }
+            ["rzi", "s32", "f32"] => {
+                Op::Un32(Un32::ToSigned, self.word(with, 0)?, self.word(with, 1)?)
+            }
+            ["rn", to @ ("bf16x2" | "f16x2"), "f32"] => {
+                let kind = if *to == "bf16x2" { Half::Bf16 } else { Half::Fp16 };
+                let [d, high, low] = self.words(with)?;
+                Op::Halves(kind, d, high, low)
+            }
             ["rn", "f64", from @ ("u32" | "s32")] => {
                 Op::DoubleFrom(*from == "s32", self.long(with, 0)?, self.word(with, 1)?)
             }
@@ -543,6 +555,8 @@ impl Lowering {
                 ("m16n8k8", ["f32", "tf32", "tf32", "f32"]) => Some(MmaKind::Tf32),
                 ("m16n8k32", ["s32", "s8", "s8", "s32"]) => Some(MmaKind::Int8),
                 ("m16n8k32", ["f32", "e4m3", "e4m3", "f32"]) => Some(MmaKind::E4m3),
+                ("m16n8k32", ["kind::f8f6f4", "f32", "e4m3", "e4m3", "f32"]) => Some(MmaKind::E4m3),
+                ("m16n8k64", types) if types == SCALED => Some(MmaKind::E2m1),
                 ("m8n8k4", ["f64", "f64", "f64", "f64"]) => Some(MmaKind::Fp64),
                 _ => None,
             },
@@ -555,13 +569,32 @@ impl Lowering {
         for (nth, registers) in each.iter_mut().enumerate() {
             *registers = self.vector(self.nth(with, nth)?, file)?.into_vec();
         }
+        let scales = match kind {
+            MmaKind::E2m1 => vec![self.scale(with, 4)?, self.scale(with, 6)?],
+            MmaKind::Bf16
+            | MmaKind::Fp16
+            | MmaKind::Tf32
+            | MmaKind::Int8
+            | MmaKind::E4m3
+            | MmaKind::Fp64 => Vec::new(),
+        };
         let [d, a, b, c] = each;
         let lengths = [d.len(), a.len(), b.len(), c.len()];
         let wanted = if kind == MmaKind::Fp64 { [2, 1, 1, 2] } else { [4, 4, 2, 4] };
         if lengths != wanted {
             return Err(self.bad(format!("`{name}` with {lengths:?} registers")));
         }
-        Ok(Op::Mma(kind, Box::new(Fragments { d, a, b, c })))
+        Ok(Op::Mma(kind, Box::new(Fragments { d, a, b, c, scales })))
+    }
+
+    /// A register of scales, followed by which bytes and lanes it is taken from: always the first.
+    fn scale(&mut self, with: &[Operand], at: usize) -> Result<Reg, PtxError> {
+        let first = Operand::Vector(vec![Operand::Immediate(0), Operand::Immediate(0)]);
+        let scales = self.vector(self.nth(with, at)?, File::Word)?;
+        match &*scales {
+            [scale] if *self.nth(with, at + 1)? == first => Ok(*scale),
+            _ => Err(self.bad("scales that are chosen by lanes are not known here")),
+        }
     }
 
     fn label(&self, it: Option<&Operand>) -> Result<u32, PtxError> {

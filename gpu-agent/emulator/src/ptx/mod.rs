@@ -6,8 +6,8 @@ mod text;
 
 pub(crate) use lower::{Kernel, Special, lower};
 pub(crate) use op::{
-    AtomKind, Bin32, Bin64, Class, Compare, Float, Fragments, Instruction, Logic, MmaKind, Op,
-    Space, Un32, Un64, Width,
+    AtomKind, Bin32, Bin64, Class, Compare, Float, Fragments, Half, Instruction, Logic, MmaKind,
+    Op, Space, Un32, Un64, Width,
 };
 pub(crate) use text::parse;
 

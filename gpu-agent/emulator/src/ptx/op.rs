@@ -74,6 +74,8 @@ pub(crate) enum Un32 {
     Brev,
     FromUnsigned,
     FromSigned,
+    /// Towards zero, and to the nearest that there is.
+    ToSigned,
     Sqrt,
     Ex2,
     Lg2,
@@ -159,7 +161,16 @@ pub(crate) enum MmaKind {
     Tf32,
     Int8,
     E4m3,
+    /// With scales of blocks, all of which must be one.
+    E2m1,
     Fp64,
+}
+
+/// Floating point of 16 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Half {
+    Bf16,
+    Fp16,
 }
 
 pub(crate) enum Op {
@@ -194,6 +205,8 @@ pub(crate) enum Op {
     DoubleFrom(bool, Reg, Reg),
     DoubleFromSingle(Reg, Reg),
     SingleFromDouble(Reg, Reg),
+    /// Two of 16 bits from two singles: d, the upper, the lower.
+    Halves(Half, Reg, Reg, Reg),
     Pack(Reg, Reg, Reg),
     Unpack(Reg, Reg, Reg),
     SetP(Compare, Width, Reg, Reg, Reg),
@@ -228,4 +241,6 @@ pub(crate) struct Fragments {
     pub a: Vec<Reg>,
     pub b: Vec<Reg>,
     pub c: Vec<Reg>,
+    /// Four scales for each row of A, and for each column of B.
+    pub scales: Vec<Reg>,
 }

@@ -45,6 +45,9 @@ pub(crate) struct Entry {
     pub statements: Vec<Statement>,
 }
 
+/// Architectures whose own instructions (wgmma, tcgen05) work on memory by descriptors.
+const UNKNOWN_TARGETS: [&str; 2] = ["sm_90a", "sm_100a"];
+
 /// Takes a module apart. Shared memory that the module declares belongs to each entry.
 ///
 /// # Errors
@@ -53,13 +56,21 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Entry>, PtxError> {
     if !text.lines().any(|line| line.trim_start().starts_with(".version")) {
         return Err(PtxError::new(1, "this is no PTX: it has no .version"));
     }
+    let mut targets = text
+        .lines()
+        .zip(1..)
+        .filter_map(|(line, nth)| Some((line.trim_start().strip_prefix(".target")?.trim(), nth)));
+    if let Some((target, line)) = targets.find(|(it, _)| UNKNOWN_TARGETS.contains(it)) {
+        let what = format!("{target} has tensor instructions that are not known here");
+        return Err(PtxError::new(line, what));
+    }
     let mut reader = Reader::default();
     for (nth, line) in text.lines().enumerate() {
         let code = line.split("//").next().unwrap_or_default();
         reader.line = nth + 1;
         reader.take(code)?;
     }
-    if reader.inside.is_some() || !reader.pending.trim().is_empty() {
+    if reader.inside.is_some() || reader.blocks > 0 || !reader.pending.trim().is_empty() {
         return Err(PtxError::new(reader.line, "the text ends within something"));
     }
     Ok(reader.done)
@@ -72,14 +83,24 @@ struct Reader {
     pending: String,
     shared: Vec<(String, usize, usize)>,
     inside: Option<Entry>,
+    /// Blocks within the kernel that have not ended. Their registers are the kernel's: the compiler
+    /// gives equal names to equal kinds.
+    blocks: usize,
     done: Vec<Entry>,
 }
 
 impl Reader {
     fn take(&mut self, code: &str) -> Result<(), PtxError> {
-        for piece in code.split_inclusive([';', '{', '}', ':']) {
-            self.pending.push_str(piece);
-            self.settle()?;
+        let mut letters = code.chars().peekable();
+        let mut before = ' ';
+        while let Some(letter) = letters.next() {
+            self.pending.push(letter);
+            // Two colons are a part of a name.
+            let is_double = letter == ':' && (before == ':' || letters.peek() == Some(&':'));
+            if matches!(letter, ';' | '{' | '}' | ':') && !is_double {
+                self.settle()?;
+            }
+            before = letter;
         }
         if self.pending.trim_start().starts_with('.') && is_whole_directive(&self.pending) {
             self.pending.clear();
@@ -100,13 +121,12 @@ impl Reader {
                 entry.shared.clone_from(&self.shared);
                 self.inside = Some(entry);
             }
+            '}' if text == "}" && self.blocks > 0 => self.blocks -= 1,
             '}' if text == "}" => match self.inside.take() {
                 Some(entry) => self.done.push(entry),
                 None => return Err(PtxError::new(self.line, "a `}` without a beginning")),
             },
-            '{' if text == "{" => {
-                return Err(PtxError::new(self.line, "blocks within a kernel are not known here"));
-            }
+            '{' if text == "{" => self.blocks += 1,
             ':' => self.label(text.trim_end_matches(':'))?,
             ';' => self.sentence(text.trim_end_matches(';').trim())?,
             '{' | '}' if is_vector => return Ok(()),
@@ -120,6 +140,9 @@ impl Reader {
         let line = self.line;
         let entry = self.inside.as_mut();
         let entry = entry.ok_or_else(|| PtxError::new(line, "a label outside of a kernel"))?;
+        if entry.labels.iter().any(|(known, _)| known == name.trim()) {
+            return Err(PtxError::new(line, format!("the label `{name}` stands here twice")));
+        }
         entry.labels.push((name.trim().to_owned(), entry.statements.len()));
         Ok(())
     }
@@ -190,10 +213,10 @@ pub(crate) fn bytes_of(kind: &str) -> Option<usize> {
 fn register(text: &str, line: usize) -> Result<Declaration, PtxError> {
     let mut words = text.split_whitespace();
     let (kind, name) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let prefix = name
-        .split_once('<')
-        .map(|(prefix, _)| prefix)
-        .ok_or_else(|| PtxError::new(line, format!("`.reg{text}` is not known here")))?;
+    let prefix = name.split_once('<').map_or(name, |(prefix, _)| prefix);
+    if prefix.is_empty() || words.next().is_some() || prefix.contains(',') {
+        return Err(PtxError::new(line, format!("`.reg{text}` is not known here")));
+    }
     Ok(Declaration { kind: kind.trim_start_matches('.').to_owned(), prefix: prefix.to_owned() })
 }
 
@@ -299,6 +322,18 @@ mod tests {
         assert_eq!(immediate("0f3F800000"), Some(u64::from(1.0_f32.to_bits())));
         assert_eq!(immediate("0d3FF0000000000000"), Some(1.0_f64.to_bits()));
         assert_eq!(immediate("1.5"), None);
+    }
+
+    #[test]
+    fn a_block_within_a_kernel_has_registers_of_its_own() {
+        let head = ".version 8.7\n.target sm_80\n.visible .entry k()\n{\n.reg .b32 %r<3>;\n";
+        let block = "{ .reg .b32 tmp; mov.b64 {tmp, %r2}, %rd1; }\n";
+        let text = format!("{head}{block}ret;\n}}\n");
+        let entries = parse(&text).unwrap();
+        assert_eq!((entries[0].statements.len(), entries[0].registers.len()), (2, 2));
+        assert!(parse(&format!("{head}{block}")).is_err());
+        let twice = parse(&format!("{head}again: ret;\nagain: ret;\n}}\n")).unwrap_err();
+        assert!(twice.what.contains("twice"), "{twice}");
     }
 
     #[test]
