@@ -1,7 +1,7 @@
 //! Burn-in: makes a GPU work, measures, and lets the core judge.
 //!
 //! ```text
-//!   run ──one process for each check──▶ child ─▶ votes, memory (cuda), management (NVML)
+//!   run ──one process for each check──▶ child ─▶ votes, golden, memory (cuda), management (NVML)
 //!    ▲                                    │
 //!    └──────── numbers, as JSON ◀─────────┘        judged by gpu_agent_core::burn_in
 //! ```
@@ -11,19 +11,28 @@
 //!   into the agent. A deadline that is missed is evidence.
 //! * Results come through pinned host memory with checksums, never through the memory under test.
 
+mod arch;
 mod ask;
+mod ballot;
 mod child;
 mod cuda;
+mod golden;
 mod kernels;
 mod management;
 mod memory;
+mod power;
+mod replay;
 mod report;
 mod run;
 mod votes;
 
 pub use ask::{Stop, StopHandle};
 pub use child::answer_stdin;
+pub use gpu_agent_core::burn_in::dump::BYTES_MAX as DUMP_BYTES_MAX;
 pub(crate) use kernels::MANIFEST;
+pub use replay::{
+    ReplayOptions, ReplayReport, example, replay, write_replay_json, write_replay_text,
+};
 pub use report::{Report, write_json, write_text};
 pub use run::{Listener, Options, Outcome, Progress, run};
 pub(crate) use run::{Reading, read_counters};

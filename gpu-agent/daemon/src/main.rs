@@ -50,6 +50,9 @@ enum Command {
     /// Makes GPUs work and says what is wrong with them. Exit code: 0 sound, 1 a fault was found,
     /// 2 wrong usage, 3 no GPU, 4 it could not be judged.
     BurnIn(BurnInArgs),
+    /// Runs the training step on operands that a failing job dumped, twice on every SM, and says
+    /// whether all agree, and on which digest. Exit codes are those of burn-in.
+    Replay(ReplayArgs),
     /// Runs one check for a burn-in, which calls this itself.
     #[command(hide = true)]
     Check,
@@ -127,6 +130,29 @@ struct BurnInArgs {
     output: Format,
 }
 
+#[derive(Args)]
+struct ReplayArgs {
+    /// The operands; how such a file looks is in specs/gpu-health.md.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Writes an example to the file instead.
+    #[arg(long, conflicts_with_all = ["gpu", "output", "patience"])]
+    example: bool,
+    /// One GPU, as the driver numbers them; all if left out.
+    #[arg(long, value_name = "INDEX")]
+    gpu: Option<u16>,
+    /// How long it may take on one GPU, in seconds.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 120,
+        value_parser = clap::value_parser!(u64).range(1..=3_600)
+    )]
+    patience: u64,
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum TierArg {
     T0,
@@ -153,7 +179,8 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => run(*args),
         Command::Inventory { declare, output } => show_inventory(&declare.declare, output),
-        Command::BurnIn(args) => return burn_in(&args),
+        Command::BurnIn(args) => return exit_code(try_burn_in(&args)),
+        Command::Replay(args) => return exit_code(try_replay(&args)),
         Command::Check => burn_in::answer_stdin(),
         Command::Supervise => supervise(),
     };
@@ -251,8 +278,8 @@ fn show_inventory(declared: &[Declared], output: Format) -> Result<(), Fault> {
     }
 }
 
-fn burn_in(args: &BurnInArgs) -> ExitCode {
-    match try_burn_in(args) {
+fn exit_code(outcome: Result<Outcome, Fault>) -> ExitCode {
+    match outcome {
         Ok(outcome) => ExitCode::from(outcome as u8),
         Err(fault) => {
             let _ = gpu_agent_daemon::print_fault(&fault, &mut io::stderr());
@@ -346,6 +373,38 @@ impl Meter {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+fn try_replay(args: &ReplayArgs) -> Result<Outcome, Fault> {
+    let bad = |action: &str, error: &io::Error| {
+        let message = format!("cannot {action} {}: {error}", args.file.display());
+        Fault::new(FaultCode::InvalidArgument, message)
+    };
+    if args.example {
+        let written = std::fs::File::create_new(&args.file)
+            .and_then(|mut file| file.write_all(&burn_in::example(1)));
+        return written.map(|()| Outcome::Pass).map_err(|error| bad("write", &error));
+    }
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(&args.file).map_err(|error| bad("read", &error))?;
+    // One byte more than the longest, so that a longer one is told apart.
+    let read = file.take(burn_in::DUMP_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
+    read.map_err(|error| bad("read", &error))?;
+    let patience = Duration::from_secs(args.patience);
+    let options = burn_in::ReplayOptions { gpu: args.gpu, patience };
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| internal("start a runtime", &error))?;
+    let name = args.file.display().to_string();
+    let report = runtime.block_on(burn_in::replay(&options, &name, bytes))?;
+    let mut out = io::stdout().lock();
+    let written = match args.output {
+        Format::Table => burn_in::write_replay_text(&report, &mut out),
+        Format::Json => burn_in::write_replay_json(&report, &mut out),
+    };
+    match written.and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(internal("write", &error)),
+        _ => Ok(report.outcome()),
     }
 }
 

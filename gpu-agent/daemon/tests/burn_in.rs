@@ -72,10 +72,10 @@ fn a_sound_gpu_passes_and_tells_what_was_done() {
     assert_eq!((code, &report["verdict"]), (0, &Value::from("pass")), "{report}");
     let it = &report["gpus"][0];
     assert_eq!(it["findings"], Value::Array(Vec::new()));
-    assert_eq!(it["measured"]["digests"].as_object().unwrap().len(), 12);
+    assert_eq!(it["measured"]["digests"].as_object().unwrap().len(), 20);
     let tested = it["measured"]["memoryBytes"].as_u64().unwrap();
     assert!(tested * 100 >= 99 * (512 << 10), "{tested}");
-    assert_eq!(report["kernels"].as_object().unwrap().len(), 4);
+    assert_eq!(report["kernels"].as_object().unwrap().len(), 8);
 }
 
 #[test]
@@ -86,6 +86,93 @@ fn equal_seeds_give_equal_digests_and_others_give_others() {
     };
     assert_eq!(digests("7"), digests("7"));
     assert_ne!(digests("7"), digests("8"));
+}
+
+#[test]
+fn a_step_of_training_finds_an_sm_by_what_other_sms_and_the_processor_say() {
+    for (unit, test) in [(UnitKind::Special, "golden_bf16"), (UnitKind::Tensor, "golden_exact")] {
+        let flaky = Fault::FlakySm { sm: 3, unit, bit: 20, every: 300, seed: 5 };
+        let (code, report) = Node::new(vec![gpu(vec![flaky])]).burn_in(&[]);
+        assert_eq!(code, 1, "{report}");
+        let mut findings = report["gpus"][0]["findings"].as_array().unwrap().clone();
+        findings.retain(|it| it["severity"] == "fault");
+        assert!(findings.iter().all(|it| it["blame"]["sm"] == 3), "{findings:?}");
+        let is_found = |it: &Value| it["check"].as_str().unwrap().starts_with(test);
+        assert!(findings.iter().any(is_found), "{findings:?}");
+    }
+}
+
+#[test]
+fn kernels_that_a_driver_does_not_take_are_not_judged_and_no_fault() {
+    for (compute, name) in [((9, 0), "tensor_wgmma"), ((10, 0), "tensor_tcgen05")] {
+        let (code, report) = Node::new(vec![Gpu { compute, ..gpu(Vec::new()) }]).burn_in(&[]);
+        assert_eq!((code, &report["verdict"]), (4, &Value::from("unknown")), "{report}");
+        let findings = report["gpus"][0]["findings"].as_array().unwrap();
+        let is_named = |it: &Value| it["check"].as_str().unwrap().starts_with(name);
+        assert!(findings.iter().all(is_named) && !findings.is_empty(), "{findings:?}");
+        assert!(report["gpus"][0]["measured"]["digests"]["tensor_bf16_power"].is_string());
+    }
+    // Another architecture has none of its own.
+    let older = Gpu { compute: (8, 0), ..gpu(Vec::new()) };
+    assert_eq!(Node::new(vec![older]).burn_in(&[]).0, 0);
+}
+
+#[test]
+fn a_jobs_operands_run_twice_on_every_sm() {
+    let node = Node::new(vec![gpu(Vec::new()), gpu(Vec::new())]);
+    let file = node.folder.path().join("step");
+    let file = file.to_str().unwrap();
+    assert_clean(&node.run(&["replay", "--example", file]), 0, &[]);
+    assert_clean(&node.run(&["replay", "--example", file]), 2, &["cannot write", file]);
+    let replay = |more: &[&str]| {
+        let done = node.run(&[&["replay", file, "-o", "json"], more].concat());
+        let report: Value = serde_json::from_slice(&done.stdout).unwrap();
+        (done.status.code().unwrap(), report)
+    };
+    let (code, report) = replay(&[]);
+    assert_eq!((code, &report["verdict"]), (0, &Value::from("pass")), "{report}");
+    let gpus = report["gpus"].as_array().unwrap();
+    assert_eq!((gpus.len(), &gpus[0]["digest"]), (2, &gpus[1]["digest"]), "{report}");
+    assert_eq!(replay(&["--gpu", "1"]).1["gpus"][0]["digest"], gpus[0]["digest"]);
+    assert_clean(&node.run(&["replay", file, "--gpu", "9"]), 2, &["there is no GPU 9"]);
+}
+
+#[test]
+fn a_replay_names_the_sm_that_computes_something_else() {
+    let flaky = Fault::FlakySm { sm: 1, unit: UnitKind::Tensor, bit: 3, every: 300, seed: 4 };
+    let node = Node::new(vec![gpu(vec![flaky])]);
+    let file = node.folder.path().join("step");
+    let file = file.to_str().unwrap();
+    assert_clean(&node.run(&["replay", "--example", file]), 0, &[]);
+    let done = node.run(&["replay", file, "-o", "json"]);
+    let report: Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(done.status.code(), Some(1), "{report}");
+    let findings = report["gpus"][0]["findings"].as_array().unwrap();
+    assert!(findings.iter().all(|it| it["blame"]["sm"] == 1), "{findings:?}");
+}
+
+#[test]
+fn a_file_that_is_no_dump_is_wrong_usage_and_says_why() {
+    let node = Node::new(vec![gpu(Vec::new())]);
+    let path = node.folder.path().join("step");
+    let file = path.to_str().unwrap();
+    assert_clean(&node.run(&["replay", file]), 2, &["cannot read", file]);
+    assert_clean(&node.run(&["replay", "--example", file]), 0, &[]);
+    let right = std::fs::read(&path).unwrap();
+    let refused = |bytes: &[u8], why: &str| {
+        std::fs::write(&path, bytes).unwrap();
+        assert_clean(&node.run(&["replay", file]), 2, &[file, why, "--example"]);
+    };
+    refused(b"", "SPWLSTEP");
+    refused(&right[..right.len() - 1], "it ends after");
+    refused(&[&right[..], b"x"].concat(), "are right");
+    let mut damaged = right.clone();
+    damaged[1_000] ^= 1;
+    refused(&damaged, "damaged");
+    std::fs::write(&path, right).unwrap();
+    assert_clean(&Node::new(Vec::new()).run(&["replay", file]), 3, &["no GPU"]);
+    let hung = Node::new(vec![gpu(vec![Fault::Hang { kernel: "golden".into() }])]);
+    assert_eq!(hung.run(&["replay", file, "--patience", "2"]).status.code(), Some(1));
 }
 
 #[test]

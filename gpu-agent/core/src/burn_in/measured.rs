@@ -90,6 +90,8 @@ mod tests {
             canary: None,
             is_paced: true,
             steps,
+            expected: None,
+            refused: None,
         };
         for steps in [10, 5_000] {
             let mut it = Measured::default();

@@ -13,8 +13,12 @@
 //! * A limit of power that software set is no fault, however low the clocks.
 
 pub mod counters;
+pub mod digest;
+pub mod dump;
+pub mod golden;
 pub mod measured;
 pub mod memory;
+pub mod tensor;
 mod tier;
 pub mod vote;
 

@@ -41,6 +41,20 @@ pub struct Round {
     /// How often each warp did the kernel's work.
     #[serde(default)]
     pub steps: u32,
+    /// What the host's processor computed, where the results are the same on any machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<Expected>,
+    /// Why the driver did not take the kernel: nobody has voted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
+/// Digests that are right whatever the SMs say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expected {
+    pub by_warp: Vec<u64>,
+    /// How grave it is if most SMs say something else: then the kernel may be wrong as well.
+    pub if_most_differ: Severity,
 }
 
 /// What most SMs say, by warp; none without a majority.
@@ -63,11 +77,14 @@ fn majorities(votes: &[Vote]) -> BTreeMap<u32, Option<u64>> {
     by_warp.into_iter().map(|(warp, counts)| (warp, majority(counts))).collect()
 }
 
-/// SMs with a digest that is not the majority's, and how many warps of each.
-fn outliers(votes: &[Vote]) -> Option<BTreeMap<u32, BTreeSet<u32>>> {
-    let right = majorities(votes);
+/// SMs with a digest that is not the expected one, or the majority's, and how many warps of each.
+fn outliers(round: &Round) -> Option<BTreeMap<u32, BTreeSet<u32>>> {
+    let right = match &round.expected {
+        Some(it) => (0..).zip(it.by_warp.iter().copied().map(Some)).collect(),
+        None => majorities(&round.votes),
+    };
     let mut found: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
-    for vote in votes {
+    for vote in &round.votes {
         match right.get(&vote.warp).copied().flatten() {
             None => return None,
             Some(digest) if digest == vote.digest => {}
@@ -85,7 +102,7 @@ pub fn is_unanimous(round: &Round) -> bool {
     let seen: BTreeSet<u32> = round.votes.iter().map(|it| it.sm).collect();
     round.spoiled == 0
         && seen.len() as u64 == u64::from(round.sms)
-        && outliers(&round.votes).is_some_and(|it| it.is_empty())
+        && outliers(round).is_some_and(|it| it.is_empty())
 }
 
 /// What a round says.
@@ -93,6 +110,10 @@ pub fn is_unanimous(round: &Round) -> bool {
 pub fn judge(round: &Round) -> Vec<Finding> {
     let name = round.name.as_str();
     let mut findings = Vec::new();
+    if let Some(why) = &round.refused {
+        findings.push(Finding::unknown(name, why.as_str()));
+        return findings;
+    }
     if round.spoiled > 0 {
         let message = format!("{} records came damaged from the GPU", round.spoiled);
         let blame = Blame::Device { what: "results do not arrive whole".into() };
@@ -103,15 +124,24 @@ pub fn judge(round: &Round) -> Vec<Finding> {
         let message = format!("{} of {} SMs took part", seen.len(), round.sms);
         findings.push(Finding::unknown(name, message));
     }
-    if seen.len() < 3 {
+    if seen.len() < 3 && round.expected.is_none() {
         let message = format!("{} SMs are too few to vote", seen.len());
         findings.push(Finding::unknown(name, message));
         return findings;
     }
-    let Some(outliers) = outliers(&round.votes) else {
+    let Some(outliers) = outliers(round) else {
         findings.push(Finding::unknown(name, "no digest has a majority"));
         return findings;
     };
+    if let Some(expected) = &round.expected
+        && outliers.len() * 2 > seen.len()
+    {
+        let (differ, all) = (outliers.len(), seen.len());
+        let message = format!("{differ} of {all} SMs compute something else than the processor");
+        let blame = Blame::Device { what: "arithmetic".into() };
+        findings.push(Finding::new(name, expected.if_most_differ, blame, message));
+        return findings;
+    }
     if let Some(canary) = round.canary {
         if !outliers.contains_key(&canary) {
             let what = format!("the lie of SM {canary} was not found");
@@ -160,7 +190,23 @@ mod tests {
         let mut votes: Vec<Vote> = votes.collect();
         votes.iter_mut().for_each(change);
         let (name, canary, is_paced) = ("unit_x".into(), None, true);
-        Round { name, votes, spoiled: 0, sms: 8, canary, is_paced, steps: 1 }
+        Round {
+            name,
+            votes,
+            spoiled: 0,
+            sms: 8,
+            canary,
+            is_paced,
+            steps: 1,
+            expected: None,
+            refused: None,
+        }
+    }
+
+    fn expecting(mut round: Round, first: u64) -> Round {
+        let by_warp = (first..first + 4).collect();
+        round.expected = Some(Expected { by_warp, if_most_differ: Severity::Fault });
+        round
     }
 
     fn blamed(round: &Round) -> Vec<(u32, String)> {
@@ -194,6 +240,16 @@ mod tests {
     }
 
     #[test]
+    fn a_kernel_that_no_driver_takes_is_not_judged() {
+        let mut it = round(|_| ());
+        it.votes.clear();
+        it.refused = Some("cannot load the kernels".into());
+        let findings = judge(&it);
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert_eq!(super::super::verdict(&findings), super::super::Verdict::Unknown);
+    }
+
+    #[test]
     fn an_sm_that_is_missing_is_no_pass() {
         let mut it = round(|_| ());
         it.votes.retain(|vote| vote.sm != 3);
@@ -205,6 +261,21 @@ mod tests {
         let it = round(|vote| vote.digest += u64::from(vote.sm));
         assert!(blamed(&it).is_empty());
         assert_eq!(super::super::verdict(&judge(&it)), super::super::Verdict::Unknown);
+    }
+
+    #[test]
+    fn what_the_processor_computed_is_right_whatever_most_say() {
+        assert!(judge(&expecting(round(|_| ()), 100)).is_empty());
+        let one = expecting(round(|vote| vote.digest ^= u64::from(vote.sm == 2)), 100);
+        assert_eq!(blamed(&one), [(2, "unit_x".into())]);
+        let all = judge(&expecting(round(|_| ()), 101));
+        assert_eq!(all.len(), 1, "{all:?}");
+        assert_eq!(all[0].blame, Blame::Device { what: "arithmetic".into() });
+        // Two SMs are enough then.
+        let mut two = expecting(round(|vote| vote.digest ^= u64::from(vote.sm == 1)), 100);
+        two.votes.retain(|vote| vote.sm < 2);
+        two.sms = 2;
+        assert_eq!(blamed(&two), [(1, "unit_x".into())]);
     }
 
     #[test]

@@ -71,7 +71,9 @@ pub(super) async fn ask(
     stop: &Stop,
 ) -> Result<Answer, Missed> {
     let died = |what: String| Missed::Died(what);
-    let question = serde_json::to_vec(request).map_err(|error| died(error.to_string()))?;
+    let mut question = serde_json::to_vec(request).map_err(|error| died(error.to_string()))?;
+    question.push(b'\n');
+    question.extend(&request.dump);
     let program = std::env::current_exe().map_err(|error| died(error.to_string()))?;
     let mut command = Command::new(program);
     command.arg("check").kill_on_drop(true);

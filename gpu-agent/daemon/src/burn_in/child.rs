@@ -1,9 +1,10 @@
 //! What runs in a process of its own: one check of one GPU. A question comes on standard input, the
-//! answer goes to standard output, both as one line of JSON.
+//! answer goes to standard output, both as one line of JSON; operands to replay follow the first.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 
 use gpu_agent_core::burn_in::counters::Counters;
+use gpu_agent_core::burn_in::dump;
 use gpu_agent_core::burn_in::memory::Numbers;
 use gpu_agent_core::burn_in::vote::Round;
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use specs::fault::{Fault, FaultCode};
 
 use super::cuda::{self, DeviceInfo, Failure, FailureKind, Gpu};
-use super::{management, memory, votes};
+use super::{golden, management, memory, votes};
 
 /// Longest question that is read.
 const QUESTION_BYTES_MAX: u64 = 64 << 10;
@@ -24,6 +25,10 @@ pub(super) enum Check {
     Devices,
     Units,
     Tensor,
+    /// The small training step.
+    Golden,
+    /// The same on operands that follow the question.
+    Replay,
     Memory,
     /// What the management library counts.
     Counters,
@@ -35,6 +40,8 @@ impl Check {
             Self::Devices => "devices",
             Self::Units => "units",
             Self::Tensor => "tensor",
+            Self::Golden => "golden",
+            Self::Replay => "replay",
             Self::Memory => "memory",
             Self::Counters => "counters",
         }
@@ -53,17 +60,24 @@ pub(super) struct Request {
     /// Which slice of an idle moment this is.
     #[serde(default)]
     pub turn: u32,
+    /// A file of operands to replay, which follows the line.
+    #[serde(skip)]
+    pub dump: Vec<u8>,
 }
+
+/// Votes that share the time: of units, tensor cores, their power, and the training step.
+const VOTES: u64 = 20;
 
 impl Request {
     /// A question that needs nothing but a GPU.
     pub(super) fn of(check: Check, uuid: &str) -> Self {
-        Self { check, gpu: 0, uuid: uuid.to_owned(), seed: 0, passes: 0, seconds: 0, turn: 0 }
+        let (uuid, dump) = (uuid.to_owned(), Vec::new());
+        Self { check, gpu: 0, uuid, seed: 0, passes: 0, seconds: 0, turn: 0, dump }
     }
 
-    /// The share of one of the twelve votes.
+    /// The share of one of the votes.
     pub(super) fn nanos_each(&self) -> u64 {
-        u64::from(self.seconds) * 1_000_000_000 / 12
+        u64::from(self.seconds) * 1_000_000_000 / VOTES
     }
 }
 
@@ -85,6 +99,12 @@ fn answer(request: &Request) -> Answer {
         }
         Check::Tensor => {
             open(request).and_then(|gpu| votes::tensor(&gpu, request)).map(Answer::Votes)
+        }
+        Check::Golden => {
+            open(request).and_then(|gpu| golden::test(&gpu, request)).map(Answer::Votes)
+        }
+        Check::Replay => {
+            open(request).and_then(|gpu| golden::replay(&gpu, &request.dump)).map(Answer::Votes)
         }
         Check::Memory => {
             open(request).and_then(|gpu| memory::test(&gpu, request)).map(Answer::Memory)
@@ -121,10 +141,13 @@ pub fn answer_stdin() -> Result<(), Fault> {
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
     let bad = |what: String| Fault::new(FaultCode::InvalidArgument, what);
     let mut text = String::new();
-    let read = io::stdin().take(QUESTION_BYTES_MAX).read_to_string(&mut text);
+    let mut from = io::stdin().lock();
+    let read = from.by_ref().take(QUESTION_BYTES_MAX).read_line(&mut text);
     read.map_err(|error| bad(format!("cannot read the question: {error}")))?;
-    let request: Request = serde_json::from_str(&text)
+    let mut request: Request = serde_json::from_str(&text)
         .map_err(|error| bad(format!("a check is started by a burn-in alone: {error}")))?;
+    let read = from.take(dump::BYTES_MAX as u64 + 1).read_to_end(&mut request.dump);
+    read.map_err(|error| bad(format!("cannot read what follows the question: {error}")))?;
     let text = serde_json::to_string(&answer_whatever(&request))
         .map_err(|error| Fault::new(FaultCode::Internal, error.to_string()))?;
     let mut out = io::stdout().lock();

@@ -28,6 +28,8 @@ pub(super) enum FailureKind {
     NoGpu,
     /// The driver cannot be used, or refuses.
     Driver,
+    /// The driver does not take kernels.
+    Kernels,
     /// The device broke while it worked.
     Device,
 }
@@ -36,10 +38,18 @@ impl Failure {
     pub(super) fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
     }
+
+    pub(super) fn driver(message: impl Into<String>) -> Self {
+        Self::new(FailureKind::Driver, message)
+    }
 }
 
 /// Codes that a device gives when it breaks: lost, ECC, illegal access, failed launches.
 const DEVICE_CODES: &[u32] = &[46, 214, 219, 700, 702, 710, 714, 715, 716, 717, 718, 719, 999];
+
+/// Codes that a driver gives for a text that it cannot compile for the GPU: no image, bad PTX, no
+/// compiler, a version or an architecture that it does not know.
+const KERNEL_CODES: &[u32] = &[200, 209, 218, 221, 222, 223];
 
 fn failure(action: &str) -> impl FnOnce(DriverError) -> Failure + '_ {
     move |error| {
@@ -48,6 +58,8 @@ fn failure(action: &str) -> impl FnOnce(DriverError) -> Failure + '_ {
         let name = name.unwrap_or_else(|_| format!("error {code}"));
         let kind = if DEVICE_CODES.contains(&code) {
             FailureKind::Device
+        } else if KERNEL_CODES.contains(&code) {
+            FailureKind::Kernels
         } else if matches!(code, 34 | 100) {
             FailureKind::NoGpu
         } else {
@@ -155,6 +167,7 @@ pub(super) struct Kernel {
     function: sys::CUfunction,
 }
 
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Argument {
     Word(u32),
     Long(u64),
@@ -342,7 +355,7 @@ impl Gpu {
     }
 }
 
-/// Memory of the host that kernels write. To be read when they were waited for.
+/// Memory of the host that kernels read or write. To be filled before they start, and to be read when they were waited for.
 pub(super) struct Pinned {
     words: &'static [AtomicU32],
 }
@@ -355,6 +368,11 @@ impl Pinned {
 
     pub(super) fn read(&self) -> Vec<u32> {
         self.words.iter().map(|it| it.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Writes from the beginning on.
+    pub(super) fn fill(&self, words: impl Iterator<Item = u32>) {
+        self.words.iter().zip(words).for_each(|(it, word)| it.store(word, Ordering::Relaxed));
     }
 
     pub(super) fn clear(&self) {

@@ -2,10 +2,17 @@
 
 use std::collections::BTreeMap;
 
+pub(super) use gpu_agent_core::burn_in::digest::mix;
+
 pub(super) const MEMORY: &str = include_str!("../../kernels/ptx/memory.ptx");
 pub(super) const UNITS: &str = include_str!("../../kernels/ptx/units.ptx");
 pub(super) const TENSOR: &str = include_str!("../../kernels/ptx/tensor.ptx");
 pub(super) const TENSOR_FP8: &str = include_str!("../../kernels/ptx/tensor_fp8.ptx");
+pub(super) const GOLDEN: &str = include_str!("../../kernels/ptx/golden.ptx");
+/// For one compute capability each.
+pub(super) const WGMMA: &str = include_str!("../../kernels/ptx/wgmma_sm90a.ptx");
+pub(super) const TCGEN05: &str = include_str!("../../kernels/ptx/tcgen05_sm100a.ptx");
+pub(super) const MMA_SM120A: &str = include_str!("../../kernels/ptx/mma_sm120a.ptx");
 pub(crate) const MANIFEST: &str = include_str!("../../kernels/ptx/manifest.txt");
 
 /// BLAKE3 of each file of PTX, by its name.
@@ -14,13 +21,6 @@ pub(super) fn hashes() -> BTreeMap<String, String> {
     lines
         .filter_map(|(hash, path)| Some((path.strip_prefix("ptx/")?.to_owned(), hash.to_owned())))
         .collect()
-}
-
-/// Mixes 32 bits as the kernels do, for checksums.
-pub(super) fn mix(x: u32) -> u32 {
-    let x = (x ^ (x >> 16)).wrapping_mul(0x7feb_352d);
-    let x = (x ^ (x >> 15)).wrapping_mul(0x846c_a68b);
-    x ^ (x >> 16)
 }
 
 /// The checksum of a record's words.
@@ -53,6 +53,6 @@ mod tests {
             let is_manifest = name == "ptx/manifest.txt";
             assert!(is_manifest || named.contains(&name), "{name} is not in the manifest");
         }
-        assert_eq!(hashes().len(), 4);
+        assert_eq!(hashes().len(), 8);
     }
 }

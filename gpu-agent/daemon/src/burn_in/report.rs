@@ -15,7 +15,7 @@ use super::cuda::DeviceInfo;
 use super::kernels;
 
 /// Version of the JSON form.
-const API_VERSION: &str = "spillway/v1";
+pub(super) const API_VERSION: &str = "spillway/v1";
 
 /// A node's burn-in.
 #[derive(Debug, Serialize)]
@@ -41,6 +41,8 @@ pub(super) struct GpuReport {
     index: u16,
     name: String,
     uuid: String,
+    /// Compute capability: digests of equal ones are comparable.
+    compute: String,
     verdict: Verdict,
     findings: Vec<Finding>,
     measured: Numbers,
@@ -101,7 +103,8 @@ impl GpuReport {
         measured: Numbers,
     ) -> Self {
         let (index, name, uuid) = (device.index, device.name.clone(), device.uuid.clone());
-        Self { index, name, uuid, verdict, findings, measured }
+        let compute = format!("{}.{}", device.compute.0, device.compute.1);
+        Self { index, name, uuid, compute, verdict, findings, measured }
     }
 }
 
@@ -122,17 +125,22 @@ impl Report {
     }
 
     pub(super) fn new(tier: Tier, seed: u64, spent: Millis, gpus: Vec<GpuReport>) -> Self {
-        let has = |verdict| gpus.iter().any(|it| it.verdict == verdict);
-        let verdict = if has(Verdict::Fault) {
-            Verdict::Fault
-        } else if has(Verdict::Unknown) {
-            Verdict::Unknown
-        } else {
-            Verdict::Pass
-        };
+        let verdict = gravest(gpus.iter().map(|it| it.verdict));
         let (api_version, kind, kernels) = (API_VERSION, "BurnIn", kernels::hashes());
         let (spent_millis, budget_millis) = (spent.0, tier.budget().0);
         Self { api_version, kind, tier, seed, spent_millis, budget_millis, verdict, kernels, gpus }
+    }
+}
+
+/// The verdict of all.
+pub(super) fn gravest(verdicts: impl Iterator<Item = Verdict> + Clone) -> Verdict {
+    let has = |wanted| verdicts.clone().any(|it| it == wanted);
+    if has(Verdict::Fault) {
+        Verdict::Fault
+    } else if has(Verdict::Unknown) {
+        Verdict::Unknown
+    } else {
+        Verdict::Pass
     }
 }
 

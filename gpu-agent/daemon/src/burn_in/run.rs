@@ -80,18 +80,9 @@ impl Outcome {
 /// driver cannot be used (unreachable).
 pub async fn run(options: &Options, progress: Listener<'_>) -> Result<Option<Report>, Fault> {
     let begun = options.clock.now();
-    let Some(devices) = devices(options).await? else { return Ok(None) };
-    let is_wanted = |it: &&DeviceInfo| {
-        options.gpu.is_none_or(|wanted| wanted == it.index)
-            && options.uuid.as_ref().is_none_or(|wanted| *wanted == it.uuid)
-    };
-    let chosen: Vec<&DeviceInfo> = devices.iter().filter(is_wanted).collect();
-    if chosen.is_empty() {
-        let by_index = options.gpu.map(|index| index.to_string());
-        let wanted = options.uuid.clone().or(by_index).unwrap_or_default();
-        let message = format!("there is no GPU {wanted}; the driver knows {}", devices.len());
-        return Err(Fault::new(FaultCode::InvalidArgument, message));
-    }
+    let (gpu, uuid) = (options.gpu, options.uuid.as_deref());
+    let chosen = choose(gpu, uuid, options.patience, &options.stop).await?;
+    let Some(chosen) = chosen else { return Ok(None) };
     let mut gpus = Vec::new();
     for (nth, device) in chosen.iter().enumerate() {
         let share = 1_000 / chosen.len() as u64;
@@ -107,6 +98,31 @@ pub async fn run(options: &Options, progress: Listener<'_>) -> Result<Option<Rep
     }
     let spent = options.clock.now().since(begun);
     Ok(Some(Report::new(options.tier, options.seed, spent, gpus)))
+}
+
+/// The GPUs that are meant: all, or one by its index or its id. None if it was stopped.
+///
+/// # Errors
+/// As those of [`run`].
+pub(super) async fn choose(
+    gpu: Option<u16>,
+    uuid: Option<&str>,
+    patience: Duration,
+    stop: &Stop,
+) -> Result<Option<Vec<DeviceInfo>>, Fault> {
+    let Some(devices) = devices(patience, stop).await? else { return Ok(None) };
+    let known = devices.len();
+    let is_wanted = |it: &DeviceInfo| {
+        gpu.is_none_or(|wanted| wanted == it.index) && uuid.is_none_or(|wanted| wanted == it.uuid)
+    };
+    let chosen: Vec<DeviceInfo> = devices.into_iter().filter(is_wanted).collect();
+    if chosen.is_empty() {
+        let by_index = gpu.map(|index| index.to_string());
+        let wanted = uuid.map(str::to_owned).or(by_index).unwrap_or_default();
+        let message = format!("there is no GPU {wanted}; the driver knows {known}");
+        return Err(Fault::new(FaultCode::InvalidArgument, message));
+    }
+    Ok(Some(chosen))
 }
 
 /// What came of reading the counters.
@@ -132,9 +148,9 @@ pub(crate) async fn read_counters(uuid: &str, patience: Duration) -> Reading {
     }
 }
 
-async fn devices(options: &Options) -> Result<Option<Vec<DeviceInfo>>, Fault> {
+async fn devices(patience: Duration, stop: &Stop) -> Result<Option<Vec<DeviceInfo>>, Fault> {
     let request = Request::of(Check::Devices, "");
-    let message = match ask(&request, options.patience, &options.stop).await {
+    let message = match ask(&request, patience, stop).await {
         Ok(Answer::Devices(devices)) if !devices.is_empty() => return Ok(Some(devices)),
         Ok(Answer::Devices(_)) => {
             return Err(Fault::new(FaultCode::NotFound, "the NVIDIA driver knows no GPU"));
@@ -154,12 +170,13 @@ async fn devices(options: &Options) -> Result<Option<Vec<DeviceInfo>>, Fault> {
 
 /// What a tier does to a GPU, in this order. Of a slice, one check alone.
 fn steps(tier: Tier, turn: u32) -> Vec<Check> {
-    use Check::{Counters, Memory, Tensor, Units};
+    use Check::{Counters, Golden, Memory, Tensor, Units};
     match tier {
         Tier::T0 => vec![Counters, Counters],
-        Tier::T1 | Tier::T2 | Tier::T3 => vec![Counters, Units, Tensor, Memory, Counters],
+        Tier::T1 => vec![Counters, Units, Tensor, Memory, Counters],
+        Tier::T2 | Tier::T3 => vec![Counters, Units, Tensor, Golden, Memory, Counters],
         Tier::T4 => {
-            let turns = [Units, Tensor, Memory];
+            let turns = [Units, Tensor, Memory, Golden];
             vec![turns[turn as usize % turns.len()]]
         }
     }
@@ -270,7 +287,7 @@ impl Bench<'_> {
 }
 
 /// None if the burn-in was stopped.
-fn missed_finding(check: Check, missed: Missed) -> Option<Finding> {
+pub(super) fn missed_finding(check: Check, missed: Missed) -> Option<Finding> {
     let name = check.name();
     let fault = |what: String, message: String| {
         Finding::new(name, Severity::Fault, Blame::Device { what }, message)

@@ -1,51 +1,73 @@
 //! Votes of all SMs: the units and the tensor cores.
 
-use gpu_agent_core::burn_in::vote::{self, Round, Vote};
+use gpu_agent_core::burn_in::Severity;
+use gpu_agent_core::burn_in::tensor::{self, Exact};
+use gpu_agent_core::burn_in::vote::{self, Expected, Round};
 
+use super::ballot::{About, Ballot};
 use super::child::Request;
-use super::cuda::{Argument, Failure, Gpu, Kernel, Pinned, Shape};
-use super::kernels;
+use super::cuda::{Argument, Failure, FailureKind, Gpu, Kernel, Pinned};
+use super::{arch, kernels, power};
 
-/// Threads of a block, and so warps of an SM.
-const THREADS: u32 = 256;
-const WARPS: u32 = THREADS / 32;
-/// Words of a record.
-const RECORD: usize = 8;
-/// Nobody lies.
-const NOBODY: u32 = u32::MAX;
 /// A launch that takes as long is long enough.
 const LAUNCH_NANOS: u64 = 50_000_000;
 const STEPS_MAX: u32 = 1 << 20;
-/// Launches until every SM has taken part, at most.
-const TRIES: u32 = 8;
 
-struct Test {
-    name: &'static str,
+/// What most SMs may differ in by a fault of the kernel, and by hardly any of the GPU.
+const UNTRIED: Severity = Severity::Unknown;
+/// So many steps are quickly computed by the host as well.
+const EXACT_STEPS_MAX: u32 = 16;
+
+pub(super) struct Test {
+    pub name: &'static str,
     steps: u32,
     /// False where SMs share what is used.
     is_paced: bool,
+    /// How the host computes it too.
+    exact: Option<(Exact, Severity)>,
 }
 
-const fn test(name: &'static str, steps: u32, is_paced: bool) -> Test {
-    Test { name, steps, is_paced }
+impl Test {
+    pub(super) const fn new(name: &'static str, steps: u32) -> Self {
+        Self { name, steps, is_paced: true, exact: None }
+    }
+
+    const fn shared(name: &'static str, steps: u32) -> Self {
+        Self { name, steps, is_paced: false, exact: None }
+    }
+
+    /// Of an instruction whose layouts no GPU has confirmed yet.
+    pub(super) const fn exact(name: &'static str, exact: Exact) -> Self {
+        Self { name, steps: 2, is_paced: true, exact: Some((exact, UNTRIED)) }
+    }
+
+    fn expected(&self, seed: u64, steps: u32) -> Option<Expected> {
+        let (exact, if_most_differ) = self.exact.filter(|_| steps <= EXACT_STEPS_MAX)?;
+        Some(Expected { by_warp: tensor::digests(exact, seed, steps).into(), if_most_differ })
+    }
 }
 
 const UNITS: &[Test] = &[
-    test("unit_integer", 64, true),
-    test("unit_float", 64, true),
-    test("unit_special", 64, true),
-    test("unit_registers", 16, true),
-    test("unit_shared", 2, true),
-    test("unit_atomic", 32, false),
+    Test::new("unit_integer", 64),
+    Test::new("unit_float", 64),
+    Test::new("unit_special", 64),
+    Test::new("unit_registers", 16),
+    Test::new("unit_shared", 2),
+    Test::shared("unit_atomic", 32),
 ];
 const TENSOR: &[Test] = &[
-    test("tensor_bf16", 8, true),
-    test("tensor_fp16", 8, true),
-    test("tensor_tf32", 8, true),
-    test("tensor_int8", 8, true),
-    test("tensor_fp64", 8, true),
+    Test::new("tensor_bf16", 8),
+    Test::new("tensor_fp16", 8),
+    Test::new("tensor_tf32", 8),
+    Test {
+        name: "tensor_int8",
+        steps: 8,
+        is_paced: true,
+        exact: Some((Exact::Int8, Severity::Fault)),
+    },
+    Test::new("tensor_fp64", 8),
 ];
-const TENSOR_FP8: &[Test] = &[test("tensor_fp8", 8, true)];
+const TENSOR_FP8: &[Test] = &[Test::new("tensor_fp8", 8)];
 
 /// The tests of the SMs' units.
 ///
@@ -65,26 +87,40 @@ pub(super) fn tensor(gpu: &Gpu, request: &Request) -> Result<Vec<Round>, Failure
     if matches!(gpu.info.compute, (8, 9) | (12, _)) {
         rounds.extend(family(gpu, request, kernels::TENSOR_FP8, TENSOR_FP8)?);
     }
+    if let Some(it) = arch::family(gpu.info.compute) {
+        rounds.extend(
+            family(gpu, request, it.ptx, it.tests).or_else(|failure| refused(gpu, it, failure))?,
+        );
+    }
+    rounds.extend(power::rounds(gpu, request.seed, request.nanos_each())?);
     Ok(rounds)
+}
+
+/// A driver that does not take kernels for one architecture leaves them unjudged, and nothing else.
+fn refused(gpu: &Gpu, of: &arch::Family, failure: Failure) -> Result<Vec<Round>, Failure> {
+    if failure.kind != FailureKind::Kernels {
+        return Err(failure);
+    }
+    let ballot = Ballot::new(gpu)?;
+    let round = |test: &Test| {
+        let mut round = ballot.empty(About { name: test.name, ..About::default() });
+        round.refused = Some(failure.message.clone());
+        round
+    };
+    Ok(of.tests.iter().map(round).collect())
 }
 
 fn family(gpu: &Gpu, request: &Request, ptx: &str, tests: &[Test]) -> Result<Vec<Round>, Failure> {
     let names: Vec<&str> = tests.iter().map(|it| it.name).collect();
-    let loaded = gpu.load(ptx, &names)?;
-    let shared = gpu.shared_alone();
-    let bench = Bench {
-        gpu,
-        shared,
-        pinned: gpu.pinned(RECORD * (gpu.info.sms * WARPS) as usize)?,
-        scratch: gpu.pinned(64 * gpu.info.sms as usize)?,
-    };
+    let ballot = Ballot::new(gpu)?;
+    let loaded = ballot.load(ptx, &names)?;
+    let bench = Bench { ballot, scratch: gpu.pinned(64 * gpu.info.sms as usize)? };
     let mut rounds = Vec::new();
     for (nth, (test, kernel)) in tests.iter().zip(&loaded).enumerate() {
-        gpu.allow_shared(kernel, shared)?;
         rounds.extend(bench.test(test, kernel, request)?);
         // One lie in each family proves that who differs is seen.
         if nth == 0 {
-            let liar = u32::try_from(request.seed % u64::from(gpu.info.sms)).unwrap_or(0);
+            let liar = bench.ballot.liar(request.seed);
             rounds.push(bench.round(test, kernel, request.seed, test.steps, Some(liar))?.0);
         }
     }
@@ -92,9 +128,7 @@ fn family(gpu: &Gpu, request: &Request, ptx: &str, tests: &[Test]) -> Result<Vec
 }
 
 struct Bench<'a> {
-    gpu: &'a Gpu,
-    shared: u32,
-    pinned: Pinned,
+    ballot: Ballot<'a>,
     /// What a test of atomic operations works on beside its own memory. It is the host's, so that
     /// no broken cell is taken for a broken unit.
     scratch: Pinned,
@@ -123,7 +157,6 @@ impl Bench<'_> {
         Ok(kept)
     }
 
-    /// One round; launched again until all SMs took part.
     fn round(
         &self,
         test: &Test,
@@ -133,53 +166,19 @@ impl Bench<'_> {
         canary: Option<u32>,
     ) -> Result<(Round, u64), Failure> {
         use Argument::{Long, Word};
-        let mut arguments = vec![Long(self.pinned.address()), Long(seed)];
+        let mut between = vec![Long(seed)];
         match test.name {
-            "unit_shared" => arguments.push(Word(self.shared / 4)),
-            "unit_atomic" => arguments.push(Long(self.scratch.address())),
+            "unit_shared" => between.push(Word(self.ballot.shared / 4)),
+            "unit_atomic" => between.push(Long(self.scratch.address())),
             _ => {}
         }
-        arguments.push(Word(steps));
+        between.push(Word(steps));
         if test.name.starts_with("tensor") {
-            arguments.push(Word(1));
+            between.push(Word(1));
         }
-        arguments.push(Word(canary.unwrap_or(NOBODY)));
-        let sms = self.gpu.info.sms;
-        let shape = Shape { blocks: sms, threads: THREADS, shared: self.shared };
-        let (name, is_paced) = (test.name.to_owned(), test.is_paced);
-        let votes = Vec::new();
-        let mut round = Round { name, votes, spoiled: 0, sms, canary, is_paced, steps };
-        let mut nanos = 0;
-        for _ in 0..TRIES {
-            self.pinned.clear();
-            nanos += self.gpu.timed(|| self.gpu.launch(kernel, shape, &arguments))?;
-            take(&self.pinned.read(), &mut round);
-            let mut seen: Vec<u32> = round.votes.iter().map(|it| it.sm).collect();
-            seen.sort_unstable();
-            seen.dedup();
-            if seen.len() >= sms as usize {
-                break;
-            }
-        }
-        Ok((round, nanos))
-    }
-}
-
-/// Reads records; those whose checksum is wrong are counted.
-fn take(words: &[u32], round: &mut Round) {
-    let (records, _) = words.as_chunks::<RECORD>();
-    for [sm, block, warp, sum, low, high, spent_low, spent_high] in records.iter().copied() {
-        // What was never written. Whoever is missing is missed by the count of SMs.
-        if low | high | spent_low | spent_high == 0 {
-            continue;
-        }
-        let wanted = kernels::sum([sm, block, warp, low, high, spent_low, spent_high]);
-        if sum != wanted {
-            round.spoiled += 1;
-            continue;
-        }
-        let long = |low: u32, high: u32| u64::from(high) << 32 | u64::from(low);
-        let (digest, cycles) = (long(low, high), long(spent_low, spent_high));
-        round.votes.push(Vote { sm, warp, digest, cycles });
+        let (name, is_paced) = (test.name, test.is_paced);
+        let expected = test.expected(seed, steps);
+        let about = About { name, canary, is_paced, steps, expected };
+        self.ballot.round(about, kernel, &between)
     }
 }

@@ -1,0 +1,72 @@
+//! Tensor kernels for one compute capability each. Their PTX is taken by that one alone, and by
+//! drivers that know it.
+
+use gpu_agent_core::burn_in::tensor::Exact;
+
+use super::kernels;
+use super::votes::Test;
+
+/// One file.
+pub(super) struct Family {
+    /// Major and minor: no other may load it.
+    compute: (u32, u32),
+    pub ptx: &'static str,
+    pub tests: &'static [Test],
+    /// The test that draws most power, and how many products it adds up before they are folded.
+    pub power: Option<(&'static str, u32)>,
+}
+
+const FAMILIES: [Family; 3] = [
+    Family {
+        compute: (9, 0),
+        ptx: kernels::WGMMA,
+        tests: &[
+            Test::new("tensor_wgmma_bf16", 8),
+            Test::exact("tensor_wgmma_exact", Exact::Wgmma),
+        ],
+        power: Some(("tensor_wgmma_power", 512)),
+    },
+    Family {
+        compute: (10, 0),
+        ptx: kernels::TCGEN05,
+        tests: &[
+            Test::new("tensor_tcgen05_bf16", 8),
+            Test::exact("tensor_tcgen05_exact", Exact::Tcgen05),
+        ],
+        power: Some(("tensor_tcgen05_bf16", 2_048)),
+    },
+    Family {
+        compute: (12, 0),
+        ptx: kernels::MMA_SM120A,
+        tests: &[
+            Test::new("tensor_f8f6f4", 2),
+            Test::exact("tensor_f8f6f4_exact", Exact::Signs),
+            Test::exact("tensor_nvfp4", Exact::Nvfp4),
+        ],
+        power: None,
+    },
+];
+
+/// That of a GPU, if it has one.
+pub(super) fn family(compute: (u32, u32)) -> Option<&'static Family> {
+    FAMILIES.iter().find(|it| it.compute == compute)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_for_the_architecture_that_its_text_names() {
+        for it in &FAMILIES {
+            let (major, minor) = it.compute;
+            let target = format!(".target sm_{major}{minor}a");
+            assert!(it.ptx.lines().any(|line| line == target), "{target}");
+            let names = it.tests.iter().map(|test| test.name);
+            for name in names.chain(it.power.map(|(name, _)| name)) {
+                assert!(it.ptx.contains(&format!(".entry {name}(")), "{name}");
+            }
+        }
+        assert!(family((8, 0)).is_none() && family((10, 3)).is_none());
+    }
+}

@@ -1,0 +1,95 @@
+//! Work that draws as much power as the tensor cores can, in launches of a chosen length, so that a
+//! load can be switched on and off. Long chains hide some wrong bits; what shows is voted on.
+
+use gpu_agent_core::burn_in::vote::{self, Round};
+
+use super::ballot::{About, Ballot};
+use super::cuda::{Argument, Failure, FailureKind, Gpu, Kernel};
+use super::{arch, kernels};
+
+/// What all GPUs have, and how many products it adds up before they enter the digest.
+const COMMON: (&str, (&str, u32)) = (kernels::TENSOR, ("tensor_bf16", 64));
+
+/// A load on all SMs of a GPU.
+pub(super) struct Load<'a> {
+    ballot: Ballot<'a>,
+    kernel: Kernel,
+    name: String,
+    chain: u32,
+    seed: u64,
+}
+
+impl<'a> Load<'a> {
+    /// By the GPU's own instruction, or by one that all have.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub(super) fn new(gpu: &'a Gpu, seed: u64) -> Result<Self, Failure> {
+        let ballot = Ballot::new(gpu)?;
+        let load = |ptx, name: &str| -> Result<Kernel, Failure> {
+            let mut kernels = ballot.load(ptx, &[name])?;
+            kernels.pop().ok_or_else(|| Failure::driver("the load's kernel is missing"))
+        };
+        let own = arch::family(gpu.info.compute).and_then(|it| Some((it.ptx, it.power?)));
+        let (ptx, (name, chain)) = own.unwrap_or(COMMON);
+        let (kernel, name, chain) = match load(ptx, name) {
+            Ok(kernel) => (kernel, name, chain),
+            Err(failure) if failure.kind != FailureKind::Kernels => return Err(failure),
+            Err(_) => {
+                let (ptx, (name, chain)) = COMMON;
+                (load(ptx, name)?, name, chain)
+            }
+        };
+        let name = format!("{}_power", name.trim_end_matches("_power"));
+        Ok(Self { ballot, kernel, name, chain, seed })
+    }
+
+    /// Starts a launch of so many steps on all SMs, and does not wait for it. Launches queue up. How
+    /// long a step takes is to be measured (`Gpu::timed`).
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub(super) fn start(&self, steps: u32) -> Result<(), Failure> {
+        use Argument::{Long, Word};
+        self.ballot.start(&self.kernel, &[Long(self.seed), Word(steps), Word(self.chain)], None)
+    }
+
+    /// Waits for all that was started, and says what the SMs said in the last launch, which had so
+    /// many steps, to be judged by `vote::judge`: SMs that differ among themselves were wrong. Equal steps give equal digests.
+    ///
+    /// # Errors
+    /// The GPU breaks.
+    pub(super) fn finish(&self, steps: u32) -> Result<Round, Failure> {
+        self.ballot.gpu.wait()?;
+        let about = About { name: &self.name, is_paced: true, steps, ..About::default() };
+        let mut round = self.ballot.empty(about);
+        self.ballot.take(&mut round);
+        self.ballot.clear();
+        Ok(round)
+    }
+}
+
+/// Rounds of the load for as long as is asked, at least one.
+///
+/// # Errors
+/// The driver refuses, or the GPU breaks.
+pub(super) fn rounds(gpu: &Gpu, seed: u64, budget_nanos: u64) -> Result<Vec<Round>, Failure> {
+    /// A launch that takes as long is long enough.
+    const LAUNCH_NANOS: u64 = 100_000_000;
+    let load = Load::new(gpu, seed)?;
+    let (mut spent, mut steps, mut kept): (u64, u32, Vec<Round>) = (0, 1, Vec::new());
+    loop {
+        let nanos = gpu.timed(|| load.start(steps))?;
+        let round = load.finish(steps)?;
+        spent = spent.saturating_add(nanos.max(1));
+        if kept.is_empty() || !vote::is_unanimous(&round) {
+            kept.push(round);
+        }
+        if spent >= budget_nanos || kept.len() >= 4 {
+            return Ok(kept);
+        }
+        if nanos < LAUNCH_NANOS {
+            steps = steps.saturating_mul(2);
+        }
+    }
+}
