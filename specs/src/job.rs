@@ -246,11 +246,21 @@ impl JobSpec {
     pub fn since(&self) -> ClusterVersion {
         let is_plain =
             self.account.is_none() && self.preemptible.is_none() && self.array_running_max == 0;
-        if is_plain { ClusterVersion::FIRST } else { ClusterVersion::QUEUEING }
+        if *self.needs != Needs::default() {
+            // What a job asks of its nodes came between two versions.
+            ClusterVersion::HEALTH
+        } else if is_plain {
+            ClusterVersion::FIRST
+        } else {
+            ClusterVersion::QUEUEING
+        }
     }
 
     /// Takes out what a site of that version does not keep: all its members must have the same.
     pub fn cut_to(&mut self, version: ClusterVersion) {
+        if version < ClusterVersion::HEALTH {
+            self.needs = OrDefault::default();
+        }
         if version < ClusterVersion::QUEUEING {
             self.account = None;
             self.preemptible = None;

@@ -74,6 +74,8 @@ pub(crate) struct Knobs {
     pub(crate) asks_for_proofs: bool,
     /// The sites have the version that stops jobs for others.
     pub(crate) preempts: bool,
+    /// And the one that weighs what several leaders have decided together.
+    pub(crate) weighs_together: bool,
     /// How long leaders let a job be passed over.
     pub(crate) patience: Millis,
     /// Mean span between faults of each kind; zero for none.
@@ -156,6 +158,7 @@ impl Knobs {
             accounts: accounts::Habits::draw(seed),
             asks_for_proofs: Rng::of(seed, "proofs").chance(400),
             preempts: Rng::of(seed, "preemption").chance(500),
+            weighs_together: Rng::of(seed, "sites").chance(500),
             patience: Millis(Rng::of(seed, "patience").range(1_000, 40_000)),
             faults,
         }
@@ -344,6 +347,9 @@ fn found_site(world: &mut World, index: usize) {
     }
     if world.knobs.preempts {
         raise_to(world, index, ClusterVersion::PREEMPTION);
+    }
+    if world.knobs.weighs_together {
+        raise_to(world, index, ClusterVersion::SITES);
     }
     for (nth, node) in nodes.into_iter().enumerate() {
         let token = TokenId(nth as u128 + 1);

@@ -839,13 +839,19 @@ fn grants_differ(state: &State, host: &SiteId, reports: &[GrantReport]) -> bool 
 }
 
 /// The order with only as much of the job as all members of this site's group keep: the home may
-/// have a later version.
+/// have a later version. Without what the job cannot do without, it names no slots: members that
+/// know less of it refuse it all the same.
 fn kept_here(state: &State, order: &LoanOrder) -> LoanOrder {
     let mut order = order.clone();
     if let Some(body) = &mut order.body
         && body.spec.since() > state.version
     {
-        Arc::make_mut(&mut body.spec).cut_to(state.version);
+        let is_asked_for = !body.spec.needs.fit_a_loan();
+        let spec = Arc::make_mut(&mut body.spec);
+        spec.cut_to(state.version);
+        if is_asked_for && spec.needs.fit_a_loan() {
+            body.slots.clear();
+        }
     }
     order
 }

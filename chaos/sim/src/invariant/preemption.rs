@@ -7,6 +7,7 @@ use federation_core::{Command, Job, JobPhase, Leader, PREEMPTIONS_MAX, Place, Pr
 use specs::id::{AccountId, GpuClass, JobId, NodeId};
 use specs::job::{JobClass, JobSpec};
 use specs::unit::GpuCount;
+use specs::version::ClusterVersion;
 use specs::wire::client::JobState;
 
 use crate::accounts;
@@ -98,7 +99,7 @@ fn is_allowed(world: &mut World, it: &PreemptJobs, before: &State, stopped: &[Jo
         return vec![(RULE, format!("{} does not wait", it.job))];
     };
     let spec = job.spec();
-    let mut lost: Vec<(AccountId, GpuCount)> = Vec::new();
+    let mut lost = under_way(before, &it.class);
     for victim in it.victims.iter().filter_map(|key| before.jobs.get(&key.job)) {
         let theirs = victim.spec();
         if !stopped.contains(&victim.id) || !is_preemptible(&theirs) {
@@ -123,6 +124,20 @@ fn is_allowed(world: &mut World, it: &PreemptJobs, before: &State, stopped: &[Jo
         }
     }
     found
+}
+
+/// What accounts lose of the class by stops that were decided before. A site of an earlier version
+/// checks each command alone.
+fn under_way(state: &State, class: &GpuClass) -> Vec<(AccountId, GpuCount)> {
+    if state.version < ClusterVersion::SITES {
+        return Vec::new();
+    }
+    let of_class = |job: &&Job| match &job.phase {
+        JobPhase::Leased(leased) => leased.class.as_ref() == Some(class),
+        JobPhase::Queued(_) | JobPhase::Loaned(_) | JobPhase::Ended(_) => false,
+    };
+    let stopping = state.jobs.values().filter(|job| is_stopping(state, job)).filter(of_class);
+    stopping.map(|job| (accounts::of(&job.spec()), job.spec().gpus())).collect()
 }
 
 /// What is guaranteed to an account of that class, and what it holds.

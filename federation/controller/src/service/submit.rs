@@ -143,6 +143,13 @@ fn check(shared: &Shared, state: &State, request: &RequestId, spec: &JobSpec) ->
     })?;
     if spec.since() > state.version {
         quota::check_version(state, "an account, `preemptible` or `array.maxRunning`")?;
+        let (version, needed) = (state.version, spec.since());
+        let message = format!(
+            "the site has version {version}, and what the job asks of its nodes needs version {needed}"
+        );
+        return Err(Fault::new(FaultCode::Conflict, message).with_hint(
+            "raise it with `federation upgrade finalize` once all controllers run this release",
+        ));
     }
     if state.requests.contains(request) { Ok(()) } else { placeable(shared, state, spec) }
 }

@@ -1,6 +1,6 @@
 //! The index of capacity that follows from the agreed state, as the leader keeps it. The state is
 //! the truth: what was written since the last look is taken over, and what a plan takes for itself
-//! is given back before the next.
+//! is given back at its end.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
@@ -71,9 +71,9 @@ fn number(n: usize) -> u32 {
 }
 
 impl Capacity {
-    /// Takes over what was written since the last time. Costs as much as was written.
+    /// Takes over what was written since the last time. Costs as much as was written. A plan that took
+    /// something has given it back.
     pub(crate) fn follow(&mut self, state: &State) {
-        self.give_back();
         let mut changed = Vec::new();
         state.nodes.changed_since(&self.seen, |node| changed.push(node.clone()));
         self.seen = state.nodes.clone();

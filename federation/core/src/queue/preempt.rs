@@ -8,8 +8,8 @@
 //! # Invariants
 //! * A job is stopped for others at most [`PREEMPTIONS_MAX`] times, and never loses a retry by it.
 //! * For a job of equal priority no account is taken below what it is guaranteed.
-//! * All that a command names is stopped, or nothing. The log checks each command alone: of several
-//!   that are under way at once the leader sees that they go together.
+//! * All that a command names is stopped, or nothing. Of several that are under way at once the
+//!   leader sees that they go together, and from [`ClusterVersion::SITES`] on so does the log.
 //! * Nothing is free before an agent said that it has ended, or its lease ran out: this only asks for
 //!   the stop.
 
@@ -198,7 +198,7 @@ fn recheck(state: &State, it: &PreemptJobs) -> Result<Vec<LeaseId>, &'static str
     if job.epoch != it.after || job.room_made() != it.times {
         return Err("the job has had its turn since");
     }
-    let case = Case::new(state, job, &job.spec(), &it.class, Pending::default());
+    let case = Case::new(state, job, &job.spec(), &it.class, under_way(state));
     let mut case = case.ok_or("the job does not wait for that")?;
     let mut leases = BTreeSet::new();
     for key in &it.victims {
@@ -212,6 +212,12 @@ fn recheck(state: &State, it: &PreemptJobs) -> Result<Vec<LeaseId>, &'static str
         return Err("nobody is to be stopped, or too many");
     }
     Ok(leases.into_iter().collect())
+}
+
+/// What the log counts as decided already: also by a leader that this one's planner did not know of.
+/// Before, the log checked each command alone, and members that do so still must agree.
+fn under_way(state: &State) -> Pending {
+    if state.version < ClusterVersion::SITES { Pending::default() } else { Pending::of(state) }
 }
 
 pub(crate) fn preempt(state: &mut State, fx: &mut Effects, it: &PreemptJobs) -> Reply {

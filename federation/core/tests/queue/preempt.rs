@@ -1,9 +1,9 @@
 //! Who is stopped for whom, and what becomes of both.
 
 use federation_core::{
-    Command, JobPhase, PREEMPTIONS_MAX, PreemptJobs, Reply, job_view, queue_why,
+    AttemptKey, Command, JobPhase, PREEMPTIONS_MAX, PreemptJobs, Reply, State, job_view, queue_why,
 };
-use specs::id::JobId;
+use specs::id::{Epoch, JobId};
 use specs::job::{JobClass, JobSpec};
 use specs::unit::{Millis, Timestamp};
 use specs::version::ClusterVersion;
@@ -223,6 +223,36 @@ fn an_account_gets_back_what_it_is_guaranteed_and_others_have_borrowed() {
 }
 
 #[test]
+fn what_several_leaders_decide_leaves_an_equal_what_it_is_guaranteed() {
+    for version in [ClusterVersion::PREEMPTION, ClusterVersion::SITES] {
+        let mut site = Site::preempting("berlin");
+        site.raise_to(version);
+        site.node("n1", "b200", 4);
+        site.quota("acme", None, 1, 4);
+        site.quota("beta", None, 3, 4);
+        for id in 0..4 {
+            site.submit(id, job("beta", 1, 1));
+            site.poll();
+            site.start(id);
+        }
+        site.submit(10, job("acme", 1, 1));
+        site.submit(11, job("acme", 1, 1));
+        let stops = |site: &State, job, victim| {
+            let epoch = site.jobs.get(&JobId(victim)).unwrap().epoch;
+            let victims = vec![AttemptKey { job: JobId(victim), epoch }];
+            let (after, times, class) = (Epoch(0), 0, "b200".parse().unwrap());
+            let at = Timestamp(1);
+            Command::PreemptJobs(PreemptJobs { job: JobId(job), after, times, class, victims, at })
+        };
+        let (one, other) = (stops(&site.state, 10, 0), stops(&site.state, 11, 1));
+        assert_eq!(site.apply(one), Reply::Done, "one GPU is more than it is guaranteed");
+        let is_taken = site.apply(other) == Reply::Done;
+        // Members that check each command alone must go on to do so.
+        assert_eq!(is_taken, version < ClusterVersion::SITES);
+    }
+}
+
+#[test]
 fn a_command_that_is_late_stops_nobody() {
     let mut site = full(&[2], vec![plain(1, 1), plain(1, 1)]);
     site.submit(9, urgent(1, 1));
@@ -274,7 +304,7 @@ fn a_site_below_the_version_stops_nobody() {
     settle(&mut site);
     assert_eq!(stopping(&site, 0..1), [0]);
     assert_ne!(bytes, site.state.encode());
-    let again = federation_core::State::decode(&site.state.encode()).unwrap();
+    let again = State::decode(&site.state.encode()).unwrap();
     assert_eq!(again, site.state);
 }
 

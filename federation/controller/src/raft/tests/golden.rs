@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use federation_core::{Command, OpenToken, SetVersion, TokenKind};
+use federation_core::{AttemptKey, Command, OpenToken, PreemptJobs, SetVersion, TokenKind};
 use federation_wal::Disk;
 use federation_wal::sim_disk::SimDisk;
 use openraft::EntryPayload;
 use openraft::impls::BasicNode;
 use specs::codec::{Blob, Message};
-use specs::id::TokenId;
+use specs::id::{Epoch, JobId, TokenId};
 use specs::unit::Timestamp;
 use specs::version::ClusterVersion;
 
@@ -121,6 +121,8 @@ fn what_a_member_says_of_its_tail_keeps_its_bytes() {
 /// Written before a site had a version.
 const GOLDEN_COMMAND: &str = "02000a1cf201190a100000000000000000000000000000000110011a01072805";
 const GOLDEN_SET_VERSION: &str = "02000a05e203020802";
+const GOLDEN_PREEMPT: &str = "02000a38aa01350a1000000000000000000000000000000009100218012204623230302a150a10000000000000\
+     0000000000000000000310ac023005";
 
 #[test]
 fn commands_in_the_log_keep_their_bytes() {
@@ -132,7 +134,17 @@ fn commands_in_the_log_keep_their_bytes() {
         expires_at: Timestamp(5),
     });
     let raise = Command::SetVersion(SetVersion { version: ClusterVersion(2) });
-    for (command, golden) in [(token, GOLDEN_COMMAND), (raise, GOLDEN_SET_VERSION)] {
+    let preempt = Command::PreemptJobs(PreemptJobs {
+        job: JobId(9),
+        after: Epoch(2),
+        times: 1,
+        class: "b200".parse().unwrap(),
+        victims: vec![AttemptKey { job: JobId(3), epoch: Epoch(300) }],
+        at: Timestamp(5),
+    });
+    let commands =
+        [(token, GOLDEN_COMMAND), (raise, GOLDEN_SET_VERSION), (preempt, GOLDEN_PREEMPT)];
+    for (command, golden) in commands {
         let payload = Payload::of(&command);
         assert_eq!(hex(payload.as_bytes()), golden);
         let payload = Payload::raw(unhex(golden));
