@@ -26,6 +26,7 @@ use specs::id::{
     AccountId, Boot, Epoch, GpuClass, GpuIndex, GrantId, JobId, LeaseId, NodeId, Question,
     Revision, SiteId,
 };
+use specs::job::JobSpec;
 use specs::quota::Quota;
 use specs::site::SiteSpec;
 use specs::unit::{GpuCount, Instant, Millis, Timestamp};
@@ -406,12 +407,7 @@ impl Leader {
 
     /// The peer and the class with most free GPUs among those that could hold the gang; the next
     /// best at the next turn, since a home knows neither a host's lend rules nor its nodes.
-    fn best_host(
-        &self,
-        state: &State,
-        spec: &specs::job::JobSpec,
-        turn: u64,
-    ) -> Option<(SiteId, GpuClass)> {
+    fn best_host(&self, state: &State, spec: &JobSpec, turn: u64) -> Option<(SiteId, GpuClass)> {
         let mut able: Vec<(Reverse<GpuCount>, &SiteId, &GpuClass)> = Vec::new();
         for peer in state.peers.values().filter(|peer| peer.suspicion.is_none()) {
             if !fits::may_run_at(spec, &peer.site, peer.country) {
@@ -633,8 +629,11 @@ impl Leader {
     /// Lends what no job of this site waits for.
     fn poll_lend(&mut self, state: &State, commands: &mut Vec<Command>) {
         let is_asked = self.peers.values().any(|memory| !memory.demand.is_empty());
-        let is_kept = self.keeper.kept().is_some() || !self.clearing.claims().is_empty();
-        if !is_asked || is_kept || self.own_job_waits(state) {
+        if !is_asked {
+            return;
+        }
+        let wanted = self.wanted_here(state);
+        if self.capacity.classes().all(|class| wanted.contains(class)) {
             return;
         }
         for peer in state.peers.values().filter(|peer| peer.suspicion.is_none()) {
@@ -642,7 +641,7 @@ impl Leader {
             if memory.demand.is_empty() {
                 continue;
             }
-            let grant = lend::cover(state, &peer.site, &memory.demand, &mut self.capacity);
+            let grant = lend::cover(state, &peer.site, &memory.demand, &wanted, &mut self.capacity);
             commands.extend(grant.map(Command::MakeGrant));
         }
     }
@@ -696,13 +695,25 @@ impl Leader {
         self.clearing.claims().iter().map(|claim| (claim.job, claim.nodes.as_slice()))
     }
 
-    /// The site's own jobs come first: nothing is lent while one waits that could run here.
-    fn own_job_waits(&self, state: &State) -> bool {
-        let Some(site) = &state.site else { return false };
-        let mut waiting = self.waiting.iter().filter_map(|it| self.lookout.get(it.job));
-        waiting.any(|Seen { spec, .. }| {
-            fits::may_run_at(spec, &site.site, site.country) && self.capacity.could_hold(spec)
-        })
+    /// The site's own jobs come first: no class is lent on which one could run that waits, or for which
+    /// room is kept or made.
+    fn wanted_here(&self, state: &State) -> BTreeSet<GpuClass> {
+        let mut wanted = BTreeSet::new();
+        let Some(site) = &state.site else { return wanted };
+        let mut asks: BTreeSet<&[u8]> = BTreeSet::new();
+        let waiting = self.waiting.iter().filter_map(|it| self.lookout.get(it.job));
+        let mut specs: Vec<Arc<JobSpec>> =
+            waiting.filter(|seen| asks.insert(&seen.ask)).map(|seen| seen.spec.clone()).collect();
+        let kept = self.keeper.kept().map(|kept| kept.job);
+        let ahead = kept.into_iter().chain(self.clearing.claims().iter().map(|claim| claim.job));
+        specs.extend(ahead.filter_map(|id| state.jobs.get(&id)).map(|job| job.spec()));
+        for spec in specs.iter().filter(|spec| fits::may_run_at(spec, &site.site, site.country)) {
+            let others = self.capacity.classes().filter(|class| !wanted.contains(*class));
+            let on: Vec<GpuClass> =
+                others.filter(|class| self.capacity.could_hold_on(spec, class)).cloned().collect();
+            wanted.extend(on);
+        }
+        wanted
     }
 
     /// Gives back what is held in vain, and takes back what was granted in vain.
@@ -769,7 +780,7 @@ fn silent_since(memory: &BTreeMap<NodeId, NodeMemory>, node: &NodeId, reign: Ins
 }
 
 /// Whether a gang of that shape could ever stand on that much, as far as the summary tells.
-pub(crate) fn could_hold(capacity: &ClassCapacity, spec: &specs::job::JobSpec) -> bool {
+pub(crate) fn could_hold(capacity: &ClassCapacity, spec: &JobSpec) -> bool {
     fits::class_will_do(spec, &capacity.class)
         && capacity.node_gpus_max >= spec.gpus_per_node
         && capacity.total >= spec.gpus()

@@ -380,6 +380,15 @@ impl Capacity {
         self.ask(spec).is_some_and(|ask| self.fleet.could_hold(&ask))
     }
 
+    /// Whether the job could stand here on GPUs of that class if nothing were taken.
+    pub(crate) fn could_hold_on(&self, spec: &JobSpec, class: &GpuClass) -> bool {
+        let (Some(ask), Some(number)) = (self.ask(spec), self.class_of.get(class)) else {
+            return false;
+        };
+        ask.classes.contains(number)
+            && self.fleet.could_hold(&Ask { classes: alloc::vec![*number], ..ask })
+    }
+
     /// What keeps the job from a place; none if nothing does.
     pub(crate) fn shortage(&self, spec: &JobSpec) -> Option<Shortage> {
         match self.ask(spec) {

@@ -1,6 +1,6 @@
 //! What the site's lend rules allow, and which GPUs to grant for a home's demand.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use specs::id::{GpuClass, GpuIndex, NodeId, SiteId};
@@ -104,11 +104,13 @@ fn idle(state: &State, home: &SiteId) -> Slots {
 }
 
 /// One grant that covers as much of the demand as the rules and the free GPUs allow, beyond what
-/// earlier grants already cover. `capacity` loses what is granted.
+/// earlier grants already cover, and of no class that is `wanted` here. `capacity` loses what is
+/// granted.
 pub(crate) fn cover(
     state: &State,
     home: &SiteId,
     demand: &[Demand],
+    wanted: &BTreeSet<GpuClass>,
     capacity: &mut Capacity,
 ) -> Option<MakeGrant> {
     let mut idle = idle(state, home);
@@ -127,7 +129,7 @@ pub(crate) fn cover(
                 Some(class) => alloc::vec![class.clone()],
                 None => spare.keys().cloned().collect(),
             };
-            fitting.retain(|class| room.left(class) >= gang);
+            fitting.retain(|class| !wanted.contains(class) && room.left(class) >= gang);
             // To take from no class means to take from any.
             if fitting.is_empty() {
                 break;

@@ -2,7 +2,7 @@
 
 use federation_core::{Reply, quota_views};
 use specs::fault::FaultCode;
-use specs::job::JobSpec;
+use specs::job::{JobSpec, PlacementSpec};
 use specs::unit::Timestamp;
 use specs::wire::client::JobState;
 
@@ -166,4 +166,43 @@ fn what_ran_before_the_site_counted_classes_counts_from_then_on() {
     let used: Vec<(&str, u32)> =
         view.used.iter().map(|it| (it.class.as_str(), it.gpus.0)).collect();
     assert_eq!((view.account.as_str(), used), ("ada", vec![("b200", 4)]));
+}
+
+#[test]
+fn a_host_lends_what_its_own_waiting_jobs_cannot_use() {
+    let mut berlin = Site::found("berlin");
+    let mut giga = Site::found("giga");
+    for (name, class, gpus) in [("m1", "b200", 2), ("m2", "h100", 1)] {
+        giga.node(name, class, gpus);
+    }
+    berlin.node("n1", "b200", 1);
+    for site in [&mut berlin, &mut giga] {
+        site.quota("acme", None, 0, 9);
+    }
+    berlin.join("giga");
+    giga.join("berlin");
+    let of = |class: &str, gpus, spill| {
+        let placement = PlacementSpec { sites: vec![], residency: vec![], spill };
+        JobSpec { gpu_classes: vec![class.parse().unwrap()], placement, ..job("acme", 1, gpus) }
+    };
+    // One b200 is free at the host, and one of its own jobs waits for two.
+    for (id, gpus) in [(0, 1), (1, 2)] {
+        giga.submit(id, of("b200", gpus, false));
+        giga.poll();
+    }
+    for (id, class, spill) in [(10, "b200", false), (11, "b200", true), (12, "h100", true)] {
+        berlin.submit(id, of(class, 1, spill));
+    }
+    for _ in 0..40 {
+        berlin.poll();
+        giga.poll();
+        giga.ask_home(&mut berlin);
+        for site in [&mut berlin, &mut giga] {
+            site.now += 1_000;
+        }
+    }
+    let granted = giga.state.grants.values().flat_map(|it| it.slots.iter());
+    let classes: Vec<&str> = granted.map(|slot| slot.class.as_str()).collect();
+    assert_eq!(classes, ["h100"], "no job of its own could use that, and one could use the other");
+    assert_eq!(berlin.holding(10..13), [10, 12]);
 }
