@@ -13,10 +13,13 @@
 //! * Outside the log: a lost or wrong reservation costs time, and nothing else.
 //! * Whoever starts on kept nodes is over before the forecast start, as far as limits are kept.
 //! * Only a job that asks its nodes for GPUs alone gets any: for others the wait is not bounded.
-//! * Nodes and leases are walked only to choose, at most once in [`CHOSEN_EVERY`].
+//! * Nodes are walked only to choose, which begins at most once in [`CHOSEN_EVERY`], and no more than
+//!   [`WALKED_MAX`] of them in one look: a choice at a large site takes several looks.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::ops::Bound::{Excluded, Unbounded};
 
 use specs::codec::OrDefault;
 use specs::id::{GpuClass, JobId, LeaseId, NodeId};
@@ -36,6 +39,8 @@ use crate::state::{Gpu, Job, JobPhase, Lease, Node, State};
 pub(crate) const PATIENCE: Millis = Millis(600_000);
 /// Nodes are not chosen more often: it costs as much as there are nodes.
 const CHOSEN_EVERY: Millis = Millis(1_000);
+/// Nodes that are looked at in one look of the leader: some milliseconds.
+const WALKED_MAX: usize = 2_048;
 /// Jobs for which nodes are sought at a time; the first for which there are some gets them.
 const CANDIDATES_MAX: usize = 4;
 /// It ends some time, and nobody knows when.
@@ -84,6 +89,8 @@ pub(crate) struct Keeper {
     /// Who waits for room, in the order of their turns.
     waiting: Vec<JobId>,
     chosen_at: Option<Instant>,
+    /// The choice that is being made.
+    choice: Option<Choice>,
     /// How far off forecasts were, and how many were compared.
     off: Millis,
     compared: u32,
@@ -98,6 +105,7 @@ impl Default for Keeper {
             next: None,
             waiting: Vec::new(),
             chosen_at: None,
+            choice: None,
             off: Millis::ZERO,
             compared: 0,
         }
@@ -138,36 +146,46 @@ impl Keeper {
                     .all(|id| state.nodes.get(id).is_some_and(|it| kept.may_have(it)))
                 && (kept.is_overdue || (self.overdue.is_empty() && !self.is_outranked(state, kept)))
         });
-        let is_early = self.chosen_at.is_some_and(|chosen| now.since(chosen) < CHOSEN_EVERY);
-        if stands || is_early {
+        if stands {
+            self.choice = None;
             return;
+        }
+        if self.choice.is_none() {
+            self.choice = self.begin(now, at, state);
+        }
+        if let Some(choice) = &mut self.choice
+            && let Some(chosen) = choice.go_on(state, WALKED_MAX)
+        {
+            let before = self.kept.take();
+            self.kept = chosen.map(|mut kept| {
+                let same = before.filter(|before| before.job == kept.job);
+                kept.said = same.and_then(|before| before.said).or(kept.starts_at);
+                kept
+            });
+            self.choice = None;
+        }
+    }
+
+    /// For whom nodes are to be sought; none if it is too early, or for nobody.
+    fn begin(&mut self, now: Instant, at: Timestamp, state: &State) -> Option<Choice> {
+        if self.chosen_at.is_some_and(|chosen| now.since(chosen) < CHOSEN_EVERY) {
+            return None;
         }
         // Who has something keeps it, unless another has waited too long.
         let held = self.kept.as_ref().filter(|kept| !self.is_outranked(state, kept));
         let held = held.map(|kept| (kept.job, kept.is_overdue));
         let overdue = self.overdue.iter().map(|job| (*job, true));
-        let mut candidates: Vec<(JobId, bool)> =
+        let mut candidates: VecDeque<(JobId, bool)> =
             held.filter(|(_, overdue)| *overdue).into_iter().collect();
         candidates.extend(overdue);
         candidates.extend(held);
         candidates.extend(self.next.map(|job| (job, false)));
-        if !candidates.is_empty() {
-            self.chosen_at = Some(now);
+        if candidates.is_empty() {
+            self.kept = None;
+            return None;
         }
-        let before = self.kept.take();
-        self.kept = candidates.into_iter().find_map(|(id, is_overdue)| {
-            // The last plan may be older than what was agreed since.
-            let job = state.jobs.get(&id).filter(|job| job.is_queued())?;
-            let (nodes, ready) = choose(state, job, at)?;
-            let starts_at = (ready < UNKNOWN).then_some(Timestamp(ready));
-            if starts_at.is_none() && !is_overdue {
-                return None;
-            }
-            let same = before.as_ref().filter(|kept| kept.job == id);
-            let said = same.and_then(|kept| kept.said).or(starts_at);
-            let gpus = usize::try_from(job.spec().gpus_per_node.0).ok()?;
-            Some(Kept { job: id, gpus, nodes, starts_at, said, is_overdue })
-        });
+        self.chosen_at = Some(now);
+        Some(Choice { at, candidates, walk: None })
     }
 
     /// Another waits that goes before it whatever it is due.
@@ -229,24 +247,94 @@ fn may_come_free(gpu: &Gpu) -> bool {
     gpu.grant.is_none() && gpu.is_fit()
 }
 
-/// The nodes that are free for the job soonest, and when the last of them is.
-fn choose(state: &State, job: &Job, at: Timestamp) -> Option<(Vec<NodeId>, u64)> {
-    let spec = job.spec();
-    // Of others nobody can tell which nodes would do.
-    if spec.needs != OrDefault::default() {
-        return None;
+/// A choice of nodes that may take several looks.
+#[derive(Debug, Clone)]
+struct Choice {
+    /// When it began; what ends is forecast from then.
+    at: Timestamp,
+    /// For whom nodes are sought, and whether each has waited too long. The first for whom there are
+    /// some gets them.
+    candidates: VecDeque<(JobId, bool)>,
+    /// Through the nodes, for the first of them.
+    walk: Option<Walk>,
+}
+
+impl Choice {
+    /// Looks at no more than so many nodes. None until it is made.
+    #[expect(clippy::option_option, reason = "it may be made, and for nobody")]
+    fn go_on(&mut self, state: &State, mut nodes: usize) -> Option<Option<Kept>> {
+        while let Some((id, is_overdue)) = self.candidates.front().copied() {
+            // The last plan may be older than what was agreed since.
+            let job = state.jobs.get(&id).filter(|job| job.is_queued());
+            let walk = self.walk.take().or_else(|| Walk::new(state, job?));
+            if let (Some(job), Some(mut walk)) = (job, walk) {
+                if !walk.go_on(state, self.at, &mut nodes) {
+                    self.walk = Some(walk);
+                    return None;
+                }
+                if let Some(kept) = walk.kept(job.id, is_overdue) {
+                    return Some(Some(kept));
+                }
+            }
+            self.candidates.pop_front();
+        }
+        Some(None)
     }
-    let closed = Taken::default().closed(state, job, &spec).ok()?;
-    let (nodes, gpus) =
-        (usize::try_from(spec.nodes).ok()?, usize::try_from(spec.gpus_per_node.0).ok()?);
-    let mut ends: BTreeMap<LeaseId, u64> = BTreeMap::new();
-    let mut ready: BTreeMap<&GpuClass, Vec<(u64, &NodeId)>> = BTreeMap::new();
-    for node in state.nodes.values().filter(|node| node.is_usable()) {
+}
+
+/// A walk through the nodes, which finds when each is free for a job.
+#[derive(Debug, Clone)]
+struct Walk {
+    spec: Arc<JobSpec>,
+    nodes: usize,
+    /// Of each node.
+    gpus: usize,
+    /// Quota leaves the job none of these.
+    closed: Vec<GpuClass>,
+    /// The node looked at last.
+    last: Option<NodeId>,
+    ends: BTreeMap<LeaseId, u64>,
+    ready: BTreeMap<GpuClass, Vec<(u64, NodeId)>>,
+}
+
+impl Walk {
+    /// None if nothing can be kept for the job.
+    fn new(state: &State, job: &Job) -> Option<Self> {
+        let spec = job.spec();
+        // Of others nobody can tell which nodes would do.
+        if spec.needs != OrDefault::default() {
+            return None;
+        }
+        let closed = Taken::default().closed(state, job, &spec).ok()?;
+        let (nodes, gpus) =
+            (usize::try_from(spec.nodes).ok()?, usize::try_from(spec.gpus_per_node.0).ok()?);
+        let (ends, ready) = (BTreeMap::new(), BTreeMap::new());
+        Some(Self { spec, nodes, gpus, closed, last: None, ends, ready })
+    }
+
+    /// True once all nodes were looked at. `nodes` loses what was walked.
+    fn go_on(&mut self, state: &State, at: Timestamp, nodes: &mut usize) -> bool {
+        let last = self.last.clone();
+        let from = last.as_ref().map_or(Unbounded, Excluded);
+        for (id, node) in state.nodes.range::<NodeId, _>((from, Unbounded)) {
+            if *nodes == 0 {
+                return false;
+            }
+            *nodes -= 1;
+            self.last = Some(id.clone());
+            if node.is_usable() {
+                self.look(state, at, node);
+            }
+        }
+        true
+    }
+
+    fn look(&mut self, state: &State, at: Timestamp, node: &Node) {
         let mut times: BTreeMap<&GpuClass, Vec<u64>> = BTreeMap::new();
         for gpu in node.gpus.iter().filter(|gpu| may_come_free(gpu)) {
             let users = gpu.shares.iter().map(|share| share.lease).chain(gpu.lease);
             let end = |id| {
-                *ends.entry(id).or_insert_with(|| {
+                *self.ends.entry(id).or_insert_with(|| {
                     state.leases.get(&id).map_or(NEVER, |lease| end_of(state, lease, at))
                 })
             };
@@ -255,23 +343,35 @@ fn choose(state: &State, job: &Job, at: Timestamp) -> Option<(Vec<NodeId>, u64)>
         }
         for (class, mut times) in times {
             times.sort_unstable();
-            let Some(time) = times.get(gpus.checked_sub(1)?).filter(|time| **time < NEVER) else {
-                continue;
-            };
-            if fits::class_will_do(&spec, class) && !closed.contains(class) {
-                ready.entry(class).or_default().push((*time, &node.id));
+            let time = self.gpus.checked_sub(1).and_then(|nth| times.get(nth));
+            let Some(time) = time.filter(|time| **time < NEVER) else { continue };
+            if fits::class_will_do(&self.spec, class) && !self.closed.contains(class) {
+                let entry = (*time, node.id.clone());
+                match self.ready.get_mut(class) {
+                    Some(ready) => ready.push(entry),
+                    None => _ = self.ready.insert(class.clone(), alloc::vec![entry]),
+                }
             }
         }
     }
-    let soonest = |mut all: Vec<(u64, &NodeId)>| {
-        all.sort_unstable();
-        all.truncate(nodes);
-        let last = all.last().filter(|_| all.len() == nodes)?.0;
-        let mut nodes: Vec<NodeId> = all.into_iter().map(|(_, id)| id.clone()).collect();
-        nodes.sort();
-        Some((nodes, last))
-    };
-    ready.into_values().filter_map(soonest).min_by_key(|(_, last)| *last)
+
+    /// The nodes that are free for the job soonest. Without a forecast none, unless it has waited
+    /// too long.
+    fn kept(self, job: JobId, is_overdue: bool) -> Option<Kept> {
+        let soonest = |mut all: Vec<(u64, NodeId)>| {
+            all.sort_unstable();
+            all.truncate(self.nodes);
+            let last = all.last().filter(|_| all.len() == self.nodes)?.0;
+            let mut nodes: Vec<NodeId> = all.into_iter().map(|(_, id)| id).collect();
+            nodes.sort();
+            Some((nodes, last))
+        };
+        let found = self.ready.into_values().filter_map(soonest);
+        let (nodes, ready) = found.min_by_key(|(_, last)| *last)?;
+        let starts_at = (ready < UNKNOWN).then_some(Timestamp(ready));
+        let kept = Kept { job, gpus: self.gpus, nodes, starts_at, said: None, is_overdue };
+        (starts_at.is_some() || is_overdue).then_some(kept)
+    }
 }
 
 /// When the lease is forecast to be over.
@@ -306,3 +406,6 @@ fn usual(state: &State, lease: &Lease) -> Option<Millis> {
     let line: Vec<_> = job.account().line().collect();
     line.iter().rev().find_map(|account| state.recent.get(account)?.usual(lease.spec.class))
 }
+
+#[cfg(test)]
+mod tests;
