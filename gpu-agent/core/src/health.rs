@@ -2,16 +2,20 @@
 //!
 //! ```text
 //!   discovered ─▶ burning in ─▶ healthy ⇄ suspect ─▶ quarantined ─▶ rma
-//!        ▲             ▲                                  │
-//!        └─ its proof has expired      let go by an operator: burnt in again
+//!        ▲                                                │  ▲
+//!        └─ its proof has expired;            resetting ◀─┘  └─ no reset helped
+//!           let go by an operator; reset ◀──────────┘
 //! ```
 //!
 //! # Invariants
 //! * Healthy is only what passed a burn-in and has a proof of it that has not expired.
-//! * From quarantine nothing leads to health but an operator's word *and* a burn-in.
-//! * A GPU that an attempt uses is not burnt in. At most one GPU of a node is, at a time.
-//! * Where the site gives permits, nothing is burnt in without one, and each is answered: by what
-//!   came of it, or by why nothing did.
+//! * From quarantine nothing leads to health but a burn-in *and*, before it, an operator's word, or
+//!   a reset where the driver asked for one and the operator said how it is done.
+//! * A GPU that an attempt uses is neither burnt in nor reset. At most one GPU of a node is burnt in
+//!   for a proof at a time, and at most one for a short check.
+//! * Idle moments are used for at most a hundredth.
+//! * Where the site gives permits, nothing but idle moments is used without one, and each is
+//!   answered: by what came of it, or by why nothing did.
 //! * No answer is never a pass: what cannot be judged is tried [`TRIES_MAX`] times, then
 //!   quarantined.
 
@@ -28,6 +32,11 @@ use specs::id::{GpuIndex, Revision};
 use specs::unit::{Instant, Millis, Timestamp};
 
 use crate::xid;
+
+mod ladder;
+
+use ladder::Ladder;
+pub use ladder::{Recovery, Rung};
 
 const MINUTE: u64 = 60_000;
 const HOUR: u64 = 60 * MINUTE;
@@ -58,6 +67,39 @@ const PROGRAM_EVENTS_SPAN: Millis = Millis(DAY);
 const QUARANTINES_MAX: usize = 3;
 const QUARANTINES_SPAN: Millis = Millis(14 * DAY);
 
+/// Of a span of idle moments, one in so many is used.
+const IDLE_SHARE: u64 = 100;
+/// What a check in an idle moment takes at least, in the count of such spans.
+const SLICE_MIN: Millis = Millis(1_000);
+
+/// Milliseconds of this life's clock. What happened in an earlier life may lie before its zero.
+type Moment = i64;
+
+fn moment(at: Instant) -> Moment {
+    Moment::try_from(at.0).unwrap_or(Moment::MAX)
+}
+
+fn span(it: Millis) -> Moment {
+    Moment::try_from(it.0).unwrap_or(Moment::MAX)
+}
+
+/// How burn-ins and resets are done here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// What was never proven, or was reset or repaired, is soaked.
+    pub soaks: bool,
+    /// How long nothing must have used a GPU before its idle moments are used.
+    pub idle_after: Millis,
+    /// There is a command that resets.
+    pub resets: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { soaks: false, idle_after: Millis(5 * MINUTE), resets: false }
+    }
+}
+
 /// What was learnt of a GPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Evidence {
@@ -75,6 +117,10 @@ pub enum Evidence {
     Silent,
     /// The driver told the kernel's log.
     Event(u32),
+    /// Rows of its memory are to be remapped at the next reset.
+    RemapPending,
+    /// What the driver says would bring it back.
+    Recovery(Recovery),
 }
 
 /// A burn-in that is wanted.
@@ -82,6 +128,15 @@ pub enum Evidence {
 pub struct BurnIn {
     pub gpu: GpuIndex,
     pub tier: BurnInTier,
+    /// Which check of an idle moment it is: they take turns.
+    pub turn: u32,
+}
+
+/// A reset that is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reset {
+    pub gpu: GpuIndex,
+    pub rung: Rung,
 }
 
 /// What a former life of the agent knew, from its disk. Spans are what was left then.
@@ -91,6 +146,21 @@ pub struct Kept {
     pub proof: Option<SignedProof>,
     /// How long the proof holds yet.
     pub valid_for: Millis,
+    pub history: History,
+}
+
+/// What happened to a GPU in earlier lives of the agent. Spans are how long ago.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct History {
+    pub suspicions: Vec<Millis>,
+    pub quarantines: Vec<Millis>,
+    pub resets: Vec<(Rung, Millis)>,
+    /// What would bring it back.
+    pub needs: Option<Rung>,
+    /// Its next proof is a soak, where there are soaks.
+    pub needs_soak: bool,
+    /// The machine was started since.
+    pub is_restarted: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -107,9 +177,16 @@ struct Gpu {
     /// When it was last burnt in, and when something was last held against it.
     tested_at: Option<Instant>,
     blamed_at: Instant,
-    suspicions: Vec<Instant>,
-    program_events: Vec<Instant>,
-    quarantines: Vec<Instant>,
+    suspicions: Vec<Moment>,
+    program_events: Vec<Moment>,
+    quarantines: Vec<Moment>,
+    ladder: Ladder,
+    needs: Option<Rung>,
+    needs_soak: bool,
+    /// Since when nothing uses it, and when its next idle moment is used at the earliest.
+    idle_since: Option<Instant>,
+    slice_at: Instant,
+    turn: u32,
     /// How much earlier than others its proof is renewed.
     renewed_earlier: Millis,
     /// What came of the last permit.
@@ -120,7 +197,7 @@ struct Gpu {
 #[derive(Debug, Clone, Copy)]
 struct Burning {
     it: BurnIn,
-    /// The permit's; none where the site gives none.
+    /// The permit's; none where the site gives none, and for idle moments.
     number: Option<Revision>,
     since: Instant,
 }
@@ -130,9 +207,10 @@ struct Burning {
 pub struct Health {
     gpus: BTreeMap<GpuIndex, Gpu>,
     is_asked: bool,
+    policy: Policy,
     /// Those that attempts use.
     busy: BTreeSet<GpuIndex>,
-    burning: Option<Burning>,
+    burning: BTreeMap<GpuIndex, Burning>,
     /// What the site permits; none if it knows nothing of permits.
     permits: Option<Vec<BurnInPermit>>,
     /// The time, and what it is for people.
@@ -150,11 +228,18 @@ impl Health {
             gpus,
             is_asked: false,
             busy: BTreeSet::new(),
-            burning: None,
+            policy: Policy::default(),
+            burning: BTreeMap::new(),
             permits: None,
             now,
             wall: Timestamp(0),
         }
+    }
+
+    /// The same, with a policy.
+    #[must_use]
+    pub fn with(self, policy: Policy) -> Self {
+        Self { policy, ..self }
     }
 
     /// Spreads over days when proofs are renewed, by a number that differs from node to node.
@@ -182,6 +267,8 @@ impl Health {
             let is_quarantined = matches!(gpu.state, GpuState::Quarantined | GpuState::Rma);
             let is_let_go = gpu.is_withheld && !is_withheld && !is_quarantined;
             if is_let_go || (is_quarantined && released.contains(index)) {
+                gpu.needs_soak |= is_quarantined;
+                gpu.needs = None;
                 gpu.forget_proof("an operator let it go; it must be burnt in");
             }
             gpu.is_withheld = is_withheld;
@@ -198,7 +285,8 @@ impl Health {
         (self.now, self.wall) = (now, wall);
         self.permits = permits.map(<[_]>::to_vec);
         for permit in permits.unwrap_or_default() {
-            let is_under_way = self.burning.is_some_and(|it| it.number == Some(permit.number));
+            let mut under_way = self.burning.values();
+            let is_under_way = under_way.any(|it| it.number == Some(permit.number));
             let Some(gpu) = self.gpus.get_mut(&permit.index) else { continue };
             if is_under_way || gpu.has_answered(permit.number) {
                 continue;
@@ -213,11 +301,12 @@ impl Health {
     /// A burn-in that must end before its end; whoever ended it says so.
     #[must_use]
     pub fn poll_interrupt(&self) -> Option<GpuIndex> {
-        let (burning, permits) = (self.burning?, self.permits.as_ref()?);
-        let is_named = permits
-            .iter()
-            .any(|it| it.index == burning.it.gpu && Some(it.number) == burning.number);
-        (!is_named).then_some(burning.it.gpu)
+        let permits = self.permits.as_ref()?;
+        let is_named = |it: &Burning| {
+            permits.iter().any(|of| of.index == it.it.gpu && Some(of.number) == it.number)
+        };
+        let mut bound = self.burning.values().filter(|it| it.it.tier != BurnInTier::T4);
+        bound.find(|it| !is_named(it)).map(|it| it.it.gpu)
     }
 
     /// Something was learnt of a GPU.
@@ -226,9 +315,14 @@ impl Health {
             Evidence::Passed { .. } => Some((BurnInEnd::Passed, String::new())),
             Evidence::Unknown(why) => Some((BurnInEnd::Unknown, why.clone())),
             Evidence::Fault(why) => Some((BurnInEnd::Fault, why.clone())),
-            Evidence::Warning(_) | Evidence::Quiet | Evidence::Silent | Evidence::Event(_) => None,
+            Evidence::Warning(_)
+            | Evidence::Quiet
+            | Evidence::Silent
+            | Evidence::Event(_)
+            | Evidence::RemapPending
+            | Evidence::Recovery(_) => None,
         };
-        let burnt = self.burning.take_if(|it| end.is_some() && it.it.gpu == index);
+        let burnt = end.as_ref().and_then(|_| self.end_burn_in(now, index));
         let wall = self.wall_at(now);
         let Some(gpu) = self.gpus.get_mut(&index) else { return };
         gpu.learn(now, evidence);
@@ -241,7 +335,7 @@ impl Health {
 
     /// A burn-in ended before its end: nothing was learnt.
     pub fn handle_interrupted(&mut self, now: Instant, index: GpuIndex) {
-        let burnt = self.burning.take_if(|it| it.it.gpu == index);
+        let burnt = self.end_burn_in(now, index);
         let wall = self.wall_at(now);
         let Some(gpu) = self.gpus.get_mut(&index) else { return };
         if gpu.state == GpuState::BurningIn {
@@ -253,30 +347,65 @@ impl Health {
         }
     }
 
-    /// Time has passed: proofs expire.
+    fn end_burn_in(&mut self, now: Instant, index: GpuIndex) -> Option<Burning> {
+        let burnt = self.burning.remove(&index)?;
+        if burnt.it.tier == BurnInTier::T4
+            && let Some(gpu) = self.gpus.get_mut(&index)
+        {
+            let took = now.since(burnt.since).max(SLICE_MIN);
+            gpu.slice_at = now.after(Millis(took.0.saturating_mul(IDLE_SHARE - 1)));
+            gpu.turn = gpu.turn.wrapping_add(1);
+        }
+        Some(burnt)
+    }
+
+    /// A reset ended; with a reason if it did not work.
+    pub fn handle_reset(&mut self, index: GpuIndex, outcome: Result<(), String>) {
+        let Some(gpu) = self.gpus.get_mut(&index) else { return };
+        if gpu.state != GpuState::Resetting {
+            return;
+        }
+        match outcome {
+            Ok(()) => gpu.come_back("it was reset; it must be burnt in"),
+            Err(why) => {
+                gpu.state = GpuState::Quarantined;
+                gpu.why = format!("a reset did not work: {why}");
+            }
+        }
+    }
+
+    /// Time has passed: proofs expire, and idle moments grow.
     pub fn handle_timeout(&mut self, now: Instant) {
         (self.wall, self.now) = (self.wall_at(now), now);
-        for gpu in self.gpus.values_mut() {
+        for (index, gpu) in &mut self.gpus {
             if gpu.state == GpuState::Healthy && now >= gpu.expires_at {
                 gpu.forget_proof("its proof has expired");
+            }
+            let is_proving = self.burning.get(index).is_some_and(|it| proves(it.it.tier));
+            if is_proving || self.busy.contains(index) {
+                gpu.idle_since = None;
+            } else {
+                gpu.idle_since.get_or_insert(now);
             }
         }
     }
 
     /// The next burn-in, if one is due; it is under way from here on.
     pub fn poll_burn_in(&mut self, now: Instant) -> Option<BurnIn> {
-        if self.burning.is_some() {
-            return None;
-        }
-        let (index, tier, number) = self.next(now)?;
+        // What is suspected is looked at first, and idle moments are used last.
+        let all = [&[BurnInTier::T1][..], &[BurnInTier::T2, BurnInTier::T3], &[BurnInTier::T4]];
+        let permitted = self.permitted();
+        let (index, tier, number) =
+            permitted.or_else(|| all.iter().find_map(|tiers| self.next(now, tiers)))?;
         let gpu = self.gpus.get_mut(&index)?;
+        let is_moment = tier == BurnInTier::T4 && number.is_none();
         // A suspect stays one, whatever a burn-in finds beside.
-        if matches!(gpu.state, GpuState::Discovered | GpuState::Healthy) {
+        if matches!(gpu.state, GpuState::Discovered | GpuState::Healthy) && !is_moment {
             gpu.state = GpuState::BurningIn;
             gpu.why = format!("{tier} is under way");
         }
-        let it = BurnIn { gpu: index, tier };
-        self.burning = Some(Burning { it, number, since: now });
+        let it = BurnIn { gpu: index, tier, turn: gpu.turn };
+        self.burning.insert(index, Burning { it, number, since: now });
         Some(it)
     }
 
@@ -284,22 +413,77 @@ impl Health {
         Timestamp(self.wall.0.saturating_add(now.since(self.now).0))
     }
 
-    fn next(&self, now: Instant) -> Option<(GpuIndex, BurnInTier, Option<Revision>)> {
-        let is_idle = |index: &GpuIndex| !self.busy.contains(index);
-        if let Some(permits) = &self.permits {
-            let may_begin = |it: &&BurnInPermit| {
-                let gpu = self.gpus.get(&it.index);
-                is_idle(&it.index)
-                    && gpu.is_some_and(|gpu| {
-                        gpu.bars_burn_ins().is_none() && !gpu.has_answered(it.number)
-                    })
-            };
-            let permit = permits.iter().find(may_begin)?;
-            return Some((permit.index, permit.tier, Some(permit.number)));
+    /// Nothing uses it, and no other is burnt in for the same.
+    fn may_begin(&self, index: GpuIndex, tier: BurnInTier) -> bool {
+        let is_used = self.busy.contains(&index) || self.burning.contains_key(&index);
+        let mut others = self.burning.values();
+        !is_used && others.all(|it| proves(it.it.tier) != proves(tier))
+    }
+
+    fn permitted(&self) -> Option<(GpuIndex, BurnInTier, Option<Revision>)> {
+        let is_open = |it: &&BurnInPermit| {
+            let gpu = self.gpus.get(&it.index);
+            self.may_begin(it.index, it.tier)
+                && gpu.is_some_and(|gpu| {
+                    gpu.bars_burn_ins().is_none() && !gpu.has_answered(it.number)
+                })
+        };
+        let permit = self.permits.as_ref()?.iter().find(is_open)?;
+        Some((permit.index, permit.tier, Some(permit.number)))
+    }
+
+    /// What is due without a permit: idle moments alone where the site gives permits.
+    fn next(
+        &self,
+        now: Instant,
+        tiers: &[BurnInTier],
+    ) -> Option<(GpuIndex, BurnInTier, Option<Revision>)> {
+        let is_free = self.permits.is_none() || tiers == [BurnInTier::T4];
+        if !self.is_asked || !is_free {
+            return None;
         }
-        let mut idle = self.gpus.iter().filter(|(index, gpu)| is_idle(index) && !gpu.is_withheld);
-        let next = |(index, gpu): (&GpuIndex, &Gpu)| Some((*index, gpu.due(now)?, None));
-        self.is_asked.then(|| idle.find_map(next)).flatten()
+        let next = |(index, gpu): (&GpuIndex, &Gpu)| {
+            let tier = gpu.due(now, self.policy).filter(|tier| tiers.contains(tier))?;
+            let may_begin = !gpu.is_withheld && self.may_begin(*index, tier);
+            may_begin.then_some((*index, tier, None))
+        };
+        self.gpus.iter().find_map(next)
+    }
+
+    /// True if nothing can come of a burn-in of it any more.
+    #[must_use]
+    pub fn is_barred(&self, index: GpuIndex) -> bool {
+        self.gpus.get(&index).is_some_and(Gpu::is_quarantined)
+    }
+
+    /// The next reset, if one is due; it is under way from here on. Nothing uses its GPU, and if the
+    /// machine is restarted, nothing uses any.
+    pub fn poll_reset(&mut self, now: Instant) -> Option<Reset> {
+        let is_under_way = self.gpus.values().any(|gpu| gpu.state == GpuState::Resetting);
+        if !self.is_asked || !self.policy.resets || is_under_way {
+            return None;
+        }
+        let is_node_free = self.busy.is_empty() && self.burning.is_empty();
+        for (index, gpu) in &mut self.gpus {
+            let is_free = !self.busy.contains(index) && !self.burning.contains_key(index);
+            let is_open = matches!(gpu.state, GpuState::Quarantined | GpuState::Suspect);
+            let Some(needed) = gpu.needs.filter(|_| is_free && is_open) else { continue };
+            match gpu.ladder.rung(moment(now), needed) {
+                None => {
+                    gpu.needs = None;
+                    gpu.why = format!("{}; no reset helped", gpu.why);
+                }
+                Some(rung) if rung == Rung::Gpu || is_node_free => {
+                    gpu.ladder.note(moment(now), rung);
+                    gpu.state = GpuState::Resetting;
+                    gpu.proof = None;
+                    gpu.why = format!("a reset is under way ({rung}): {}", gpu.why);
+                    return Some(Reset { gpu: *index, rung });
+                }
+                Some(_) => {}
+            }
+        }
+        None
     }
 
     /// What the site is told.
@@ -313,13 +497,15 @@ impl Health {
                 }
             };
             let (state, why) = if gpu.is_withheld && is_open {
-                (GpuState::Suspect, "an operator holds it back")
+                (GpuState::Suspect, String::from("an operator holds it back"))
             } else {
-                (gpu.state, gpu.why.as_str())
+                (gpu.state, gpu.advised(self.policy))
             };
             let is_shown = matches!(state, GpuState::Healthy | GpuState::Suspect);
             let proof = gpu.proof.clone().filter(|_| is_shown);
-            let due = gpu.wants(self.now).filter(|_| self.permits.is_some() && !gpu.is_withheld);
+            let due = gpu
+                .wants(self.now, self.policy)
+                .filter(|_| self.permits.is_some() && !gpu.is_withheld);
             let (health, last) = (GpuHealth::new(*index, state, why), gpu.last.clone());
             GpuReport { health, proof, due, last }
         };
@@ -333,6 +519,7 @@ impl Health {
             health: GpuHealth::new(*index, gpu.state, gpu.why.clone()),
             proof: gpu.proof.clone(),
             valid_for: gpu.expires_at.since(now),
+            history: gpu.history(now),
         };
         self.gpus.iter().map(kept).collect()
     }
@@ -348,14 +535,15 @@ fn proves(tier: BurnInTier) -> bool {
 
 impl Burning {
     fn permit(&self) -> Option<BurnInPermit> {
-        let BurnIn { gpu, tier } = self.it;
+        let BurnIn { gpu, tier, .. } = self.it;
         self.number.map(|number| BurnInPermit { index: gpu, number, tier })
     }
 }
 
 /// Forgets what is older than a span, adds what happened, and says whether that is too often.
-fn is_too_often(times: &mut Vec<Instant>, now: Instant, span: Millis, max: usize) -> bool {
-    times.retain(|at| now.since(*at) < span);
+fn is_too_often(times: &mut Vec<Moment>, now: Instant, within: Millis, max: usize) -> bool {
+    let now = moment(now);
+    times.retain(|at| now - at < span(within));
     times.push(now);
     times.len() >= max
 }
@@ -376,10 +564,17 @@ impl Gpu {
             suspicions: Vec::new(),
             program_events: Vec::new(),
             quarantines: Vec::new(),
+            ladder: Ladder::default(),
+            needs: None,
+            needs_soak: true,
+            idle_since: None,
+            slice_at: now,
+            turn: 0,
             renewed_earlier: Millis::ZERO,
             last: None,
         };
         let Some(kept) = kept else { return it };
+        it.remember(now, &kept.history);
         match kept.health.state {
             GpuState::Healthy if kept.proof.is_some() && kept.valid_for > Millis::ZERO => {
                 it.state = GpuState::Healthy;
@@ -387,17 +582,59 @@ impl Gpu {
                 it.proof = kept.proof;
                 it.expires_at = now.after(kept.valid_for.min(PROOF_SPAN));
             }
+            // The restart was the reset that it needed.
+            GpuState::Resetting if kept.history.is_restarted => {
+                it.come_back("the machine was restarted; it must be burnt in");
+            }
             GpuState::Quarantined | GpuState::Rma => {
                 it.state = kept.health.state;
                 it.why = kept.health.why;
             }
-            GpuState::Discovered
-            | GpuState::BurningIn
-            | GpuState::Healthy
-            | GpuState::Suspect
-            | GpuState::Resetting => {}
+            // Whether it was reset is not known.
+            GpuState::Resetting => {
+                it.state = GpuState::Quarantined;
+                it.why = kept.health.why;
+            }
+            GpuState::Discovered | GpuState::BurningIn | GpuState::Healthy | GpuState::Suspect => {}
         }
         it
+    }
+
+    fn remember(&mut self, now: Instant, it: &History) {
+        let at = |ago: &Millis| moment(now).saturating_sub(span(*ago));
+        self.suspicions = it.suspicions.iter().map(at).collect();
+        self.quarantines = it.quarantines.iter().map(at).collect();
+        self.ladder.tries = it.resets.iter().map(|(rung, ago)| (*rung, at(ago))).collect();
+        (self.needs, self.needs_soak) = (it.needs, it.needs_soak);
+    }
+
+    fn history(&self, now: Instant) -> History {
+        let ago = |at: &Moment| Millis(u64::try_from(moment(now).saturating_sub(*at)).unwrap_or(0));
+        History {
+            suspicions: self.suspicions.iter().map(ago).collect(),
+            quarantines: self.quarantines.iter().map(ago).collect(),
+            resets: self.ladder.tries.iter().map(|(rung, at)| (*rung, ago(at))).collect(),
+            needs: self.needs,
+            needs_soak: self.needs_soak,
+            is_restarted: false,
+        }
+    }
+
+    /// Why it is where it is, and what an operator should do where nobody else does.
+    fn advised(&self, policy: Policy) -> String {
+        match (self.state, self.needs) {
+            (GpuState::Quarantined | GpuState::Suspect, Some(rung)) if !policy.resets => {
+                format!("{}; {} and let it go", self.why, rung.advice())
+            }
+            _ => self.why.clone(),
+        }
+    }
+
+    /// It was reset, by whomever.
+    fn come_back(&mut self, why: &str) {
+        self.forget_proof(why);
+        self.needs = None;
+        self.needs_soak = true;
     }
 
     fn forget_proof(&mut self, why: &str) {
@@ -410,7 +647,7 @@ impl Gpu {
     fn learn(&mut self, now: Instant, evidence: Evidence) {
         match evidence {
             Evidence::Passed { tier, proof } => self.pass(now, tier, proof),
-            Evidence::Fault(why) => self.quarantine(now, why),
+            Evidence::Fault(why) => self.quarantine(now, why, None),
             Evidence::Warning(why) => self.doubt(now, why),
             Evidence::Unknown(why) => self.miss(now, &why),
             Evidence::Quiet => self.silences = 0,
@@ -418,10 +655,49 @@ impl Gpu {
                 self.silences += 1;
                 if self.silences >= SILENCES_MAX {
                     self.silences = 0;
-                    self.quarantine(now, String::from("the driver does not answer for it"));
+                    let why = String::from("the driver does not answer for it");
+                    self.quarantine(now, why, Some(Rung::Gpu));
                 }
             }
             Evidence::Event(code) => self.event(now, code),
+            Evidence::RemapPending => {
+                self.drain(now, String::from("rows of its memory wait to be remapped"));
+            }
+            Evidence::Recovery(it) => self.recovery(now, it),
+        }
+    }
+
+    /// What the driver says would help is what is done, whatever was thought before.
+    fn recovery(&mut self, now: Instant, it: Recovery) {
+        let asks = |what: &str| format!("the driver asks for {what}");
+        match it {
+            Recovery::None => {}
+            Recovery::GpuReset => {
+                self.quarantine(now, asks("a reset of the GPU"), Some(Rung::Gpu));
+            }
+            Recovery::NodeReboot => {
+                self.quarantine(now, asks("a restart of the machine"), Some(Rung::Machine));
+            }
+            Recovery::DrainPeers | Recovery::DrainAndReset => {
+                self.drain(now, asks("a reset when its jobs have ended"));
+            }
+        }
+    }
+
+    /// It keeps what it runs, takes nothing new, and is reset then.
+    fn drain(&mut self, now: Instant, why: String) {
+        self.blamed_at = now;
+        match self.state {
+            GpuState::Healthy | GpuState::Suspect => {
+                self.state = GpuState::Suspect;
+                self.why = why;
+                self.needs = self.needs.max(Some(Rung::Gpu));
+            }
+            // If its burn-in finds the same, this is what helps.
+            GpuState::Discovered | GpuState::BurningIn | GpuState::Quarantined => {
+                self.needs = self.needs.max(Some(Rung::Gpu));
+            }
+            GpuState::Resetting | GpuState::Rma => {}
         }
     }
 
@@ -436,9 +712,12 @@ impl Gpu {
                 }
             }
             xid::Class::Warning => self.doubt(now, why),
-            xid::Class::Reset | xid::Class::Machine => self.quarantine(now, why),
+            xid::Class::Drain => self.drain(now, why),
+            xid::Class::Reset => self.quarantine(now, why, Some(Rung::Gpu)),
+            xid::Class::Restart => self.quarantine(now, why, Some(Rung::Machine)),
+            xid::Class::Machine => self.quarantine(now, why, None),
             xid::Class::Replace => {
-                self.quarantine(now, why);
+                self.quarantine(now, why, None);
                 self.state = GpuState::Rma;
             }
         }
@@ -446,9 +725,14 @@ impl Gpu {
 
     fn pass(&mut self, now: Instant, tier: BurnInTier, proof: SignedProof) {
         self.tries = 0;
+        if tier == BurnInTier::T4 && self.state != GpuState::BurningIn {
+            return;
+        }
         self.tested_at = Some(now);
         match self.state {
             GpuState::BurningIn | GpuState::Healthy if proves(tier) => {
+                self.needs_soak = false;
+                self.needs = None;
                 self.state = GpuState::Healthy;
                 self.why = String::new();
                 self.proof = Some(proof);
@@ -458,6 +742,7 @@ impl Gpu {
                 self.clean += 1;
                 if self.clean >= CLEAN_NEEDED && now.since(self.blamed_at) >= QUIET_SPAN {
                     // The proof that it had when it was suspected still holds.
+                    self.needs = None;
                     self.state = GpuState::Healthy;
                     self.why = String::new();
                 }
@@ -476,7 +761,7 @@ impl Gpu {
         self.tries += 1;
         self.tested_at = Some(now);
         if self.tries >= TRIES_MAX {
-            self.quarantine(now, format!("it could not be judged {TRIES_MAX} times: {why}"));
+            self.quarantine(now, format!("it could not be judged {TRIES_MAX} times: {why}"), None);
         } else if self.state == GpuState::BurningIn {
             self.state = GpuState::Discovered;
             self.proof = None;
@@ -491,10 +776,12 @@ impl Gpu {
             GpuState::Healthy => {
                 let times = &mut self.suspicions;
                 if is_too_often(times, now, SUSPICIONS_SPAN, SUSPICIONS_MAX) {
-                    self.quarantine(now, format!("it is suspect too often: {why}"));
+                    self.quarantine(now, format!("it is suspect too often: {why}"), None);
                 } else {
                     self.state = GpuState::Suspect;
                     self.why = why;
+                    // It is looked at as soon as nothing uses it.
+                    self.tested_at = None;
                 }
             }
             GpuState::Suspect => self.why = why,
@@ -506,9 +793,11 @@ impl Gpu {
         }
     }
 
-    fn quarantine(&mut self, now: Instant, why: String) {
+    /// `needs` is what would bring it back; the most that anything said.
+    fn quarantine(&mut self, now: Instant, why: String, needs: Option<Rung>) {
         self.proof = None;
         self.blamed_at = now;
+        self.needs = self.needs.max(needs);
         match self.state {
             // The first reason is the one to look at.
             GpuState::Quarantined | GpuState::Rma => return,
@@ -567,26 +856,32 @@ impl Gpu {
     }
 
     /// The burn-in that it needs, or needs before its proof expires.
-    fn wants(&self, now: Instant) -> Option<BurnInTier> {
+    fn wants(&self, now: Instant, policy: Policy) -> Option<BurnInTier> {
         let left = self.expires_at.since(now);
         let is_old = left <= RENEWED_BEFORE.plus(self.renewed_earlier);
         let is_renewed = self.state == GpuState::Healthy && is_old;
-        if is_renewed { Some(BurnInTier::T2) } else { self.due(now) }
+        let due = self.due(now, policy).filter(|tier| *tier != BurnInTier::T4);
+        if is_renewed { Some(BurnInTier::T2) } else { due }
     }
 
     /// The burn-in that it needs at this time.
-    fn due(&self, now: Instant) -> Option<BurnInTier> {
+    fn due(&self, now: Instant, policy: Policy) -> Option<BurnInTier> {
         match self.state {
+            GpuState::Discovered if self.needs_soak && policy.soaks => Some(BurnInTier::T3),
             GpuState::Discovered => Some(BurnInTier::T2),
+            // It is reset first.
+            GpuState::Suspect if policy.resets && self.needs.is_some() => None,
             GpuState::Suspect => {
                 let is_due = self.tested_at.is_none_or(|at| now.since(at) >= CLEAN_SPAN);
                 is_due.then_some(BurnInTier::T1)
             }
-            GpuState::BurningIn
-            | GpuState::Healthy
-            | GpuState::Quarantined
-            | GpuState::Resetting
-            | GpuState::Rma => None,
+            GpuState::Healthy => {
+                let is_idle = self.idle_since.is_some_and(|at| now.since(at) >= policy.idle_after);
+                (is_idle && now >= self.slice_at).then_some(BurnInTier::T4)
+            }
+            GpuState::BurningIn | GpuState::Quarantined | GpuState::Resetting | GpuState::Rma => {
+                None
+            }
         }
     }
 }
@@ -904,6 +1199,7 @@ mod tests {
                 health: GpuHealth::new(GPU, GpuState::Healthy, ""),
                 proof: Some(proof()),
                 valid_for: PROOF_SPAN,
+                history: History::default(),
             };
             let now = Instant(1_000);
             Health::new(now, (0..8).map(|nth| (GpuIndex(nth), Some(kept.clone()))))

@@ -112,6 +112,7 @@ impl Agent {
             Metrics::new().map_err(|error| Fault::new(FaultCode::Internal, error.to_string()))?;
         metrics.boot.set(i64::try_from(boot.0).unwrap_or(i64::MAX));
         metrics.set_gpus(gpus.source, &gpus.gpus);
+        metrics.exporter.set_node(&config.node, &gpus.gpus);
         let metrics_at = metrics.serve(env, options.metrics).await?;
         let (sender, progress) = mpsc::channel(PROGRESS_QUEUE);
         let marks = Marks::of_directory(&home.path);
@@ -129,7 +130,8 @@ impl Agent {
             metrics = %format_args!("http://{metrics_at}/metrics"), "the agent runs"
         );
         let looked_after = options.health.clone();
-        let ward = Ward::new(env, &home.path, &config.node, &gpus, &credentials, looked_after);
+        let ward =
+            Ward::new(env, &home.path, &config.node, &gpus, &credentials, looked_after, &metrics);
         let indices = gpus.gpus.iter().map(|gpu| gpu.index).collect();
         let inventory = Inventory {
             source: gpus.source,
@@ -181,7 +183,7 @@ impl Agent {
             let now = self.env.clock.now();
             self.runner.handle_timeout(now);
             while let Some(action) = self.runner.poll_action() {
-                self.act(action);
+                self.act(action).await;
             }
             self.measure();
             let busy = self.live.values().flat_map(|it| it.gpus.iter().copied()).collect();
@@ -317,9 +319,10 @@ impl Agent {
         self.runner.handle_ended(lease, outcome, at);
     }
 
-    fn act(&mut self, action: Action) {
+    async fn act(&mut self, action: Action) {
         match action {
             Action::Start { lease, known, launch, deadline } => {
+                self.ward.clear(&launch.gpus).await;
                 self.start(lease, known, launch, deadline);
             }
             Action::Extend { lease, deadline } => {

@@ -16,6 +16,7 @@ mod ask;
 mod ballot;
 mod child;
 mod cuda;
+mod gauges;
 mod golden;
 mod kernels;
 mod management;
@@ -28,11 +29,14 @@ mod votes;
 
 pub use ask::{Stop, StopHandle};
 pub use child::answer_stdin;
+pub(crate) use gauges::Gauges;
 pub use gpu_agent_core::burn_in::dump::BYTES_MAX as DUMP_BYTES_MAX;
 pub(crate) use kernels::MANIFEST;
+#[cfg(test)]
+pub(crate) use management::Watched;
 pub use replay::{
     ReplayOptions, ReplayReport, example, replay, write_replay_json, write_replay_text,
 };
 pub use report::{Report, write_json, write_text};
 pub use run::{Listener, Options, Outcome, Progress, run};
-pub(crate) use run::{Reading, read_counters};
+pub(crate) use run::{Reading, watch};

@@ -10,78 +10,72 @@
 //!
 //! Nobody looks after GPUs that were only declared: there is nothing to ask.
 
+mod doctor;
 mod events;
 mod kept;
 mod proof;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use fabric_quic::env::Env;
 use fabric_quic::pki::Credentials;
 use gpu_agent_core::Runner;
-use gpu_agent_core::burn_in::counters::{self, Counters};
-use gpu_agent_core::burn_in::{Severity, Tier, Verdict};
-use gpu_agent_core::health::{BurnIn, Evidence, Health};
-use specs::gpu::{GpuInfo, GpuReport, InventorySource};
+use gpu_agent_core::health::{BurnIn, Evidence, Health, Policy};
+use specs::gpu::{BurnInTier, GpuReport, InventorySource};
 use specs::id::{GpuIndex, NodeId};
 use specs::unit::{Instant, Millis};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
-use crate::burn_in::{self, Options, Reading, Stop};
+use crate::burn_in::Gauges;
 use crate::inventory::Gpus;
+use crate::metrics::Metrics;
+use doctor::{Doctor, UnderWay};
 use proof::Signer;
 
-/// How often counters are read.
-const READ_SPAN: Millis = Millis(10_000);
-/// How long a reading may take.
-const READ_PATIENCE: Duration = Duration::from_secs(6);
-/// How long one check of a burn-in may take beyond the time that it is kept at work.
-const CHECK_PATIENCE: Duration = Duration::from_secs(120);
 const NEWS_QUEUE: usize = 256;
+/// How long a job waits for a check's process to end that was killed for it.
+const CLEAR_SPAN: Millis = Millis(900);
 
-/// How burn-ins are done here.
+/// How burn-ins and resets are done here.
 #[derive(Debug, Clone)]
 pub struct HealthOptions {
     /// The kernel's log.
     pub kernel_log: PathBuf,
     /// How long units are kept at work in a burn-in for a proof.
     pub burn_in_seconds: u32,
+    /// How long a GPU is soaked before its first proof, and after a reset or a repair; 0 if not.
+    pub soak_minutes: u32,
+    /// How long nothing must have used a GPU before its idle moments are used.
+    pub idle_after: Millis,
+    /// A program that resets: it is given a rung (gpu, machine, power) and the GPU's id.
+    pub reset_command: Option<PathBuf>,
 }
 
-/// What was found out, and by which burn-in; none for what the counters and the log told.
-type News = (GpuIndex, Evidence, Option<u64>);
+/// What was found out.
+pub(crate) enum News {
+    Learnt(GpuIndex, Evidence),
+    /// By the burn-in's number; none if it was stopped.
+    BurntIn(u64, BurnIn, Option<Evidence>),
+    Reset(GpuIndex, Result<(), String>),
+    /// None if there was no answer.
+    Read(GpuIndex, Option<Box<Gauges>>),
+}
 
 /// A node's GPUs and all that looks after them.
 pub(crate) struct Ward {
     env: Env,
     health: Health,
     doctor: Arc<Doctor>,
+    metrics: Metrics,
     news: mpsc::Receiver<News>,
     /// Counts burn-ins.
     runs: u64,
-    /// The burn-in that is under way, and what ends it.
-    run: Option<Run>,
+    under_way: BTreeMap<GpuIndex, UnderWay>,
     /// What was told last, and what was kept last.
     told: Vec<GpuReport>,
     directory: PathBuf,
-}
-
-struct Run {
-    number: u64,
-    gpu: GpuIndex,
-    stop: Arc<Notify>,
-}
-
-/// Finds things out; each in a task of its own.
-struct Doctor {
-    env: Env,
-    gpus: Vec<GpuInfo>,
-    signer: Signer,
-    options: HealthOptions,
-    tell: mpsc::Sender<News>,
 }
 
 impl Ward {
@@ -92,23 +86,37 @@ impl Ward {
         gpus: &Gpus,
         credentials: &Credentials,
         options: HealthOptions,
+        metrics: &Metrics,
     ) -> Self {
-        let proven = |gpus: &Gpus| match gpus.source {
+        let gpus = match gpus.source {
             InventorySource::Nvml => gpus.gpus.clone(),
             InventorySource::Declared => Vec::new(),
         };
-        let gpus = proven(gpus);
         let (tell, news) = mpsc::channel(NEWS_QUEUE);
         let kept = kept::load(directory, &gpus, env.clock.wall());
         let all = gpus.iter().map(|gpu| (gpu.index, kept.get(&gpu.index).cloned()));
+        let policy = Policy {
+            soaks: options.soak_minutes > 0,
+            idle_after: options.idle_after,
+            resets: options.reset_command.is_some(),
+        };
         let [a, b, c, d, e, f, g, h, ..] = env.crypto.sha256(node.as_str().as_bytes());
-        let health = Health::new(env.clock.now(), all);
+        let health = Health::new(env.clock.now(), all).with(policy);
         let health = health.staggered(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
         let signer = Signer::new(node.clone(), credentials.clone());
-        let doctor = Arc::new(Doctor { env: env.clone(), gpus, signer, options, tell });
+        let doctor = Doctor::new(env, gpus, signer, options, tell);
         doctor.watch();
-        let (told, directory) = (Vec::new(), directory.to_owned());
-        Self { env: env.clone(), health, doctor, news, runs: 0, run: None, told, directory }
+        Self {
+            env: env.clone(),
+            health,
+            doctor,
+            metrics: metrics.clone(),
+            news,
+            runs: 0,
+            under_way: BTreeMap::new(),
+            told: Vec::new(),
+            directory: directory.to_owned(),
+        }
     }
 
     /// The next thing that was found out; never ends where there is nothing to look after.
@@ -119,28 +127,67 @@ impl Ward {
         }
     }
 
-    pub(crate) fn learn(&mut self, (gpu, evidence, run): News) {
-        if run.is_some() && run != self.run.as_ref().map(|it| it.number) {
-            // It was ended, and its answer was on the way.
+    pub(crate) fn learn(&mut self, news: News) {
+        let now = self.env.clock.now();
+        match news {
+            News::Learnt(gpu, evidence) => {
+                note(gpu, &evidence);
+                if let Evidence::Event(code) = evidence {
+                    self.metrics.exporter.note_event(gpu, code);
+                }
+                self.health.handle_evidence(now, gpu, evidence);
+                // What is known by now makes its burn-in pointless.
+                if self.health.is_barred(gpu) {
+                    self.end_burn_in(now, gpu);
+                }
+            }
+            News::BurntIn(run, it, evidence) => {
+                // One that was ended, and whose answer was on the way, says nothing.
+                let is_mine = self.under_way.get(&it.gpu).is_some_and(|it| it.number == run);
+                let Some(evidence) = evidence.filter(|_| is_mine) else { return };
+                self.under_way.remove(&it.gpu);
+                self.metrics.count_burn_in(it.tier, Some(&evidence));
+                note(it.gpu, &evidence);
+                self.health.handle_evidence(now, it.gpu, evidence);
+            }
+            News::Reset(gpu, outcome) => {
+                match &outcome {
+                    Ok(()) => tracing::info!(%gpu, "the GPU was reset"),
+                    Err(why) => tracing::error!(%gpu, why, "the reset did not work"),
+                }
+                self.health.handle_reset(gpu, outcome);
+            }
+            News::Read(gpu, gauges) => self.metrics.exporter.set(gpu, gauges.map(|it| *it)),
+        }
+    }
+
+    /// A job needs GPUs: burn-ins of them end. Waits until their processes are gone, for less than
+    /// a second.
+    pub(crate) async fn clear(&mut self, gpus: &[GpuIndex]) {
+        let now = self.env.clock.now();
+        let wanted: Vec<UnderWay> =
+            gpus.iter().filter_map(|gpu| self.end_burn_in(now, *gpu)).collect();
+        if wanted.is_empty() {
             return;
         }
-        self.run.take_if(|_| run.is_some());
-        if let Some(run) =
-            self.run.take_if(|it| it.gpu == gpu && matches!(evidence, Evidence::Fault(_)))
-        {
-            run.stop.notify_one();
-        }
-        match &evidence {
-            Evidence::Quiet => {}
-            Evidence::Passed { tier, .. } => tracing::info!(%gpu, %tier, "the GPU is sound"),
-            Evidence::Fault(why) => tracing::error!(%gpu, why, "the GPU is not sound"),
-            Evidence::Warning(why) | Evidence::Unknown(why) => {
-                tracing::warn!(%gpu, why, "the GPU is to be watched");
+        let all_gone = async {
+            for it in wanted {
+                it.gone().await;
             }
-            Evidence::Silent => tracing::warn!(%gpu, "the driver does not answer in time"),
-            Evidence::Event(xid) => tracing::warn!(%gpu, xid, "the driver reports an event"),
+        };
+        if self.env.timeout(CLEAR_SPAN, all_gone).await.is_err() {
+            tracing::warn!("a check's process does not end: the GPU may hang");
         }
-        self.health.handle_evidence(self.env.clock.now(), gpu, evidence);
+    }
+
+    /// Kills a burn-in, if one is under way.
+    fn end_burn_in(&mut self, now: Instant, gpu: GpuIndex) -> Option<UnderWay> {
+        let ended = self.under_way.remove(&gpu)?;
+        tracing::info!(%gpu, tier = %ended.tier, "the burn-in is ended");
+        ended.stop();
+        self.metrics.count_burn_in(ended.tier, None);
+        self.health.handle_interrupted(now, gpu);
+        Some(ended)
     }
 
     /// Goes on with what is due, and tells the runner. True if there is something new to report.
@@ -154,146 +201,56 @@ impl Ward {
         self.health.handle_wishes(runner.is_asked_for_proofs(), withheld, released, busy);
         self.health.handle_timeout(now);
         self.health.handle_permits(now, self.env.clock.wall(), runner.permits(now));
-        if let Some(gpu) = self.health.poll_interrupt() {
-            tracing::info!(%gpu, "the burn-in is no longer permitted, and ends");
-            if let Some(run) = self.run.take() {
-                run.stop.notify_one();
+        while let Some(gpu) = self.health.poll_interrupt() {
+            tracing::info!(%gpu, "a burn-in is no longer permitted");
+            if self.end_burn_in(now, gpu).is_none() {
+                self.health.handle_interrupted(now, gpu);
             }
-            self.health.handle_interrupted(now, gpu);
         }
-        if let Some(burn_in) = self.health.poll_burn_in(now) {
+        let reset = self.health.poll_reset(now);
+        while let Some(burn_in) = self.health.poll_burn_in(now) {
             self.runs += 1;
-            let run = Run { number: self.runs, gpu: burn_in.gpu, stop: Arc::default() };
-            self.doctor.burn_in(burn_in, run.number, run.stop.clone());
-            self.run = Some(run);
+            self.under_way.insert(burn_in.gpu, self.doctor.burn_in(self.runs, burn_in));
         }
         let reports = self.health.reports();
-        if reports == self.told {
-            return false;
+        let is_news = reports != self.told;
+        if is_news {
+            self.told.clone_from(&reports);
+            self.metrics.exporter.set_states(&reports);
+            runner.set_health(reports);
+            self.keep(now);
         }
-        self.told.clone_from(&reports);
-        runner.set_health(reports);
+        // Not before it is on disk: the machine may be gone soon.
+        if let Some(reset) = reset {
+            self.doctor.reset(reset);
+        }
+        is_news
+    }
+
+    fn keep(&self, now: Instant) {
         let kept = self.health.kept(now);
         let (gpus, wall) = (&self.doctor.gpus, self.env.clock.wall());
         if let Err(error) = kept::save(&self.directory, gpus, &kept, wall) {
             // Then the next life burns in again, or hears of a quarantine from the controllers.
             tracing::warn!(%error, "cannot keep what is known of the GPUs");
         }
-        true
     }
 }
 
-impl Doctor {
-    fn info(&self, index: GpuIndex) -> Option<&GpuInfo> {
-        self.gpus.iter().find(|gpu| gpu.index == index)
-    }
-
-    /// Starts a burn-in; what comes of it is told, unless it is stopped before.
-    fn burn_in(self: &Arc<Self>, it: BurnIn, run: u64, stop: Arc<Notify>) {
-        tracing::info!(gpu = %it.gpu, tier = %it.tier, "a burn-in begins");
-        let doctor = self.clone();
-        self.env.spawn(async move {
-            let evidence = tokio::select! {
-                evidence = doctor.burnt_in(it) => evidence,
-                // The check's process is killed with what waits for it.
-                () = stop.notified() => return,
-            };
-            // Nobody listens once the agent has ended.
-            let _ = doctor.tell.send((it.gpu, evidence, Some(run))).await;
-        });
-    }
-
-    async fn burnt_in(&self, it: BurnIn) -> Evidence {
-        let Some(info) = self.info(it.gpu) else {
-            return Evidence::Unknown("the GPU is gone".into());
-        };
-        let mut seed = [0; 8];
-        self.env.random.fill(&mut seed);
-        let options = Options {
-            tier: Tier::from(it.tier),
-            gpu: None,
-            uuid: Some(info.uuid.clone()),
-            seconds: self.options.burn_in_seconds,
-            seed: u64::from_le_bytes(seed),
-            patience: CHECK_PATIENCE,
-            turn: 0,
-            stop: Stop::never(),
-            clock: self.env.clock.clone(),
-        };
-        let report = match burn_in::run(&options, &mut |_| ()).await {
-            Ok(Some(report)) => report,
-            Ok(None) => return Evidence::Unknown("it was stopped".into()),
-            Err(fault) => return Evidence::Unknown(fault.to_string()),
-        };
-        let why = report.worst().unwrap_or_default();
-        match report.verdict() {
-            Verdict::Fault => Evidence::Fault(why),
-            Verdict::Unknown => Evidence::Unknown(why),
-            Verdict::Pass => {
-                let product = report.product();
-                match self.signer.sign(&self.env, info, product, it.tier) {
-                    Ok(proof) => Evidence::Passed { tier: it.tier, proof },
-                    Err(error) => Evidence::Unknown(format!("no proof can be signed: {error}")),
-                }
-            }
+fn note(gpu: GpuIndex, evidence: &Evidence) {
+    match evidence {
+        Evidence::Quiet => {}
+        Evidence::Passed { tier: BurnInTier::T4, .. } => {
+            tracing::debug!(%gpu, "the GPU is sound in an idle moment");
         }
-    }
-
-    /// Reads counters for ever, and follows the kernel's log.
-    fn watch(self: &Arc<Self>) {
-        for info in &self.gpus {
-            let (doctor, info) = (self.clone(), info.clone());
-            self.env.spawn(async move { doctor.read_counters(&info).await });
+        Evidence::Passed { tier, .. } => tracing::info!(%gpu, %tier, "the GPU is sound"),
+        Evidence::Fault(why) => tracing::error!(%gpu, why, "the GPU is not sound"),
+        Evidence::Warning(why) | Evidence::Unknown(why) => {
+            tracing::warn!(%gpu, why, "the GPU is to be watched");
         }
-        if !self.gpus.is_empty() {
-            events::follow(&self.options.kernel_log, self.gpus.clone(), self.tell.clone());
-        }
-    }
-
-    async fn read_counters(&self, info: &GpuInfo) {
-        let mut before: Option<Counters> = None;
-        loop {
-            let read = burn_in::read_counters(&info.uuid, READ_PATIENCE).await;
-            for evidence in judge(&mut before, read) {
-                if self.tell.send((info.index, evidence, None)).await.is_err() {
-                    return;
-                }
-            }
-            self.env.sleep(READ_SPAN).await;
-        }
-    }
-}
-
-/// What a reading says, beside the one before.
-fn judge(before: &mut Option<Counters>, read: Reading) -> Vec<Evidence> {
-    let now = match read {
-        Reading::Counters(now) => now,
-        Reading::Broken(why) => return vec![Evidence::Fault(why)],
-        Reading::None => return vec![Evidence::Silent],
-    };
-    let old = before.replace(now.clone()).unwrap_or_else(|| now.clone());
-    let findings = counters::watch(&old, &now).into_iter();
-    let told = findings.map(|it| match it.severity {
-        Severity::Fault => Evidence::Fault(it.message),
-        Severity::Warning | Severity::Unknown => Evidence::Warning(it.message),
-    });
-    let told: Vec<Evidence> = told.collect();
-    if told.is_empty() { vec![Evidence::Quiet] } else { told }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_first_reading_blames_nobody_for_what_happened_before() {
-        let mut before = None;
-        let old = Counters { ecc_uncorrected: Some(4), ..Counters::default() };
-        assert_eq!(judge(&mut before, Reading::Counters(old.clone())), [Evidence::Quiet]);
-        assert_eq!(judge(&mut before, Reading::None), [Evidence::Silent]);
-        let new = Counters { ecc_uncorrected: Some(5), ..old };
-        let told = judge(&mut before, Reading::Counters(new.clone()));
-        assert!(matches!(told[..], [Evidence::Fault(_)]), "{told:?}");
-        assert_eq!(judge(&mut before, Reading::Counters(new)), [Evidence::Quiet]);
+        Evidence::Silent => tracing::warn!(%gpu, "the driver does not answer in time"),
+        Evidence::Event(xid) => tracing::warn!(%gpu, xid, "the driver reports an event"),
+        Evidence::RemapPending => tracing::warn!(%gpu, "rows of its memory wait to be remapped"),
+        Evidence::Recovery(it) => tracing::warn!(%gpu, ?it, "the driver asks for a recovery"),
     }
 }

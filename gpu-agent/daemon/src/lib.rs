@@ -30,6 +30,7 @@ mod disk;
 mod engine;
 mod enrol;
 mod error;
+mod exporter;
 mod facts;
 mod health;
 pub mod inventory;

@@ -16,6 +16,7 @@ use gpu_agent_daemon::burn_in::{self, Outcome, Progress, Stop};
 use gpu_agent_daemon::{Attribute, Declared, Flush, HealthOptions, Options, Topology, inventory};
 use indicatif::{ProgressBar, ProgressStyle};
 use specs::fault::{Fault, FaultCode};
+use specs::unit::Millis;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -97,6 +98,22 @@ struct RunArgs {
         value_parser = clap::value_parser!(u32).range(..=3_600)
     )]
     burn_in_seconds: u32,
+    /// How long a GPU is soaked before its first proof, and after a reset or a repair; 0 for the
+    /// usual burn-in. One GPU of a node after the other.
+    #[arg(
+        long,
+        value_name = "MINUTES",
+        default_value_t = 0,
+        value_parser = clap::value_parser!(u32).range(..=1_440)
+    )]
+    soak_minutes: u32,
+    /// How long nothing must have used a GPU before its idle moments are used for checks.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    idle_after_seconds: u64,
+    /// A program that resets, called with `gpu`, `machine` or `power` and the GPU's id. Without one
+    /// the agent says what an operator should do.
+    #[arg(long, value_name = "PROGRAM")]
+    reset_command: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -208,6 +225,9 @@ fn run(args: RunArgs) -> Result<(), Fault> {
         health: HealthOptions {
             kernel_log: args.kernel_log,
             burn_in_seconds: args.burn_in_seconds,
+            soak_minutes: args.soak_minutes,
+            idle_after: Millis(args.idle_after_seconds.saturating_mul(1_000)),
+            reset_command: args.reset_command,
         },
     };
     let runtime = runtime()?;

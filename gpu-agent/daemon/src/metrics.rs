@@ -6,14 +6,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fabric_quic::env::Env;
+use gpu_agent_core::health::Evidence;
 use prometheus::{
     Encoder, Gauge, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use specs::fault::{Fault, FaultCode};
-use specs::gpu::{GpuInfo, InventorySource};
+use specs::gpu::{BurnInTier, GpuInfo, InventorySource};
 use specs::unit::{Instant, Millis};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+
+use crate::exporter::Exporter;
 
 /// Longest request that is read.
 const REQUEST_MAX: usize = 8 * 1_024;
@@ -35,6 +38,8 @@ pub(crate) struct Metrics {
     pub(crate) reports: IntCounterVec,
     pub(crate) disk_free: IntGauge,
     gpus: IntGaugeVec,
+    burn_ins: IntCounterVec,
+    pub(crate) exporter: Exporter,
 }
 
 impl Metrics {
@@ -73,6 +78,11 @@ impl Metrics {
                 Opts::new("spillway_agent_gpus", "GPUs of this node."),
                 &["class", "source"],
             )?,
+            burn_ins: IntCounterVec::new(
+                Opts::new("spillway_agent_burn_ins_total", "Burn-ins, by what came of them."),
+                &["tier", "outcome"],
+            )?,
+            exporter: Exporter::default(),
             registry,
         };
         metrics.registry.register(Box::new(metrics.boot.clone()))?;
@@ -82,6 +92,7 @@ impl Metrics {
         metrics.registry.register(Box::new(metrics.reports.clone()))?;
         metrics.registry.register(Box::new(metrics.disk_free.clone()))?;
         metrics.registry.register(Box::new(metrics.gpus.clone()))?;
+        metrics.registry.register(Box::new(metrics.burn_ins.clone()))?;
         Ok(metrics)
     }
 
@@ -91,6 +102,17 @@ impl Metrics {
             let labels = [gpu.class.as_str(), &source.to_string()];
             self.gpus.with_label_values(&labels).inc();
         }
+    }
+
+    /// A burn-in ended; without evidence if it was stopped.
+    pub(crate) fn count_burn_in(&self, tier: BurnInTier, evidence: Option<&Evidence>) {
+        let outcome = match evidence {
+            None => "stopped",
+            Some(Evidence::Passed { .. }) => "passed",
+            Some(Evidence::Fault(_)) => "fault",
+            Some(_) => "unknown",
+        };
+        self.burn_ins.with_label_values(&[tier.as_str(), outcome]).inc();
     }
 
     /// Orders are obeyed that were asked for at an instant.
@@ -157,7 +179,10 @@ impl Metrics {
         });
         let mut body = Vec::new();
         match TextEncoder::new().encode(&self.registry.gather(), &mut body) {
-            Ok(()) => ("200 OK", body),
+            Ok(()) => {
+                body.extend_from_slice(self.exporter.text().as_bytes());
+                ("200 OK", body)
+            }
             Err(_) => ("500 Internal Server Error", Vec::new()),
         }
     }

@@ -32,6 +32,8 @@ pub(super) enum Check {
     Memory,
     /// What the management library counts.
     Counters,
+    /// That, and what else it says.
+    Watch,
 }
 
 impl Check {
@@ -44,6 +46,7 @@ impl Check {
             Self::Replay => "replay",
             Self::Memory => "memory",
             Self::Counters => "counters",
+            Self::Watch => "watch",
         }
     }
 }
@@ -81,13 +84,14 @@ impl Request {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Answer {
     Devices(Vec<DeviceInfo>),
     Votes(Vec<Round>),
     Memory(Numbers),
     Counters(Counters),
+    Watch(Box<management::Watched>),
     Failed(Failure),
 }
 
@@ -110,6 +114,7 @@ fn answer(request: &Request) -> Answer {
             open(request).and_then(|gpu| memory::test(&gpu, request)).map(Answer::Memory)
         }
         Check::Counters => management::read(&request.uuid).map(Answer::Counters),
+        Check::Watch => management::watch(&request.uuid).map(|it| Answer::Watch(Box::new(it))),
     };
     done.unwrap_or_else(Answer::Failed)
 }

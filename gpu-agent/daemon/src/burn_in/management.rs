@@ -4,19 +4,47 @@ use gpu_agent_core::burn_in::counters::Counters;
 use nvml_wrapper::enum_wrappers::device::{EccCounter, MemoryError};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
+use serde::{Deserialize, Serialize};
 
 use super::cuda::{Failure, FailureKind};
+use super::gauges::{self, Gauges};
+
+/// What is read of a GPU again and again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Watched {
+    pub counters: Counters,
+    pub gauges: Gauges,
+}
 
 /// One reading. What the GPU does not say stays unknown.
 ///
 /// # Errors
 /// The library is absent, or does not know the GPU.
 pub(super) fn read(uuid: &str) -> Result<Counters, Failure> {
+    with(uuid, counters)
+}
+
+/// The same, and what else it says of a GPU at work.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn watch(uuid: &str) -> Result<Watched, Failure> {
+    with(uuid, |nvml, device| Watched {
+        counters: counters(nvml, device),
+        gauges: gauges::read(device, remapped(nvml, device)),
+    })
+}
+
+fn with<T>(uuid: &str, ask: impl FnOnce(&Nvml, &Device) -> T) -> Result<T, Failure> {
     let nvml = Nvml::init().map_err(|error| explain(&error))?;
     let device = nvml.device_by_uuid(uuid).map_err(|error| explain(&error))?;
+    Ok(ask(&nvml, &device))
+}
+
+fn counters(nvml: &Nvml, device: &Device) -> Counters {
     let ecc = |kind| device.total_ecc_errors(kind, EccCounter::Volatile).ok();
-    let rows = remapped(&nvml, &device);
-    Ok(Counters {
+    let rows = remapped(nvml, device);
+    Counters {
         ecc_corrected: ecc(MemoryError::Corrected),
         ecc_uncorrected: ecc(MemoryError::Uncorrected),
         remapped_correctable: rows.map(|it| u64::from(it[0])),
@@ -29,7 +57,7 @@ pub(super) fn read(uuid: &str) -> Result<Counters, Failure> {
         lanes_max: device.max_pcie_link_width().ok(),
         generation: device.current_pcie_link_gen().ok(),
         generation_max: device.max_pcie_link_gen().ok(),
-    })
+    }
 }
 
 /// Remapped rows: correctable, uncorrectable, pending, failed. The wrapper lacks this question.

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use fabric_quic::env::Clock;
 use gpu_agent_core::burn_in::{
-    Blame, Finding, Severity, Tier, Verdict,
-    counters::{self, Counters},
-    memory, settle, verdict, vote,
+    Blame, Finding, Severity, Tier, Verdict, counters, memory, settle, verdict, vote,
 };
 use specs::fault::{Fault, FaultCode};
 use specs::unit::{Instant, Millis};
@@ -15,6 +13,7 @@ use specs::unit::{Instant, Millis};
 use super::ask::{Missed, Stop, ask};
 use super::child::{Answer, Check, Request};
 use super::cuda::{DeviceInfo, FailureKind};
+use super::management::Watched;
 use super::report::{GpuReport, Numbers, Report};
 
 /// A soak's rounds are as many, if units are kept at work no longer than in an admission.
@@ -125,20 +124,20 @@ pub(super) async fn choose(
     Ok(Some(chosen))
 }
 
-/// What came of reading the counters.
+/// What came of a reading.
 pub(crate) enum Reading {
-    Counters(Counters),
+    Watched(Box<Watched>),
     /// The device is gone.
     Broken(String),
     /// No answer, or none in time.
     None,
 }
 
-/// Reads a GPU's counters, in a child.
-pub(crate) async fn read_counters(uuid: &str, patience: Duration) -> Reading {
-    let request = Request::of(Check::Counters, uuid);
+/// Reads what the management library says of a GPU, in a child.
+pub(crate) async fn watch(uuid: &str, patience: Duration) -> Reading {
+    let request = Request::of(Check::Watch, uuid);
     match ask(&request, patience, &Stop::never()).await {
-        Ok(Answer::Counters(read)) => Reading::Counters(read),
+        Ok(Answer::Watch(it)) => Reading::Watched(it),
         Err(Missed::Failed(failure)) if failure.kind == FailureKind::Device => {
             Reading::Broken(failure.message)
         }
@@ -248,7 +247,7 @@ impl Bench<'_> {
                         numbers.counters = Some(read);
                     }
                 },
-                Ok(Answer::Devices(_) | Answer::Failed(_)) => {
+                Ok(Answer::Devices(_) | Answer::Watch(_) | Answer::Failed(_)) => {
                     findings.push(Finding::unknown(check.name(), "another question was answered"));
                 }
                 Err(missed) => findings.push(missed_finding(check, missed)?),

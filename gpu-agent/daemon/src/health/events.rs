@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use gpu_agent_core::health::Evidence;
+use gpu_agent_core::health::{Evidence, Recovery};
 use gpu_agent_core::xid;
 use specs::gpu::GpuInfo;
 use specs::id::GpuIndex;
@@ -53,8 +53,11 @@ fn read(path: &PathBuf, gpus: &[GpuInfo], tell: &mpsc::Sender<News>) -> std::io:
                 }
                 let of = places.iter().find(|(place, _)| *place == event.place);
                 let Some((_, index)) = of else { continue };
-                let event = Evidence::Event(event.code);
-                if tell.blocking_send((*index, event, None)).is_err() {
+                let evidence = match event.recovery.and_then(Recovery::of) {
+                    Some(recovery) => Evidence::Recovery(recovery),
+                    None => Evidence::Event(event.code),
+                };
+                if tell.blocking_send(News::Learnt(*index, evidence)).is_err() {
                     return Ok(());
                 }
             }
