@@ -111,8 +111,7 @@ impl Agent {
         let metrics =
             Metrics::new().map_err(|error| Fault::new(FaultCode::Internal, error.to_string()))?;
         metrics.boot.set(i64::try_from(boot.0).unwrap_or(i64::MAX));
-        metrics.set_gpus(gpus.source, &gpus.gpus);
-        metrics.exporter.set_node(&config.node, &gpus.gpus);
+        metrics.set_gpus(&config.node, gpus.source, &gpus.gpus);
         let metrics_at = metrics.serve(env, options.metrics).await?;
         let (sender, progress) = mpsc::channel(PROGRESS_QUEUE);
         let marks = Marks::of_directory(&home.path);
@@ -129,9 +128,8 @@ impl Agent {
             source = %gpus.source, listen = %endpoint.local_address(),
             metrics = %format_args!("http://{metrics_at}/metrics"), "the agent runs"
         );
-        let looked_after = options.health.clone();
-        let ward =
-            Ward::new(env, &home.path, &config.node, &gpus, &credentials, looked_after, &metrics);
+        let care = options.health.clone();
+        let ward = Ward::new(env, &home.path, &config.node, &gpus, &credentials, care, &metrics);
         let indices = gpus.gpus.iter().map(|gpu| gpu.index).collect();
         let inventory = Inventory {
             source: gpus.source,

@@ -19,12 +19,14 @@ mod cuda;
 mod gauges;
 mod golden;
 mod kernels;
+mod links;
 mod management;
 mod memory;
 mod power;
 mod replay;
 mod report;
 mod run;
+mod sampler;
 mod votes;
 
 pub use ask::{Stop, StopHandle};

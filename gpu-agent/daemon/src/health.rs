@@ -197,6 +197,7 @@ impl Ward {
         runner: &mut Runner,
         busy: BTreeSet<GpuIndex>,
     ) -> bool {
+        let is_alone = busy.is_empty();
         let (withheld, released) = (runner.withheld(), runner.released());
         self.health.handle_wishes(runner.is_asked_for_proofs(), withheld, released, busy);
         self.health.handle_timeout(now);
@@ -210,7 +211,7 @@ impl Ward {
         let reset = self.health.poll_reset(now);
         while let Some(burn_in) = self.health.poll_burn_in(now) {
             self.runs += 1;
-            self.under_way.insert(burn_in.gpu, self.doctor.burn_in(self.runs, burn_in));
+            self.under_way.insert(burn_in.gpu, self.doctor.burn_in(self.runs, burn_in, is_alone));
         }
         let reports = self.health.reports();
         let is_news = reports != self.told;

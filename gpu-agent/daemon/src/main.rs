@@ -329,6 +329,7 @@ fn try_burn_in(args: &BurnInArgs) -> Result<Outcome, Fault> {
         seed: args.seed,
         patience: Duration::from_secs(args.patience),
         turn: args.turn,
+        peers: true,
         stop: Stop::never(),
         clock: Env::system().clock,
     };

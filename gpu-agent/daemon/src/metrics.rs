@@ -12,6 +12,7 @@ use prometheus::{
 };
 use specs::fault::{Fault, FaultCode};
 use specs::gpu::{BurnInTier, GpuInfo, InventorySource};
+use specs::id::NodeId;
 use specs::unit::{Instant, Millis};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -96,7 +97,8 @@ impl Metrics {
         Ok(metrics)
     }
 
-    pub(crate) fn set_gpus(&self, source: InventorySource, gpus: &[GpuInfo]) {
+    pub(crate) fn set_gpus(&self, node: &NodeId, source: InventorySource, gpus: &[GpuInfo]) {
+        self.exporter.set_node(node, gpus);
         self.gpus.reset();
         for gpu in gpus {
             let labels = [gpu.class.as_str(), &source.to_string()];

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use gpu_agent_emulator::control::{Control, Gpu, VARIABLE};
-use gpu_agent_emulator::fault::{Fault, Throttle, UnitKind};
+use gpu_agent_emulator::fault::{Fault, Throttle, UnitKind, Way};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -271,4 +271,75 @@ fn a_control_file_that_makes_no_sense_is_named() {
     let path = node.folder.path().join("control.toml");
     std::fs::write(path, "[[gpu]]\nsms = \"many\"\n").unwrap();
     assert_clean(&node.run(&["burn-in", "--tier", "t1"]), 4, &["control.toml:2"]);
+}
+
+#[test]
+fn each_tier_does_its_checks_and_a_soak_repeats_them() {
+    let node = Node::new(vec![gpu(Vec::new())]);
+    let tier = |tier: &str, seconds: &str, more: &[&str]| {
+        let start = ["burn-in", "--tier", tier, "--seconds", seconds, "-o", "json"];
+        let done = node.run(&[&start[..], more].concat());
+        assert_clean(&done, 0, &[]);
+        let report: Value = serde_json::from_slice(&done.stdout).unwrap();
+        assert_eq!(report["tier"], tier);
+        report["gpus"][0]["measured"].clone()
+    };
+    let votes = |it: &Value| it["digests"].as_object().unwrap().len();
+    let counters = tier("t0", "0", &[]);
+    assert_eq!((votes(&counters), counters["memoryPasses"].as_u64()), (0, Some(0)));
+    assert!(counters["counters"]["lanes"].is_u64(), "{counters}");
+    let gate = tier("t1", "0", &[]);
+    assert!(votes(&gate) >= 12, "{gate}");
+    assert_eq!(gate["memoryPasses"], 6);
+    let soak = tier("t3", "4", &[]);
+    assert!(soak["rounds"].as_u64().unwrap() >= 2, "{soak}");
+    let slices = ["0", "1", "2", "3"].map(|turn| tier("t4", "0", &["--turn", turn]));
+    let passes = slices.each_ref().map(|it| it["memoryPasses"].as_u64().unwrap());
+    assert_eq!(passes, [0, 0, 1, 0]);
+    assert_eq!(slices.each_ref().map(|it| votes(it) > 0), [true, true, false, true]);
+}
+
+#[test]
+fn a_copy_that_arrives_wrong_is_named_with_its_way() {
+    for (way, name) in
+        [(Way::HostToDevice, "host-to-device"), (Way::DeviceToHost, "device-to-host")]
+    {
+        let (code, report) =
+            Node::new(vec![gpu(vec![Fault::LinkFlip { way, byte: 77, bit: 1 }])]).burn_in(&[]);
+        let findings = report["gpus"][0]["findings"].as_array().unwrap();
+        assert_eq!(code, 1, "{findings:?}");
+        let blame = &findings[0]["blame"];
+        assert_eq!((&blame["kind"], &blame["way"]), (&"transfer".into(), &name.into()));
+        assert_eq!((&blame["offset"], &blame["bits"]), (&76.into(), &(1 << 9).into()));
+    }
+}
+
+#[test]
+fn a_link_of_too_few_lanes_or_too_low_a_generation_is_found_under_load() {
+    for fault in [Fault::PcieWidth { lanes: 4 }, Fault::PcieGeneration { generation: 3 }] {
+        let (code, report) = Node::new(vec![gpu(vec![fault])]).burn_in(&[]);
+        let findings = report["gpus"][0]["findings"].as_array().unwrap();
+        assert_eq!(code, 1);
+        assert!(findings.iter().any(|it| it["check"] == "links"), "{findings:?}");
+    }
+}
+
+#[test]
+fn copies_to_other_gpus_are_tested_where_there_is_a_way_and_are_no_pass_where_there_is_none() {
+    let peers = |gpus: Vec<Gpu>| {
+        let (code, report) = Node::new(gpus).burn_in(&[]);
+        let all = report["gpus"].as_array().unwrap().clone();
+        let links = |it: &Value| it["measured"]["links"]["peers"].clone();
+        (code, all.iter().map(links).collect::<Vec<_>>(), all)
+    };
+    let linked = |faults| Gpu { nvlinks: 2, ..gpu(faults) };
+    assert_eq!(peers(vec![linked(Vec::new())]).1, ["not-applicable"]);
+    assert_eq!(peers(vec![gpu(Vec::new()), gpu(Vec::new())]).1, ["no-access", "no-access"]);
+    let flip = Fault::LinkFlip { way: Way::Peer, byte: 8, bit: 0 };
+    let (code, tested, gpus) = peers(vec![linked(Vec::new()), linked(vec![flip])]);
+    assert_eq!((code, tested), (1, vec!["tested".into(), "tested".into()]));
+    assert_eq!(gpus[0]["verdict"], "pass");
+    let blame = &gpus[1]["findings"][0]["blame"];
+    assert_eq!((&blame["way"], &blame["offset"]), (&"peer".into(), &8.into()), "{gpus:?}");
+    assert!(gpus[0]["measured"]["compared"]["peersBytesPerSecond"].is_u64());
 }

@@ -33,6 +33,8 @@ pub struct Gpu {
     pub sms: u32,
     /// Major and minor compute capability.
     pub compute: (u32, u32),
+    /// NVLinks that are up.
+    pub nvlinks: u32,
     #[serde(rename = "fault")]
     pub faults: Vec<Fault>,
 }
@@ -45,6 +47,7 @@ impl Default for Gpu {
             memory_kib: 64 << 10,
             sms: 8,
             compute: (12, 0),
+            nvlinks: 0,
             faults: Vec::new(),
         }
     }
@@ -142,6 +145,10 @@ impl Gpu {
             | Fault::FlakySm { sm, .. }
             | Fault::SlowSm { sm, .. } => (false, *sm),
             Fault::PcieWidth { .. }
+            | Fault::PcieGeneration { .. }
+            | Fault::LinkFlip { .. }
+            | Fault::Recovery { .. }
+            | Fault::Event { .. }
             | Fault::Hang { .. }
             | Fault::Lost { .. }
             | Fault::Sticky { .. }
@@ -168,6 +175,8 @@ pub(crate) mod events {
 
     /// The GPU has worked.
     pub(crate) const WORKED: &str = "worked";
+    /// A kernel hangs.
+    pub(crate) const HUNG: &str = "hung";
     /// The GPU has fallen off the bus.
     pub(crate) const LOST: &str = "lost";
 

@@ -1,9 +1,10 @@
 //! An emulated device: memory, SMs, and what is handed out of it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::control::{Gpu, events};
-use crate::fault::{Fault, Trigger, Unit};
+use crate::fault::{Fault, Trigger, Unit, Way};
 use crate::machine::{self, Launch, Memory, Pinned, Sms};
 
 /// Where the first device's memory begins, and how far the next one's is from there: far from
@@ -12,6 +13,8 @@ pub(crate) const BASE: u64 = 0x2000_0000_0000;
 const APART: u64 = 1 << 40;
 /// What an allocation is a multiple of.
 const GRAIN: u64 = 512;
+/// Bytes of a copy from which on a fault of a link shows.
+const LARGE: usize = 1_024;
 
 /// What a driver answers.
 pub(crate) mod code {
@@ -118,6 +121,21 @@ impl Device {
         self.memory.copy_out(address, into).map_err(|_| code::INVALID_VALUE)
     }
 
+    /// What arrives of a copy. Small ones are none of a test's of links.
+    pub(crate) fn sent<'a>(&self, way: Way, data: &'a [u8]) -> Cow<'a, [u8]> {
+        let mut data = Cow::Borrowed(data);
+        for fault in &self.gpu.faults {
+            if let Fault::LinkFlip { way: planted, byte, bit } = fault
+                && *planted == way
+                && data.len() >= LARGE
+            {
+                let at = usize::try_from(*byte).unwrap_or(0) % data.len();
+                data.to_mut()[at] ^= 1 << (bit % 8);
+            }
+        }
+        data
+    }
+
     /// Runs a kernel, or does what was planted for it. What goes wrong shows later, as with a GPU.
     pub(crate) fn launch(&mut self, launch: &Launch, pinned: &[Pinned]) {
         events::note(self.index, events::WORKED);
@@ -128,6 +146,7 @@ impl Device {
                 && is_meant(kernel)
             {
                 self.is_hung = true;
+                events::note(self.index, &format!("{} {}", events::HUNG, std::process::id()));
             }
             if let Fault::Sticky { kernel } = fault
                 && is_meant(kernel)

@@ -24,6 +24,14 @@ pub enum Fault {
     SlowSm { sm: u32, permille: u64 },
     /// Lanes of the link to the host that came up.
     PcieWidth { lanes: u32 },
+    /// The generation of the link to the host that came up.
+    PcieGeneration { generation: u32 },
+    /// A bit that is wrong in each large copy that goes this way, in one byte of it.
+    LinkFlip { way: Way, byte: u64, bit: u32 },
+    /// What the management library says would bring the GPU back, once it has worked.
+    Recovery { action: u32 },
+    /// An event that the management library tells of, once the GPU has worked.
+    Event { code: u32 },
     /// A kernel, by the beginning of its name, that never ends.
     Hang { kernel: String },
     /// The device falls off the bus when such a kernel is launched.
@@ -40,6 +48,16 @@ pub enum Fault {
     Release { version: i32 },
     /// What the driver says when it is started: 34 is a stub, 803 a version that does not fit.
     Refusal { code: u32 },
+}
+
+/// Ways of a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    HostToDevice,
+    DeviceToHost,
+    /// From this GPU to another.
+    Peer,
 }
 
 /// Parts of an SM.
@@ -64,6 +82,9 @@ pub enum Counter {
     RemapPending,
     RemapFailed,
     PcieReplay,
+    NvlinkCrc,
+    NvlinkReplay,
+    NvlinkRecovery,
 }
 
 /// Reasons for low clocks.

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::control::{Control, Gpu};
 use crate::device::BASE;
-use crate::fault::{Counter, Fault, Throttle, UnitKind};
+use crate::fault::{Counter, Fault, Throttle, UnitKind, Way};
 
 /// Memory of the GPUs that faults are planted in, and what of it the agent leaves to the driver.
 const MEMORY_KIB: u64 = 512;
@@ -12,7 +12,7 @@ const RESERVE_KIB: u64 = MEMORY_KIB / 256;
 const SMS: u64 = 8;
 
 /// Kinds of planted faults.
-pub const KINDS: [&str; 17] = [
+pub const KINDS: [&str; 18] = [
     "stuck-bit",
     "stuck-row",
     "alias",
@@ -25,6 +25,7 @@ pub const KINDS: [&str; 17] = [
     "flaky-shared",
     "slow-sm",
     "pcie-width",
+    "link-flip",
     "counter",
     "throttle",
     "hang",
@@ -104,6 +105,10 @@ pub fn plant(kind: &str, chance: &mut Chance) -> Option<Fault> {
         "flaky-shared" => flaky(UnitKind::Shared, chance.within(5, 100), chance.small(0, 32)),
         "slow-sm" => Fault::SlowSm { sm, permille: chance.within(1_030, 1_500) },
         "pcie-width" => Fault::PcieWidth { lanes: chance.of([1, 2, 4, 8]) },
+        "link-flip" => {
+            let way = chance.of([Way::HostToDevice, Way::DeviceToHost]);
+            Fault::LinkFlip { way, byte: chance.within(0, 4_096), bit: chance.small(0, 8) }
+        }
         "counter" => {
             use Counter::{EccUncorrected, RemapFailed, RemapPending, RemappedUncorrectable};
             let all = [EccUncorrected, RemappedUncorrectable, RemapPending, RemapFailed];
@@ -188,12 +193,21 @@ fn is_exact(blame: &Value, fault: &Fault) -> bool {
         Fault::WriteDrop { sm, .. } => is_sm(*sm, &["writes"]),
         Fault::FlakySm { sm, .. } => is_sm(*sm, &["unit_", "tensor_", "reads", "writes"]),
         Fault::SlowSm { sm, .. } => is_sm(*sm, &["pace"]),
+        Fault::LinkFlip { way, .. } => {
+            let way = serde_json::to_value(way).unwrap_or_default();
+            kind == "transfer" && blame["way"] == way
+        }
+        Fault::PcieGeneration { .. } => kind == "device",
         Fault::PcieWidth { lanes } => kind == "link" && number("lanes") == Some(u64::from(*lanes)),
         Fault::Counter { .. } => kind == "counter",
         Fault::Throttle { .. } | Fault::Sticky { .. } => kind == "device",
         Fault::Hang { .. } => kind == "device" && blame["what"] == "hung",
         Fault::Lost { .. } => kind == "device",
-        Fault::HungManagement | Fault::Release { .. } | Fault::Refusal { .. } => false,
+        Fault::HungManagement
+        | Fault::Release { .. }
+        | Fault::Refusal { .. }
+        | Fault::Recovery { .. }
+        | Fault::Event { .. } => false,
     }
 }
 

@@ -91,6 +91,7 @@ pub fn watch(before: &Counters, after: &Counters) -> Vec<Finding> {
         | Blame::Cell { .. }
         | Blame::Alias { .. }
         | Blame::Sm { .. }
+        | Blame::Transfer { .. }
         | Blame::Test { .. } => false,
     });
     for it in &mut findings {

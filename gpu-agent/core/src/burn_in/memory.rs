@@ -256,6 +256,7 @@ fn describe(blame: &Blame) -> String {
         Blame::Alias { .. }
         | Blame::Sm { .. }
         | Blame::Link { .. }
+        | Blame::Transfer { .. }
         | Blame::Counter { .. }
         | Blame::Device { .. }
         | Blame::Test { .. } => format!("{blame:?}"),

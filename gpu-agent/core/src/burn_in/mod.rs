@@ -16,6 +16,7 @@ pub mod counters;
 pub mod digest;
 pub mod dump;
 pub mod golden;
+pub mod links;
 pub mod measured;
 pub mod memory;
 pub mod tensor;
@@ -46,6 +47,8 @@ pub enum Blame {
     Sm { sm: u32, unit: String },
     /// The link to the host.
     Link { lanes: u32, lanes_max: u32 },
+    /// A copy that did not arrive as it was sent; the offset is in bytes.
+    Transfer { way: links::Way, offset: u64, bits: u32 },
     /// A counter of the driver's.
     Counter { name: String, by: u64 },
     /// The device as a whole.
@@ -126,6 +129,7 @@ pub fn settle(findings: Vec<Finding>) -> Vec<Finding> {
             | Blame::Cell { .. }
             | Blame::Alias { .. }
             | Blame::Link { .. }
+            | Blame::Transfer { .. }
             | Blame::Counter { .. }
             | Blame::Device { .. }
             | Blame::Test { .. } => None,

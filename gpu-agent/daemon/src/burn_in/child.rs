@@ -5,6 +5,7 @@ use std::io::{self, BufRead, Read, Write};
 
 use gpu_agent_core::burn_in::counters::Counters;
 use gpu_agent_core::burn_in::dump;
+use gpu_agent_core::burn_in::links::Links;
 use gpu_agent_core::burn_in::memory::Numbers;
 use gpu_agent_core::burn_in::vote::Round;
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use specs::fault::{Fault, FaultCode};
 
 use super::cuda::{self, DeviceInfo, Failure, FailureKind, Gpu};
-use super::{golden, management, memory, votes};
+use super::{golden, links, management, memory, votes};
 
 /// Longest question that is read.
 const QUESTION_BYTES_MAX: u64 = 64 << 10;
@@ -30,6 +31,8 @@ pub(super) enum Check {
     /// The same on operands that follow the question.
     Replay,
     Memory,
+    /// Copies over links.
+    Links,
     /// What the management library counts.
     Counters,
     /// That, and what else it says.
@@ -45,6 +48,7 @@ impl Check {
             Self::Golden => "golden",
             Self::Replay => "replay",
             Self::Memory => "memory",
+            Self::Links => "links",
             Self::Counters => "counters",
             Self::Watch => "watch",
         }
@@ -66,6 +70,9 @@ pub(super) struct Request {
     /// A file of operands to replay, which follows the line.
     #[serde(skip)]
     pub dump: Vec<u8>,
+    /// Whether other GPUs may be written to.
+    #[serde(default)]
+    pub peers: bool,
 }
 
 /// Votes that share the time: of units, tensor cores, their power, and the training step.
@@ -74,8 +81,8 @@ const VOTES: u64 = 20;
 impl Request {
     /// A question that needs nothing but a GPU.
     pub(super) fn of(check: Check, uuid: &str) -> Self {
-        let (uuid, dump) = (uuid.to_owned(), Vec::new());
-        Self { check, gpu: 0, uuid, seed: 0, passes: 0, seconds: 0, turn: 0, dump }
+        let (uuid, dump, peers) = (uuid.to_owned(), Vec::new(), false);
+        Self { check, gpu: 0, uuid, seed: 0, passes: 0, seconds: 0, turn: 0, dump, peers }
     }
 
     /// The share of one of the votes.
@@ -90,6 +97,7 @@ pub(super) enum Answer {
     Devices(Vec<DeviceInfo>),
     Votes(Vec<Round>),
     Memory(Numbers),
+    Links(Links),
     Counters(Counters),
     Watch(Box<management::Watched>),
     Failed(Failure),
@@ -113,6 +121,7 @@ fn answer(request: &Request) -> Answer {
         Check::Memory => {
             open(request).and_then(|gpu| memory::test(&gpu, request)).map(Answer::Memory)
         }
+        Check::Links => open(request).and_then(|gpu| links::test(&gpu, request)).map(Answer::Links),
         Check::Counters => management::read(&request.uuid).map(Answer::Counters),
         Check::Watch => management::watch(&request.uuid).map(|it| Answer::Watch(Box::new(it))),
     };

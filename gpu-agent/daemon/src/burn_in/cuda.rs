@@ -4,12 +4,16 @@
 //! cudarc panics where the library or one of its functions is absent, so both are asked for first.
 #![expect(unsafe_code, reason = "the driver's interface is C")]
 
+mod copies;
+
 use std::ffi::{CString, c_void};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 use serde::{Deserialize, Serialize};
+
+pub(super) use copies::Stream;
 
 /// The release of CUDA whose PTX and functions are used. Older drivers do not read it.
 const RELEASE_MIN: i32 = 12_080;

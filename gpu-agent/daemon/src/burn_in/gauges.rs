@@ -73,17 +73,16 @@ pub(super) fn read(device: &Device, rows: Option<[u32; 4]>) -> Gauges {
         ("NVLINK_REPLAY_ERROR_COUNT_TOTAL", ErrorCounter::DlReplay),
         ("NVLINK_RECOVERY_ERROR_COUNT_TOTAL", ErrorCounter::DlRecovery),
     ] {
-        put(name, links(device, &counter).map(real));
+        put(name, links(device, counter).map(real));
     }
     it
 }
 
 /// The sum over all links that are up; none without any.
-fn links(device: &Device, counter: &ErrorCounter) -> Option<u64> {
+fn links(device: &Device, counter: ErrorCounter) -> Option<u64> {
     let active = (0..LINKS_MAX).map(|link| device.link_wrapper_for(link));
     let active = active.filter(|link| link.is_active().unwrap_or(false));
-    let counted: Vec<u64> =
-        active.filter_map(|link| link.error_counter(counter.clone()).ok()).collect();
+    let counted: Vec<u64> = active.filter_map(|link| link.error_counter(counter).ok()).collect();
     if counted.is_empty() { None } else { Some(counted.iter().sum()) }
 }
 

@@ -10,9 +10,9 @@ const THREADS: u32 = 256;
 /// Blocks of each SM.
 const BLOCKS: u32 = 8;
 /// The log's layout: words before the records, of a record, and records.
-const HEAD: usize = 8 + 512;
-const RECORD: usize = 20;
-const RECORDS: usize = 512;
+pub(super) const HEAD: usize = 8 + 512;
+pub(super) const RECORD: usize = 20;
+pub(super) const RECORDS: usize = 512;
 /// Mismatches that are told of one pass, so that an answer stays small.
 const TOLD_MAX: usize = 256;
 /// Largest and smallest piece that is asked for, and what is left to the driver.

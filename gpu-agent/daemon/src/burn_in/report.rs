@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use gpu_agent_core::burn_in::counters::Counters;
+use gpu_agent_core::burn_in::links::{self, Links, Peers};
 use gpu_agent_core::burn_in::measured::{self, Measured};
 use gpu_agent_core::burn_in::memory;
 use gpu_agent_core::burn_in::vote::{self, Round};
@@ -65,6 +66,8 @@ pub(super) struct Numbers {
     memory_passes: u32,
     memory_nanos: u64,
     pub counters: Option<Counters>,
+    /// The last round's.
+    links: Option<Links>,
     /// What a site compares.
     pub compared: Measured,
 }
@@ -84,6 +87,11 @@ impl Numbers {
             let median = cycles.get(cycles.len() / 2).copied().unwrap_or(0);
             self.cycles.insert(round.name.clone(), median);
         }
+    }
+
+    pub(super) fn add_links(&mut self, it: Links) {
+        links::measure(&it, &mut self.compared);
+        self.links = Some(it);
     }
 
     pub(super) fn add_memory(&mut self, numbers: &memory::Numbers) {
@@ -170,6 +178,16 @@ pub fn write_text(report: &Report, out: &mut impl Write) -> io::Result<()> {
         let rate = it.memory_bytes_per_second >> 20;
         writeln!(out, "  memory: {mib} of {free} MiB that were free, {rate} MiB/s")?;
         writeln!(out, "  votes: {}", it.digests.len())?;
+        if let Some(links) = &it.links {
+            let rate = |name| it.compared.0.get(name).copied().unwrap_or(0) >> 20;
+            let (from, to) = (rate(measured::HOST_TO_DEVICE), rate(measured::DEVICE_TO_HOST));
+            let peers = match links.peers {
+                Peers::NotApplicable => "not applicable",
+                Peers::NoAccess => "no way to them",
+                Peers::Tested => "tested",
+            };
+            writeln!(out, "  host: {from} MiB/s in, {to} MiB/s out; other GPUs: {peers}")?;
+        }
         for finding in &gpu.findings {
             let word = match finding.severity {
                 Severity::Warning => "warning",

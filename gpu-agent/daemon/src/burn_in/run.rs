@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fabric_quic::env::Clock;
 use gpu_agent_core::burn_in::{
-    Blame, Finding, Severity, Tier, Verdict, counters, memory, settle, verdict, vote,
+    Blame, Finding, Severity, Tier, Verdict, counters, links, memory, settle, verdict, vote,
 };
 use specs::fault::{Fault, FaultCode};
 use specs::unit::{Instant, Millis};
@@ -34,6 +34,8 @@ pub struct Options {
     pub patience: Duration,
     /// Which slice of an idle moment this is: checks take turns.
     pub turn: u32,
+    /// Whether copies to other GPUs are tested: they cost memory of those for a moment.
+    pub peers: bool,
     pub stop: Stop,
     pub clock: Arc<dyn Clock>,
 }
@@ -169,11 +171,11 @@ async fn devices(patience: Duration, stop: &Stop) -> Result<Option<Vec<DeviceInf
 
 /// What a tier does to a GPU, in this order. Of a slice, one check alone.
 fn steps(tier: Tier, turn: u32) -> Vec<Check> {
-    use Check::{Counters, Golden, Memory, Tensor, Units};
+    use Check::{Counters, Golden, Links, Memory, Tensor, Units};
     match tier {
         Tier::T0 => vec![Counters, Counters],
-        Tier::T1 => vec![Counters, Units, Tensor, Memory, Counters],
-        Tier::T2 | Tier::T3 => vec![Counters, Units, Tensor, Golden, Memory, Counters],
+        Tier::T1 => vec![Counters, Units, Tensor, Memory, Links, Counters],
+        Tier::T2 | Tier::T3 => vec![Counters, Units, Tensor, Golden, Memory, Links, Counters],
         Tier::T4 => {
             let turns = [Units, Tensor, Memory, Golden];
             vec![turns[turn as usize % turns.len()]]
@@ -240,6 +242,10 @@ impl Bench<'_> {
                     findings.extend(memory::judge(&it));
                     numbers.add_memory(&it);
                 }
+                Ok(Answer::Links(it)) => {
+                    findings.extend(links::judge(&it));
+                    numbers.add_links(it);
+                }
                 Ok(Answer::Counters(read)) => match before.take() {
                     None => before = Some(read),
                     Some(old) => {
@@ -280,6 +286,7 @@ impl Bench<'_> {
             passes: it.tier.memory_passes(),
             seconds,
             turn: it.turn,
+            peers: it.peers,
             ..Request::of(check, &self.device.uuid)
         }
     }

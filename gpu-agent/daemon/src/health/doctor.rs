@@ -72,14 +72,14 @@ impl Doctor {
         self.gpus.iter().find(|gpu| gpu.index == index)
     }
 
-    /// Starts a burn-in; what comes of it is told.
-    pub(super) fn burn_in(self: &Arc<Self>, number: u64, it: BurnIn) -> UnderWay {
+    /// Starts a burn-in; what comes of it is told. `peers` if nothing uses other GPUs.
+    pub(super) fn burn_in(self: &Arc<Self>, number: u64, it: BurnIn, peers: bool) -> UnderWay {
         tracing::info!(gpu = %it.gpu, tier = %it.tier, "a burn-in begins");
         let (handle, stop) = StopHandle::new();
         let (end, ended) = oneshot::channel();
         let doctor = self.clone();
         self.env.spawn(async move {
-            let evidence = doctor.burnt_in(it, stop).await;
+            let evidence = doctor.burnt_in(it, peers, stop).await;
             drop(end);
             // Nobody listens once the agent has ended.
             let _ = doctor.tell.send(News::BurntIn(number, it, evidence)).await;
@@ -88,7 +88,7 @@ impl Doctor {
     }
 
     /// None if it was stopped.
-    async fn burnt_in(&self, it: BurnIn, stop: Stop) -> Option<Evidence> {
+    async fn burnt_in(&self, it: BurnIn, peers: bool, stop: Stop) -> Option<Evidence> {
         let Some(info) = self.info(it.gpu) else {
             return Some(Evidence::Unknown("the GPU is gone".into()));
         };
@@ -109,6 +109,7 @@ impl Doctor {
             seed: u64::from_le_bytes(seed),
             patience: CHECK_PATIENCE,
             turn: it.turn,
+            peers,
             stop,
             clock: self.env.clock.clone(),
         };

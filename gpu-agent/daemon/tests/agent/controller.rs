@@ -46,6 +46,8 @@ pub(crate) struct Desk {
     pub(crate) reports: u64,
     pub(crate) connection: Option<Connection>,
     pub(crate) expired: bool,
+    /// Whether GPUs are to prove themselves.
+    pub(crate) prove: bool,
     /// The digest of the key that used the token.
     pub(crate) used_by: Option<[u8; 32]>,
     /// Enrolments that are carried out and not answered.
@@ -204,6 +206,7 @@ impl Desk {
             reports: 0,
             connection: None,
             expired: false,
+            prove: false,
             used_by: None,
             swallow: 0,
             revision: 1,
@@ -225,7 +228,7 @@ impl Desk {
             lease_term: self.lease_term,
             leases: leases.collect(),
             hold: false,
-            prove: false,
+            prove: self.prove,
             withheld: Vec::new(),
             released: Vec::new(),
             permits_only: false,

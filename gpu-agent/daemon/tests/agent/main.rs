@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test may panic as well")]
 
+mod care;
 mod controller;
 mod enrolment;
 mod fencing;

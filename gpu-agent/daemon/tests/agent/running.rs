@@ -33,12 +33,22 @@ impl Agent {
     }
 
     pub(crate) fn start_with(directory: &Path, token: Option<&Token>, args: &[&str]) -> Self {
+        Self::start_in(directory, token, args, &[])
+    }
+
+    pub(crate) fn start_in(
+        directory: &Path,
+        token: Option<&Token>,
+        args: &[&str],
+        environment: &[(&str, PathBuf)],
+    ) -> Self {
         let log = directory.join("agent.log");
         let options = fs::File::options().append(true).create(true).open(&log).unwrap();
         let mut command = Command::new(AGENT);
         command.arg("run").arg("--dir").arg(directory).args(args);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(options);
         command.env_remove("RUST_LOG").env("NO_COLOR", "1");
+        command.envs(environment.iter().cloned());
         if let Some(token) = token {
             command.env("SPILLWAY_ENROL_TOKEN", token.to_text());
         }
