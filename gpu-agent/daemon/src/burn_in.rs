@@ -28,6 +28,7 @@ mod report;
 mod run;
 mod sampler;
 mod votes;
+mod wave;
 
 pub use ask::{Stop, StopHandle};
 pub use child::answer_stdin;
@@ -39,6 +40,6 @@ pub(crate) use management::Watched;
 pub use replay::{
     ReplayOptions, ReplayReport, example, replay, write_replay_json, write_replay_text,
 };
-pub use report::{Report, write_json, write_text};
+pub use report::{Report, write_events, write_json, write_text};
 pub use run::{Listener, Options, Outcome, Progress, run};
 pub(crate) use run::{Reading, watch};

@@ -29,6 +29,7 @@ use specs::unit::{Instant, Millis};
 use tokio::sync::mpsc;
 
 use crate::burn_in::Gauges;
+use crate::health_event::{self, Origin};
 use crate::inventory::Gpus;
 use crate::metrics::Metrics;
 use doctor::{Doctor, UnderWay};
@@ -51,6 +52,8 @@ pub struct HealthOptions {
     pub idle_after: Millis,
     /// A program that resets: it is given a rung (gpu, machine, power) and the GPU's id.
     pub reset_command: Option<PathBuf>,
+    /// Where each change of a GPU's state is told.
+    pub events: Option<PathBuf>,
 }
 
 /// What was found out.
@@ -76,6 +79,8 @@ pub(crate) struct Ward {
     /// What was told last, and what was kept last.
     told: Vec<GpuReport>,
     directory: PathBuf,
+    node: NodeId,
+    events: Option<PathBuf>,
 }
 
 impl Ward {
@@ -103,6 +108,7 @@ impl Ward {
         let [a, b, c, d, e, f, g, h, ..] = env.crypto.sha256(node.as_str().as_bytes());
         let health = Health::new(env.clock.now(), all).with(policy);
         let health = health.staggered(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
+        let events = options.events.clone();
         let signer = Signer::new(node.clone(), credentials.clone());
         let doctor = Doctor::new(env, gpus, signer, options, tell);
         doctor.watch();
@@ -116,6 +122,8 @@ impl Ward {
             under_way: BTreeMap::new(),
             told: Vec::new(),
             directory: directory.to_owned(),
+            node: node.clone(),
+            events,
         }
     }
 
@@ -216,6 +224,7 @@ impl Ward {
         let reports = self.health.reports();
         let is_news = reports != self.told;
         if is_news {
+            self.tell_events(&reports);
             self.told.clone_from(&reports);
             self.metrics.exporter.set_states(&reports);
             runner.set_health(reports);
@@ -226,6 +235,27 @@ impl Ward {
             self.doctor.reset(reset);
         }
         is_news
+    }
+
+    /// Adds what changed to the file of events.
+    fn tell_events(&self, reports: &[GpuReport]) {
+        let Some(path) = &self.events else { return };
+        let is_told = |it: &GpuReport| self.told.iter().any(|told| told.health == it.health);
+        let mut lines = Vec::new();
+        for report in reports.iter().filter(|it| !is_told(it)) {
+            let info = self.doctor.gpus.iter().find(|gpu| gpu.index == report.health.index);
+            let origin = Origin {
+                node: self.node.as_str(),
+                gpu: report.health.index.0,
+                uuid: info.map_or("", |info| &info.uuid),
+                at: self.env.clock.wall(),
+            };
+            // Writing to memory cannot fail.
+            let _ = origin.write_state(&report.health, &mut lines);
+        }
+        if let Err(error) = health_event::append(path, &lines) {
+            tracing::warn!(path = %path.display(), %error, "cannot add to the file of events");
+        }
     }
 
     fn keep(&self, now: Instant) {

@@ -24,6 +24,7 @@
 
 mod agent;
 mod attempts;
+pub mod bars;
 pub mod burn_in;
 mod config;
 mod disk;
@@ -33,6 +34,7 @@ mod error;
 mod exporter;
 mod facts;
 mod health;
+mod health_event;
 pub mod inventory;
 mod life;
 mod link;

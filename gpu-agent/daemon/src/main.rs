@@ -54,6 +54,12 @@ enum Command {
     /// Runs the training step on operands that a failing job dumped, twice on every SM, and says
     /// whether all agree, and on which digest. Exit codes are those of burn-in.
     Replay(ReplayArgs),
+    /// Says which bars the reports in a folder meet, as `on-gpu.sh` leaves them.
+    #[command(hide = true)]
+    Bars {
+        /// The folder.
+        reports: PathBuf,
+    },
     /// Runs one check for a burn-in, which calls this itself.
     #[command(hide = true)]
     Check,
@@ -114,6 +120,10 @@ struct RunArgs {
     /// the agent says what an operator should do.
     #[arg(long, value_name = "PROGRAM")]
     reset_command: Option<PathBuf>,
+    /// A file to which each change of a GPU's state is added, as a line in the form of NVSentinel's
+    /// events.
+    #[arg(long, value_name = "FILE")]
+    health_events: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -143,8 +153,9 @@ struct BurnInArgs {
         value_parser = clap::value_parser!(u64).range(1..=3_600)
     )]
     patience: u64,
-    #[arg(short, long, value_enum, default_value_t = Format::Table)]
-    output: Format,
+    /// `health-events` are lines in the form of NVSentinel's events.
+    #[arg(short, long, value_enum, default_value_t = ReportFormat::Table)]
+    output: ReportFormat,
 }
 
 #[derive(Args)]
@@ -192,12 +203,20 @@ enum Format {
     Json,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ReportFormat {
+    Table,
+    Json,
+    HealthEvents,
+}
+
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => run(*args),
         Command::Inventory { declare, output } => show_inventory(&declare.declare, output),
         Command::BurnIn(args) => return exit_code(try_burn_in(&args)),
         Command::Replay(args) => return exit_code(try_replay(&args)),
+        Command::Bars { reports } => return show_bars(&reports),
         Command::Check => burn_in::answer_stdin(),
         Command::Supervise => supervise(),
     };
@@ -228,6 +247,7 @@ fn run(args: RunArgs) -> Result<(), Fault> {
             soak_minutes: args.soak_minutes,
             idle_after: Millis(args.idle_after_seconds.saturating_mul(1_000)),
             reset_command: args.reset_command,
+            events: args.health_events,
         },
     };
     let runtime = runtime()?;
@@ -343,8 +363,12 @@ fn try_burn_in(args: &BurnInArgs) -> Result<Outcome, Fault> {
     };
     let mut out = io::stdout().lock();
     let written = match args.output {
-        Format::Table => burn_in::write_text(&report, &mut out),
-        Format::Json => burn_in::write_json(&report, &mut out),
+        ReportFormat::Table => burn_in::write_text(&report, &mut out),
+        ReportFormat::Json => burn_in::write_json(&report, &mut out),
+        ReportFormat::HealthEvents => {
+            let (node, at) = (host_name(), Env::system().clock.wall());
+            burn_in::write_events(&report, &node, at, &mut out)
+        }
     };
     match written.and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(internal("write", &error)),
@@ -355,13 +379,13 @@ fn try_burn_in(args: &BurnInArgs) -> Result<Outcome, Fault> {
 /// Shows how far a burn-in is: a bar on a terminal, lines elsewhere, nothing beside a report for
 /// programs.
 struct Meter {
-    format: Format,
+    format: ReportFormat,
     bar: Option<ProgressBar>,
 }
 
 impl Meter {
-    fn new(format: Format) -> Self {
-        let is_watched = format == Format::Table && io::stderr().is_terminal();
+    fn new(format: ReportFormat) -> Self {
+        let is_watched = format == ReportFormat::Table && io::stderr().is_terminal();
         let style =
             ProgressStyle::with_template("[{elapsed_precise}] {bar:30} {percent:>3} %  {msg}");
         let bar = is_watched.then(|| ProgressBar::new(1_000));
@@ -382,7 +406,7 @@ impl Meter {
                 bar.set_message(text);
                 bar.set_position(it.done_permille);
             }
-            None if self.format == Format::Table => {
+            None if self.format == ReportFormat::Table => {
                 // Whoever does not read it misses nothing.
                 let _ = writeln!(io::stderr(), "{text}");
             }
@@ -427,6 +451,17 @@ fn try_replay(args: &ReplayArgs) -> Result<Outcome, Fault> {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(internal("write", &error)),
         _ => Ok(report.outcome()),
     }
+}
+
+fn show_bars(reports: &Path) -> ExitCode {
+    match gpu_agent_daemon::bars::judge(reports, &mut io::stdout().lock()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) | Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 fn supervise() -> Result<(), Fault> {

@@ -343,3 +343,38 @@ fn copies_to_other_gpus_are_tested_where_there_is_a_way_and_are_no_pass_where_th
     assert_eq!((&blame["way"], &blame["offset"]), (&"peer".into(), &8.into()), "{gpus:?}");
     assert!(gpus[0]["measured"]["compared"]["peersBytesPerSecond"].is_u64());
 }
+
+#[test]
+fn a_load_that_is_switched_on_and_off_shows_a_brake_and_lets_a_cap_pass() {
+    let braked = vec![gpu(vec![Fault::Throttle { reason: Throttle::PowerBrake }])];
+    let (code, report) = Node::new(braked).burn_in(&[]);
+    let findings = report["gpus"][0]["findings"].as_array().unwrap();
+    assert_eq!(code, 1);
+    assert!(findings.iter().any(|it| it["check"] == "wave"), "{findings:?}");
+    let capped = vec![gpu(vec![Fault::Throttle { reason: Throttle::PowerCap }])];
+    let (code, report) = Node::new(capped).burn_in(&[]);
+    let wave = &report["gpus"][0]["measured"]["wave"];
+    assert_eq!((code, &wave["throttle"]), (0, &4.into()), "{report}");
+    let sweeps = wave["sweeps"].as_array().unwrap();
+    assert_eq!(sweeps.last().unwrap()["hertz"], 5_000);
+    assert!(sweeps.iter().all(|it| it["turns"].as_u64() >= Some(1)), "{sweeps:?}");
+}
+
+#[test]
+fn events_are_lines_that_name_the_gpu_and_what_was_found() {
+    let flaky = Fault::FlakySm { sm: 2, unit: UnitKind::Tensor, bit: 0, every: 30, seed: 1 };
+    let node = Node::new(vec![gpu(Vec::new()), gpu(vec![flaky])]);
+    let tier = ["burn-in", "--tier", "t1", "--seconds", "0", "-o", "health-events"];
+    let done = node.run(&tier);
+    assert_clean(&done, 1, &[]);
+    let text = String::from_utf8(done.stdout).unwrap();
+    let lines: Vec<Value> = text.lines().map(|it| serde_json::from_str(it).unwrap()).collect();
+    assert_eq!((&lines[0]["isHealthy"], &lines[0]["checkName"]), (&true.into(), &"burn-in".into()));
+    let sm = serde_json::json!({"entityType": "SM", "entityValue": "2"});
+    let found = lines.iter().filter(|it| it["isFatal"] == true);
+    assert!(found.clone().count() > 0, "{text}");
+    for it in found {
+        assert_eq!(it["entitiesImpacted"][0]["entityValue"], "1");
+        assert!(it["entitiesImpacted"].as_array().unwrap().contains(&sm), "{it}");
+    }
+}

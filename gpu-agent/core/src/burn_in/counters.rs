@@ -62,13 +62,7 @@ pub fn judge(before: &Counters, after: &Counters) -> Vec<Finding> {
         let blame = Blame::Counter { name: (*name).into(), by: 1 };
         findings.push(Finding::new(CHECK, Fault, blame, message));
     }
-    for (bit, name) in REASONS {
-        if after.throttle.is_some_and(|bits| bits & bit != 0) {
-            let message = format!("clocks are low because of a {name}");
-            let blame = Blame::Device { what: (*name).into() };
-            findings.push(Finding::new(CHECK, Fault, blame, message));
-        }
-    }
+    findings.extend(throttled(CHECK, after.throttle));
     if let (Some(lanes), Some(lanes_max)) = (after.lanes, after.lanes_max)
         && lanes < lanes_max
     {
@@ -76,6 +70,18 @@ pub fn judge(before: &Counters, after: &Counters) -> Vec<Finding> {
         findings.push(Finding::new(CHECK, Fault, Blame::Link { lanes, lanes_max }, message));
     }
     findings
+}
+
+/// What reasons for low clocks say, to a check.
+#[must_use]
+pub fn throttled(check: &str, bits: Option<u64>) -> Vec<Finding> {
+    let seen = REASONS.iter().filter(|(bit, _)| bits.is_some_and(|bits| bits & bit != 0));
+    seen.map(|(_, name)| {
+        let message = format!("clocks are low because of a {name}");
+        let blame = Blame::Device { what: (*name).into() };
+        Finding::new(check, Severity::Fault, blame, message)
+    })
+    .collect()
 }
 
 /// What two readings say of a GPU that does other work than a burn-in's. Clocks may be low and a

@@ -22,6 +22,7 @@ pub mod memory;
 pub mod tensor;
 mod tier;
 pub mod vote;
+pub mod wave;
 
 use alloc::format;
 use alloc::string::String;

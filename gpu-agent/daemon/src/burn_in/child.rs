@@ -8,12 +8,13 @@ use gpu_agent_core::burn_in::dump;
 use gpu_agent_core::burn_in::links::Links;
 use gpu_agent_core::burn_in::memory::Numbers;
 use gpu_agent_core::burn_in::vote::Round;
+use gpu_agent_core::burn_in::wave::Wave;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 use specs::fault::{Fault, FaultCode};
 
 use super::cuda::{self, DeviceInfo, Failure, FailureKind, Gpu};
-use super::{golden, links, management, memory, votes};
+use super::{golden, links, management, memory, votes, wave};
 
 /// Longest question that is read.
 const QUESTION_BYTES_MAX: u64 = 64 << 10;
@@ -33,6 +34,8 @@ pub(super) enum Check {
     Memory,
     /// Copies over links.
     Links,
+    /// A load that is switched on and off.
+    Wave,
     /// What the management library counts.
     Counters,
     /// That, and what else it says.
@@ -49,6 +52,7 @@ impl Check {
             Self::Replay => "replay",
             Self::Memory => "memory",
             Self::Links => "links",
+            Self::Wave => "wave",
             Self::Counters => "counters",
             Self::Watch => "watch",
         }
@@ -98,6 +102,7 @@ pub(super) enum Answer {
     Votes(Vec<Round>),
     Memory(Numbers),
     Links(Links),
+    Wave(Wave, Vec<Round>),
     Counters(Counters),
     Watch(Box<management::Watched>),
     Failed(Failure),
@@ -122,6 +127,9 @@ fn answer(request: &Request) -> Answer {
             open(request).and_then(|gpu| memory::test(&gpu, request)).map(Answer::Memory)
         }
         Check::Links => open(request).and_then(|gpu| links::test(&gpu, request)).map(Answer::Links),
+        Check::Wave => open(request)
+            .and_then(|gpu| wave::test(&gpu, request))
+            .map(|(wave, rounds)| Answer::Wave(wave, rounds)),
         Check::Counters => management::read(&request.uuid).map(Answer::Counters),
         Check::Watch => management::watch(&request.uuid).map(|it| Answer::Watch(Box::new(it))),
     };

@@ -8,12 +8,14 @@ use gpu_agent_core::burn_in::links::{self, Links, Peers};
 use gpu_agent_core::burn_in::measured::{self, Measured};
 use gpu_agent_core::burn_in::memory;
 use gpu_agent_core::burn_in::vote::{self, Round};
+use gpu_agent_core::burn_in::wave::{self, Wave};
 use gpu_agent_core::burn_in::{Finding, Severity, Tier, Verdict};
 use serde::Serialize;
-use specs::unit::Millis;
+use specs::unit::{Millis, Timestamp};
 
 use super::cuda::DeviceInfo;
 use super::kernels;
+use crate::health_event::Origin;
 
 /// Version of the JSON form.
 pub(super) const API_VERSION: &str = "spillway/v1";
@@ -68,6 +70,7 @@ pub(super) struct Numbers {
     pub counters: Option<Counters>,
     /// The last round's.
     links: Option<Links>,
+    wave: Option<Wave>,
     /// What a site compares.
     pub compared: Measured,
 }
@@ -92,6 +95,11 @@ impl Numbers {
     pub(super) fn add_links(&mut self, it: Links) {
         links::measure(&it, &mut self.compared);
         self.links = Some(it);
+    }
+
+    pub(super) fn add_wave(&mut self, it: Wave) {
+        wave::measure(&it, &mut self.compared);
+        self.wave = Some(it);
     }
 
     pub(super) fn add_memory(&mut self, numbers: &memory::Numbers) {
@@ -159,6 +167,28 @@ pub(super) fn gravest(verdicts: impl Iterator<Item = Verdict> + Clone) -> Verdic
 pub fn write_json(report: &Report, out: &mut impl Write) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, report)?;
     writeln!(out)
+}
+
+/// Writes what was found as events, one line of JSON each. The form is versioned.
+///
+/// # Errors
+/// Nobody reads.
+pub fn write_events(
+    report: &Report,
+    node: &str,
+    at: Timestamp,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    for gpu in &report.gpus {
+        let origin = Origin { node, gpu: gpu.index, uuid: &gpu.uuid, at };
+        for finding in &gpu.findings {
+            origin.write_finding(finding, out)?;
+        }
+        if gpu.verdict == Verdict::Pass {
+            origin.write_pass(out)?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes the report for people. The form may change.

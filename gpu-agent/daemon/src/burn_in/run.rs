@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fabric_quic::env::Clock;
 use gpu_agent_core::burn_in::{
-    Blame, Finding, Severity, Tier, Verdict, counters, links, memory, settle, verdict, vote,
+    Blame, Finding, Severity, Tier, Verdict, counters, links, memory, settle, verdict, vote, wave,
 };
 use specs::fault::{Fault, FaultCode};
 use specs::unit::{Instant, Millis};
@@ -171,11 +171,13 @@ async fn devices(patience: Duration, stop: &Stop) -> Result<Option<Vec<DeviceInf
 
 /// What a tier does to a GPU, in this order. Of a slice, one check alone.
 fn steps(tier: Tier, turn: u32) -> Vec<Check> {
-    use Check::{Counters, Golden, Links, Memory, Tensor, Units};
+    use Check::{Counters, Golden, Links, Memory, Tensor, Units, Wave};
     match tier {
         Tier::T0 => vec![Counters, Counters],
         Tier::T1 => vec![Counters, Units, Tensor, Memory, Links, Counters],
-        Tier::T2 | Tier::T3 => vec![Counters, Units, Tensor, Golden, Memory, Links, Counters],
+        Tier::T2 | Tier::T3 => {
+            vec![Counters, Units, Tensor, Golden, Memory, Wave, Links, Counters]
+        }
         Tier::T4 => {
             let turns = [Units, Tensor, Memory, Golden];
             vec![turns[turn as usize % turns.len()]]
@@ -245,6 +247,11 @@ impl Bench<'_> {
                 Ok(Answer::Links(it)) => {
                     findings.extend(links::judge(&it));
                     numbers.add_links(it);
+                }
+                Ok(Answer::Wave(it, rounds)) => {
+                    findings.extend(rounds.iter().flat_map(vote::judge));
+                    findings.extend(wave::judge(&it));
+                    numbers.add_wave(it);
                 }
                 Ok(Answer::Counters(read)) => match before.take() {
                     None => before = Some(read),

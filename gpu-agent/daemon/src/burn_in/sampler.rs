@@ -66,6 +66,11 @@ impl Sampler {
         it
     }
 
+    /// All samples until now.
+    pub(super) fn seen(&self) -> Vec<Sample> {
+        self.samples.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// All samples until now. The thread ends by itself.
     pub(super) fn end(self) -> Vec<Sample> {
         self.is_over.store(true, Ordering::Relaxed);
