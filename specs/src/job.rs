@@ -179,8 +179,8 @@ pub fn is_attribute(text: &str) -> bool {
 }
 
 impl Needs {
-    /// Whether a loan can carry all of it: a home knows of a host's nodes only how many GPUs of
-    /// which class were granted on each.
+    /// Whether any loan can carry all of it, also one of a host that tells of its nodes only how many
+    /// GPUs of which class were granted on each.
     #[must_use]
     pub fn fit_a_loan(&self) -> bool {
         self.cpu_milli == 0
@@ -189,6 +189,13 @@ impl Needs {
             && self.attributes.is_empty()
             && !self.exclusive
             && !self.together.as_ref().is_some_and(|together| together.required)
+    }
+
+    /// Whether a loan can carry all of it if the host tells where its nodes stand and what they say of
+    /// themselves. It does not tell what else they run.
+    #[must_use]
+    pub fn fit_a_told_loan(&self) -> bool {
+        self.cpu_milli == 0 && self.memory_mib == 0 && self.gpu_milli == 0 && !self.exclusive
     }
 
     fn check(&self, nodes: u32, gpus: GpuCount) -> Result<(), JobSpecError> {

@@ -49,6 +49,7 @@ marks! {
     JobsArchived = "jobs_archived",
     ProcessesStarted = "processes_started",
     GuestsStarted = "guests_started",
+    NeedyGuestsStarted = "guests_started_that_ask_for_more_than_gpus",
     GangsStarted = "gang_parts_started",
     AttemptsRepeated = "attempts_after_the_first",
     Fenced = "fenced_by_deadline",

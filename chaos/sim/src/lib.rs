@@ -29,6 +29,7 @@ mod invariant;
 mod leading;
 mod log;
 mod member;
+mod needs;
 mod network;
 mod node;
 mod oracle;

@@ -9,7 +9,7 @@ use specs::codec::{Message, OrDefault};
 use specs::gpu::{GpuInfo, InventorySource};
 use specs::id::{Boot, CallId, GpuIndex, LeaseId, NodeId};
 use specs::unit::{Instant, Millis};
-use specs::wire::agent::{AttemptReport, Inventory, NodeOrders};
+use specs::wire::agent::{AttemptReport, Facts, Inventory, NodeOrders};
 use specs::wire::method::Method;
 
 use crate::clock::Time;
@@ -26,6 +26,7 @@ pub(crate) const MISSES_MAX: u32 = 2;
 pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) machine: MachineId,
+    pub(crate) facts: Facts,
     /// Every GPU that it was built with.
     pub(crate) all_gpus: Vec<GpuInfo>,
     /// Those that this life of the agent found.
@@ -49,10 +50,11 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn new(id: NodeId, machine: MachineId, gpus: Vec<GpuInfo>) -> Self {
+    pub(crate) fn new(id: NodeId, machine: MachineId, gpus: Vec<GpuInfo>, facts: Facts) -> Self {
         Self {
             id,
             machine,
+            facts,
             all_gpus: gpus.clone(),
             gpus,
             boot: Boot(0),
@@ -74,7 +76,7 @@ impl Node {
             gpus: self.gpus.clone(),
             address: self.id.to_string(),
             version: "sim".into(),
-            facts: OrDefault::default(),
+            facts: OrDefault(self.facts.clone()),
         }
     }
 }

@@ -14,7 +14,7 @@ use federation_core::{Command, Reply};
 
 use crate::coverage::Mark;
 use crate::invariant::{
-    agreed_state, l3_cancel, only_grows, preemption, s1_one_copy, s2_nothing_lost,
+    agreed_state, l3_cancel, needs_hold, only_grows, preemption, s1_one_copy, s2_nothing_lost,
     s3_finished_kept, s4_one_owner, s5_escrow, s6_quota, s7_residency, stops_are_wanted,
 };
 use crate::supervisor::Process;
@@ -87,6 +87,7 @@ impl World {
             s4_one_owner::on_start(self, &part, &process),
             s5_escrow::on_start(self, &part, &process),
             s7_residency::on_start(self, &part, &process),
+            needs_hold::on_start(self, &part, &process),
         ];
         self.violate_all(found.concat());
         self.oracle.started.insert((at, lease));
@@ -111,6 +112,10 @@ impl World {
         let marks = [
             (Mark::ProcessesStarted, true),
             (Mark::GuestsStarted, known.home != self.sites[at.site].name),
+            (
+                Mark::NeedyGuestsStarted,
+                known.home != self.sites[at.site].name && !process.spec.needs.fit_a_loan(),
+            ),
             (Mark::GangsStarted, process.spec.nodes > 1),
             (Mark::AttemptsRepeated, known.epoch.0 > 1),
             (Mark::WaitedOut, suspected && process.spec.on_partition == OnPartition::Wait),

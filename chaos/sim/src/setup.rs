@@ -11,6 +11,7 @@ use specs::id::{ControllerId, Country, GpuIndex, NodeId, SiteId, TokenId, UserId
 use specs::site::{LendRule, SiteSpec, Terms, Trust};
 use specs::unit::{GpuCount, Millis, Timestamp};
 use specs::version::ClusterVersion;
+use specs::wire::agent::Facts;
 
 use fabric_core::identity::Identity;
 
@@ -19,6 +20,7 @@ use crate::clock::{Clock, Time};
 use crate::controller::Controller;
 use crate::faults::FaultKind;
 use crate::log::Log;
+use crate::needs;
 use crate::network::MachineId;
 use crate::node::Node;
 use crate::rng::Rng;
@@ -76,6 +78,8 @@ pub(crate) struct Knobs {
     pub(crate) preempts: bool,
     /// And the one that weighs what several leaders have decided together.
     pub(crate) weighs_together: bool,
+    /// Jobs ask for more than GPUs, and loans may carry it.
+    pub(crate) asks_of_nodes: bool,
     /// How long leaders let a job be passed over.
     pub(crate) patience: Millis,
     /// Mean span between faults of each kind; zero for none.
@@ -159,6 +163,7 @@ impl Knobs {
             asks_for_proofs: Rng::of(seed, "proofs").chance(400),
             preempts: Rng::of(seed, "preemption").chance(500),
             weighs_together: Rng::of(seed, "sites").chance(500),
+            asks_of_nodes: Rng::of(seed, "needs").chance(300),
             patience: Millis(Rng::of(seed, "patience").range(1_000, 40_000)),
             faults,
         }
@@ -289,7 +294,9 @@ fn add_site(world: &mut World, index: usize) {
             uuid: String::new(),
             memory_mib: 1_024,
         });
-        nodes.push(Node::new(id, machine, gpus.collect()));
+        let says = world.knobs.asks_of_nodes;
+        let facts = if says { needs::facts(nodes.len()) } else { Facts::default() };
+        nodes.push(Node::new(id, machine, gpus.collect(), facts));
     }
     let user = UserId::new("tenant").expect("a constant that keeps the rules of names");
     let who = Identity::User { site: name.clone(), user };
@@ -348,7 +355,7 @@ fn found_site(world: &mut World, index: usize) {
     if world.knobs.preempts {
         raise_to(world, index, ClusterVersion::PREEMPTION);
     }
-    if world.knobs.weighs_together {
+    if world.knobs.weighs_together || world.knobs.asks_of_nodes {
         raise_to(world, index, ClusterVersion::SITES);
     }
     for (nth, node) in nodes.into_iter().enumerate() {

@@ -14,6 +14,7 @@ use specs::wire::method::Method;
 
 use crate::accounts;
 use crate::coverage::Mark;
+use crate::needs;
 use crate::network::{self, Frames, MachineId, Packet};
 use crate::setup;
 use crate::world::{CtlRef, Event, World};
@@ -158,6 +159,9 @@ impl World {
             preemptible: None,
             array_running_max: 0,
         };
+        if self.knobs.asks_of_nodes {
+            needs::draw(&mut self.chance_needs, &mut spec);
+        }
         if self.knobs.accounts.is_some() {
             accounts::draw(&mut self.chance_queue, &mut spec, self.knobs.job_max);
         }

@@ -260,6 +260,7 @@ pub(crate) struct World {
     pub(crate) chance_work: Rng,
     /// Chance of accounts and quotas.
     pub(crate) chance_queue: Rng,
+    pub(crate) chance_needs: Rng,
     pub(crate) chance_health: Rng,
     hash: u64,
     trace: Option<Vec<String>>,
@@ -318,6 +319,7 @@ impl World {
             chance_faults: Rng::of(seed, "faults"),
             chance_work: Rng::of(seed, "work"),
             chance_queue: Rng::of(seed, "queue"),
+            chance_needs: Rng::of(seed, "what jobs ask for"),
             chance_health: Rng::of(seed, "health"),
             hash: 0xcbf2_9ce4_8422_2325,
             trace: with_trace.then(Vec::new),

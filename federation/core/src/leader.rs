@@ -14,6 +14,8 @@
 //!   confirmed in between that it leads. The shell sees to it.
 //! * A span is counted on this leader's clock alone; a new leader starts at zero.
 
+use alloc::borrow::Cow;
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -30,6 +32,7 @@ use specs::job::JobSpec;
 use specs::quota::Quota;
 use specs::site::SiteSpec;
 use specs::unit::{GpuCount, Instant, Millis, Timestamp};
+use specs::version::ClusterVersion;
 use specs::wire::agent::{
     AttemptPhase, AttemptReport, Ending, NodeOrders, NodeReport, Outcome, Validity, ValidityKind,
     Want,
@@ -353,11 +356,12 @@ impl Leader {
         memory.capacity.clone_from(&report.capacity);
         let mut commands = Vec::new();
         let guests = news_of_guests(state, report);
-        if !guests.is_empty() || grants_differ(state, &report.host, &report.grants) {
+        let grants = grants_kept(state, &report.grants);
+        if !guests.is_empty() || grants_differ(state, &report.host, &grants) {
             commands.push(Command::RecordPeer(RecordPeer {
                 peer: report.host.clone(),
                 revision: report.revision,
-                grants: report.grants.clone(),
+                grants: grants.into_owned(),
                 guests,
                 at,
             }));
@@ -383,7 +387,7 @@ impl Leader {
             let Some(job) = state.jobs.get(&waiting.job) else { continue };
             let JobPhase::Queued(_) = job.phase else { continue };
             let Some(Seen { spec, .. }) = self.lookout.get(waiting.job) else { continue };
-            if !spec.may_leave() {
+            if !fits::may_leave(state, spec) {
                 continue;
             }
             let best = self.best_host(state, spec, waiting.turn);
@@ -392,14 +396,19 @@ impl Leader {
                 continue;
             }
             let (nodes, gpus_per_node) = (spec.nodes, spec.gpus_per_node);
+            let needs = Some(&*spec.needs).filter(|it| !it.fit_a_loan()).cloned().map(Box::new);
             let same = demand.iter_mut().find(|it| {
                 it.class.as_ref() == Some(&class)
                     && it.nodes == nodes
                     && it.gpus_per_node == gpus_per_node
+                    && it.needs == needs
             });
             match same {
                 Some(same) => same.count += 1,
-                None => demand.push(Demand { class: Some(class), nodes, gpus_per_node, count: 1 }),
+                None => {
+                    let class = Some(class);
+                    demand.push(Demand { class, nodes, gpus_per_node, count: 1, needs });
+                }
             }
         }
         demand
@@ -841,6 +850,18 @@ fn news_of_guests(state: &State, report: &PeerReport) -> Vec<GuestReport> {
         }
     };
     report.guests.iter().filter(is_news).cloned().collect()
+}
+
+/// The grants with only as much of their slots as all members of this site's group keep.
+fn grants_kept<'a>(state: &State, reports: &'a [GrantReport]) -> Cow<'a, [GrantReport]> {
+    if state.version >= ClusterVersion::SITES {
+        return Cow::Borrowed(reports);
+    }
+    let mut grants = reports.to_vec();
+    for slot in grants.iter_mut().flat_map(|grant| &mut grant.slots) {
+        slot.facts = None;
+    }
+    Cow::Owned(grants)
 }
 
 fn grants_differ(state: &State, host: &SiteId, reports: &[GrantReport]) -> bool {

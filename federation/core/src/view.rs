@@ -1,14 +1,16 @@
 //! State as the other side needs it: orders for nodes and hosts, reports for homes. Pure readings;
 //! what only the leader remembers comes in as an argument.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use specs::id::{Epoch, GpuClass, JobId, LeaseId, Question, SiteId};
 use specs::job::OnPartition;
 use specs::unit::GpuCount;
+use specs::version::ClusterVersion;
 use specs::wire::agent::{
-    Launch, LeaseOrder, NodeOrders, NodeReport, Validity, ValidityKind, Want,
+    Facts, Launch, LeaseOrder, NodeOrders, NodeReport, Validity, ValidityKind, Want,
 };
 use specs::wire::peer::{
     ClassCapacity, Demand, GrantReport, GuestReport, LoanBody, LoanOrder, PeerOrders, PeerReport,
@@ -130,9 +132,16 @@ fn grant_report(state: &State, grant: &Grant) -> GrantReport {
         let of_slot = |gpu: &&Gpu| slot.gpus.contains(&gpu.info.index) && gpu.is_fit();
         let gpus = node.map_or(0, |node| node.gpus.iter().filter(of_slot).count());
         let gpus = u32::try_from(gpus).unwrap_or(u32::MAX);
-        Slot { node: slot.node.clone(), class: slot.class.clone(), gpus: GpuCount(gpus) }
+        let facts = state.nodes.get(&slot.node).filter(|_| state.version >= ClusterVersion::SITES);
+        let facts = facts.map(|node| Box::new(told(&node.facts)));
+        Slot { node: slot.node.clone(), class: slot.class.clone(), gpus: GpuCount(gpus), facts }
     });
     GrantReport { grant: grant.id, slots: slots.collect(), recalled: grant.recalled }
+}
+
+/// What a home may go by: CPU and memory are not granted.
+fn told(facts: &Facts) -> Facts {
+    Facts { cpu_milli: 0, memory_mib: 0, ..facts.clone() }
 }
 
 /// At the host: all that the home should know.

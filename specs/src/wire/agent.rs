@@ -78,7 +78,7 @@ crate::message! {
     }
 
     /// What a node is besides its GPUs. A node that does not say has none of it.
-    #[derive(Default)]
+    #[derive(Default, PartialOrd, Ord)]
     pub struct Facts {
         1 => cpu_milli: u32,
         2 => memory_mib: u32,

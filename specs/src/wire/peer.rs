@@ -2,14 +2,15 @@
 //! [`PeerReport`]; the home's leader answers with [`PeerOrders`] that it read after the question
 //! came. Between two sites both directions exist, each with its own report and orders.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::id::{Country, Epoch, GpuClass, GrantId, JobId, NodeId, Question, Revision, SiteId};
-use crate::job::JobSpec;
+use crate::job::{JobSpec, Needs};
 use crate::unit::{GpuCount, Millis, Timestamp};
-use crate::wire::agent::{LogStream, Outcome, Want};
+use crate::wire::agent::{Facts, LogStream, Outcome, Want};
 
 crate::enumeration! {
     /// Where a guest is in its life at the host.
@@ -29,6 +30,10 @@ crate::message! {
         2 => class: GpuClass,
         /// How many may be used; zero while the node is suspected or drained.
         3 => gpus: GpuCount,
+        /// Where the node stands and what it says of itself, without CPU and memory: of those nothing
+        /// is granted. Absent from a host that lends nothing to who asks for it, and in agreed state
+        /// below `ClusterVersion::SITES`.
+        4 => facts: Option<Box<Facts>>,
     }
 
     /// GPUs of one node that a loan draws on a grant.
@@ -116,6 +121,8 @@ crate::message! {
         3 => gpus_per_node: GpuCount,
         /// How many such gangs.
         4 => count: u32,
+        /// What they ask of their nodes beyond GPUs. Absent if that is nothing.
+        5 => needs: Option<Box<Needs>>,
     }
 
     /// All that a home wants of a host. A loan that is not named must not run, and the host may

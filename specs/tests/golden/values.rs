@@ -816,7 +816,7 @@ fn joins() -> Vec<Sample> {
 }
 
 fn slot() -> peer::Slot {
-    peer::Slot { node: node("g04"), class: class("h200"), gpus: GpuCount(6) }
+    peer::Slot { node: node("g04"), class: class("h200"), gpus: GpuCount(6), facts: None }
 }
 
 fn loan_slot() -> peer::LoanSlot {
@@ -826,6 +826,10 @@ fn loan_slot() -> peer::LoanSlot {
         class: class("h200"),
         gpus: GpuCount(7),
     }
+}
+
+fn needy_demand() -> peer::Demand {
+    peer::Demand { needs: Some(Box::new(needs())), ..demand() }
 }
 
 fn grant_report() -> peer::GrantReport {
@@ -858,12 +862,14 @@ fn loan_order() -> peer::LoanOrder {
 }
 
 fn demand() -> peer::Demand {
-    peer::Demand { class: Some(class("b200")), nodes: 4, gpus_per_node: GpuCount(8), count: 3 }
+    let class = Some(class("b200"));
+    peer::Demand { class, nodes: 4, gpus_per_node: GpuCount(8), count: 3, needs: None }
 }
 
 fn peers() -> Vec<Sample> {
     vec![
         sample(&slot()),
+        sample(&peer::Slot { facts: Some(Box::new(facts())), ..slot() }),
         sample(&loan_slot()),
         sample(&grant_report()),
         sample(&guest_report()),
@@ -882,6 +888,7 @@ fn peers() -> Vec<Sample> {
         sample(&loan_body()),
         sample(&loan_order()),
         sample(&demand()),
+        sample(&needy_demand()),
         sample(&peer::PeerOrders {
             home: site("berlin"),
             question: Question(904),

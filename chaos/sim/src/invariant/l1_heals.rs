@@ -2,12 +2,15 @@
 //! Source: the design, promise L1. Services are cancelled when faults stop; jobs that no site could
 //! ever take are cancelled a while later, for they may wait as long as they like.
 
+use std::collections::BTreeMap;
+
 use federation_core::State;
 use specs::id::{GpuClass, JobId, SiteId};
 use specs::job::{JobClass, JobSpec};
 use specs::unit::Millis;
 
 use crate::invariant::{agreed_state, s2_nothing_lost, s6_quota, s7_residency};
+use crate::needs;
 use crate::workload::Operation;
 use crate::world::{CtlRef, Event, World};
 
@@ -146,9 +149,14 @@ fn holds(state: &State, spec: &JobSpec, class: &GpuClass) -> bool {
     let will_do = spec.gpu_classes.is_empty() || spec.gpu_classes.contains(class);
     let fitting = state.nodes.values().filter(|node| {
         let gpus = node.gpus.iter().filter(|gpu| gpu.info.class == *class).count();
-        gpus as u64 >= u64::from(spec.gpus_per_node.0)
+        gpus as u64 >= u64::from(spec.gpus_per_node.0) && needs::has(&spec.needs, &node.facts)
     });
-    will_do && fitting.count() as u64 >= u64::from(spec.nodes)
+    let mut racks: BTreeMap<&str, u32> = BTreeMap::new();
+    for node in fitting {
+        let rack = if needs::is_bound(spec) { node.facts.rack.as_str() } else { "" };
+        *racks.entry(rack).or_default() += 1;
+    }
+    will_do && racks.into_values().any(|nodes| nodes >= spec.nodes)
 }
 
 /// Whether the site's rules could lend the job's home what it needs.

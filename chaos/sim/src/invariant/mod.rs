@@ -6,6 +6,7 @@ pub(crate) mod index_follows;
 pub(crate) mod kept_nodes;
 pub(crate) mod l1_heals;
 pub(crate) mod l3_cancel;
+pub(crate) mod needs_hold;
 pub(crate) mod only_grows;
 pub(crate) mod preemption;
 pub(crate) mod s1_one_copy;

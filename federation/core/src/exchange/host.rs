@@ -188,13 +188,20 @@ pub(crate) fn judge(state: &State, home: &SiteId, order: &LoanOrder) -> Admissio
     if !fits::may_run_at(&body.spec, &site.site, site.country) {
         return refuse("its policy forbids this site".into());
     }
-    if !body.spec.needs.fit_a_loan() {
+    if !fits::loans_carry(state, &body.spec.needs) {
         return refuse("it asks for more of its nodes than a loan can carry".into());
     }
     let nodes: Vec<_> = fits::loan_nodes(&body.slots).collect();
     let whole = nodes.iter().all(|(_, gpus)| *gpus == body.spec.gpus_per_node);
     if !whole || nodes.len() as u64 != u64::from(body.spec.nodes) {
         return refuse("its slots do not make up its gang".into());
+    }
+    if !body.spec.needs.fit_a_loan() {
+        let facts = |(node, _): &(&NodeId, GpuCount)| state.nodes.get(*node).map(|it| &*it.facts);
+        let facts: Vec<_> = nodes.iter().map(facts).collect();
+        if !fits::told_fit(&body.spec, facts.into_iter()) {
+            return refuse("its nodes are not, or do not stand, as it asks for".into());
+        }
     }
     pick_all(state, home, body)
 }

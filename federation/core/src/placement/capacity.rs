@@ -7,24 +7,22 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use specs::id::{GpuClass, GpuIndex, NodeId};
-use specs::job::{JobSpec, Together, Vicinity};
+use specs::job::{JobSpec, Needs, Vicinity};
 use specs::unit::GpuCount;
-use specs::wire::agent::Facts;
 
 use crate::command::PartPlan;
 use crate::placement::fits;
 use crate::placement::fleet::{
-    self, Ask, AttributeIndex, Busy, ClassIndex, Fill, Fleet, GpuAsk, GpuMask, GroupIndex, Level,
-    NodeIndex, NodeShape, Placement, Shortage, Taken,
+    Ask, AttributeIndex, Busy, ClassIndex, Fleet, GpuAsk, GpuMask, NodeIndex, NodeShape, Placement,
+    Shortage, Taken,
 };
+use crate::placement::names::{self, Names};
 use crate::state::{Gpu, Node, State};
 use crate::table::Table;
 
 /// What nodes with GPUs of one class alone have. In the fleet, who asks for a node for himself asks
 /// for it, since what stands there twice is not seen to be free as a whole.
 const UNMIXED: AttributeIndex = AttributeIndex(0);
-/// What no node has.
-const UNKNOWN: AttributeIndex = AttributeIndex(u32::MAX);
 
 /// The nodes of a site, by what is free on them. A machine with GPUs of several classes stands in
 /// the fleet once for each.
@@ -38,10 +36,7 @@ pub(crate) struct Capacity {
     owners: Vec<NodeId>,
     classes: Vec<GpuClass>,
     class_of: BTreeMap<GpuClass, ClassIndex>,
-    /// From one on: zero is [`UNMIXED`].
-    attribute_of: BTreeMap<(String, String), AttributeIndex>,
-    /// Halls, racks and domains, by hall and name.
-    group_of: [BTreeMap<(String, String), GroupIndex>; 3],
+    names: Names,
     /// Nodes on which nothing can start at present, or less than they have.
     awaited: usize,
     /// What the plan in the making has taken.
@@ -201,13 +196,10 @@ impl Capacity {
             *gpus.entry(&gpu.info.class).or_default() += 1;
         }
         let facts = &node.facts;
-        let mut attributes: Vec<AttributeIndex> =
-            facts.attributes.iter().map(|(name, value)| self.attribute(name, value)).collect();
+        let mut plain = self.names.shape(facts);
         if gpus.len() == 1 {
-            attributes.push(UNMIXED);
+            plain.attributes.push(UNMIXED);
         }
-        let [hall, rack, domain] =
-            [Vicinity::Hall, Vicinity::Rack, Vicinity::Domain].map(|it| self.group(facts, it));
         let mut shapes = Vec::new();
         for (class, count) in gpus {
             shapes.push(NodeShape {
@@ -215,29 +207,10 @@ impl Capacity {
                 gpus: number(count),
                 cpu_milli: facts.cpu_milli,
                 memory_mib: facts.memory_mib,
-                hall,
-                rack,
-                domain,
-                attributes: attributes.clone(),
+                ..plain.clone()
             });
         }
         shapes
-    }
-
-    fn attribute(&mut self, name: &str, value: &str) -> AttributeIndex {
-        let next = AttributeIndex(number(self.attribute_of.len() + 1));
-        *self.attribute_of.entry((name.into(), value.into())).or_insert(next)
-    }
-
-    fn group(&mut self, facts: &Facts, level: Vicinity) -> Option<GroupIndex> {
-        let (hall, name) = fits::place_of(facts, level)?;
-        let known = match level {
-            Vicinity::Hall => &mut self.group_of[0],
-            Vicinity::Rack => &mut self.group_of[1],
-            Vicinity::Domain => &mut self.group_of[2],
-        };
-        let next = GroupIndex(number(known.len()));
-        Some(*known.entry((hall.into(), name.into())).or_insert(next))
     }
 
     fn class(&mut self, name: &GpuClass) -> ClassIndex {
@@ -266,10 +239,7 @@ impl Capacity {
             return None;
         }
         let needs = &spec.needs;
-        let known = |(name, value): (&String, &String)| {
-            self.attribute_of.get(&(name.clone(), value.clone())).copied().unwrap_or(UNKNOWN)
-        };
-        let mut attributes: Vec<AttributeIndex> = needs.attributes.iter().map(known).collect();
+        let mut attributes = self.names.asked(needs);
         if needs.exclusive {
             attributes.push(UNMIXED);
         }
@@ -285,8 +255,8 @@ impl Capacity {
             classes,
             attributes,
             exclusive: needs.exclusive,
-            together: needs.together.as_ref().map(together),
-            fill: if needs.spread { Fill::Spread } else { Fill::Pack },
+            together: names::together(needs),
+            fill: names::fill(needs),
         })
     }
 
@@ -325,14 +295,20 @@ impl Capacity {
     pub(crate) fn take_gang(
         &mut self,
         classes: &[GpuClass],
-        nodes: u32,
-        gpus: GpuCount,
+        (nodes, gpus): (u32, GpuCount),
+        needs: &Needs,
     ) -> Option<(GpuClass, Vec<PartPlan>)> {
         let classes = self.numbers(classes);
         if classes.is_empty() {
             return None;
         }
-        self.take_asked(&Ask { classes, ..Ask::whole(nodes, gpus.0) })
+        self.take_asked(&Ask {
+            classes,
+            attributes: self.names.asked(needs),
+            together: names::together(needs),
+            fill: names::fill(needs),
+            ..Ask::whole(nodes, gpus.0)
+        })
     }
 
     fn take_asked(&mut self, ask: &Ask) -> Option<(GpuClass, Vec<PartPlan>)> {
@@ -436,15 +412,6 @@ impl Capacity {
 /// The GPUs of which a node's shape is made: what is not fit is not there.
 fn of_class<'a>(node: &'a Node, class: &'a GpuClass) -> impl Iterator<Item = &'a Gpu> {
     node.gpus.iter().filter(move |gpu| gpu.info.class == *class && gpu.is_fit())
-}
-
-fn together(wish: &Together) -> fleet::Together {
-    let level = match wish.level {
-        Vicinity::Hall => Level::Hall,
-        Vicinity::Rack => Level::Rack,
-        Vicinity::Domain => Level::Domain,
-    };
-    fleet::Together { level, required: wish.required, group: wish.group_nodes }
 }
 
 /// What of a node's GPUs of the class is not free, and what is promised of the rest.

@@ -1,10 +1,12 @@
 //! Whether a job may stand at a place. The planner and the recheck in the log both ask here.
 
 use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
 
 use specs::id::{Country, GpuClass, GpuIndex, NodeId, SiteId};
 use specs::job::{JobSpec, Needs, Vicinity};
 use specs::unit::GpuCount;
+use specs::version::ClusterVersion;
 use specs::wire::agent::Facts;
 use specs::wire::peer::LoanSlot;
 
@@ -73,7 +75,8 @@ pub(crate) fn lease_fits(state: &State, spec: &JobSpec, plan: &LeasePlan) -> boo
             }
         }
     }
-    stands_together(state, spec, plan)
+    let facts = |part: &PartPlan| state.nodes.get(&part.node).map(|node| &*node.facts);
+    stand_together(spec, plan.parts.iter().map(facts))
 }
 
 /// CPU and memory that leases have on a node.
@@ -89,8 +92,7 @@ fn needs_fit(state: &State, needs: &Needs, node: &Node) -> bool {
         return false;
     }
     let facts = &node.facts;
-    let mut attributes = needs.attributes.iter();
-    if !attributes.all(|(name, value)| facts.attributes.get(name) == Some(value)) {
+    if !has_attributes(needs, facts) {
         return false;
     }
     if needs.cpu_milli == 0 && needs.memory_mib == 0 {
@@ -99,6 +101,33 @@ fn needs_fit(state: &State, needs: &Needs, node: &Node) -> bool {
     let (cpu, memory) = promised(state, &node.id);
     facts.cpu_milli.saturating_sub(cpu) >= needs.cpu_milli
         && facts.memory_mib.saturating_sub(memory) >= needs.memory_mib
+}
+
+fn has_attributes(needs: &Needs, facts: &Facts) -> bool {
+    let mut attributes = needs.attributes.iter();
+    attributes.all(|(name, value)| facts.attributes.get(name) == Some(value))
+}
+
+/// Whether loans to and from this site carry what is asked for, if the other side tells of its nodes.
+pub(crate) fn loans_carry(state: &State, needs: &Needs) -> bool {
+    needs.fit_a_loan() || (state.version >= ClusterVersion::SITES && needs.fit_a_told_loan())
+}
+
+/// Whether the job may run elsewhere than at this site, its home.
+pub(crate) fn may_leave(state: &State, spec: &JobSpec) -> bool {
+    spec.placement.spill && loans_carry(state, &spec.needs)
+}
+
+/// Whether nodes of another site are what a loan's job asks for, in the order of its ranks. What is
+/// not told of a node it does not have.
+pub(crate) fn told_fit<'a>(
+    spec: &JobSpec,
+    nodes: impl Iterator<Item = Option<&'a Facts>> + Clone,
+) -> bool {
+    let needs = &spec.needs;
+    let nothing = Facts::default();
+    let mut all = nodes.clone();
+    all.all(|facts| has_attributes(needs, facts.unwrap_or(&nothing))) && stand_together(spec, nodes)
 }
 
 /// The name of the hall, rack or domain that a node stands in; none if it stands in none.
@@ -112,8 +141,8 @@ pub(crate) fn place_of(facts: &Facts, level: Vicinity) -> Option<(&str, &str)> {
     (!name.is_empty()).then_some((&facts.hall, name))
 }
 
-/// Whether the nodes stand together as the job requires it.
-fn stands_together(state: &State, spec: &JobSpec, plan: &LeasePlan) -> bool {
+/// Whether the nodes stand together as the job requires it, in the order of its ranks.
+fn stand_together<'a>(spec: &JobSpec, nodes: impl Iterator<Item = Option<&'a Facts>>) -> bool {
     let Some(together) = spec.needs.together.as_ref().filter(|together| together.required) else {
         return true;
     };
@@ -121,13 +150,12 @@ fn stands_together(state: &State, spec: &JobSpec, plan: &LeasePlan) -> bool {
     if group <= 1 {
         return true;
     }
-    let place = |part: &PartPlan| {
-        state.nodes.get(&part.node).and_then(|node| place_of(&node.facts, together.level))
-    };
     let size = usize::try_from(group).unwrap_or(usize::MAX);
-    plan.parts.chunks(size).all(|group| {
-        let first = group.first().and_then(place);
-        first.is_some() && group.iter().all(|part| place(part) == first)
+    let places: Vec<_> =
+        nodes.map(|facts| facts.and_then(|facts| place_of(facts, together.level))).collect();
+    places.chunks(size).all(|group| {
+        let first = group.first().copied().flatten();
+        first.is_some() && group.iter().all(|place| *place == first)
     })
 }
 
@@ -144,9 +172,18 @@ pub(crate) fn loan_nodes(slots: &[LoanSlot]) -> impl Iterator<Item = (&NodeId, G
 /// Whether the loan can be drawn on what is held.
 pub(crate) fn loan_fits(state: &State, spec: &JobSpec, plan: &LoanPlan) -> bool {
     let Some(peer) = state.peers.get(&plan.peer) else { return false };
-    if peer.suspicion.is_some() || !spec.may_leave() || !may_run_at(spec, &peer.site, peer.country)
+    if peer.suspicion.is_some()
+        || !may_leave(state, spec)
+        || !may_run_at(spec, &peer.site, peer.country)
     {
         return false;
+    }
+    if !spec.needs.fit_a_loan() {
+        let facts = loan_nodes(&plan.slots).map(|(node, _)| told_of(state, plan, node));
+        let facts: Vec<Option<&Facts>> = facts.collect();
+        if !told_fit(spec, facts.into_iter()) {
+            return false;
+        }
     }
     let mut nodes = 0u64;
     for (_, gpus) in loan_nodes(&plan.slots) {
@@ -159,6 +196,13 @@ pub(crate) fn loan_fits(state: &State, spec: &JobSpec, plan: &LoanPlan) -> bool 
     nodes == u64::from(spec.nodes)
         && class_will_do(spec, class)
         && plan.slots.iter().all(|slot| slot.class == *class && slot_fits(state, plan, slot))
+}
+
+/// What the host tells of a node on which the loan draws.
+fn told_of<'a>(state: &'a State, plan: &LoanPlan, node: &NodeId) -> Option<&'a Facts> {
+    let slot = plan.slots.iter().find(|slot| slot.node == *node)?;
+    let held = state.held.get(&HeldKey { host: plan.peer.clone(), grant: slot.grant })?;
+    held.slots.iter().find(|slot| slot.node == *node)?.facts.as_deref()
 }
 
 fn slot_fits(state: &State, plan: &LoanPlan, slot: &LoanSlot) -> bool {

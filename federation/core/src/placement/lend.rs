@@ -4,20 +4,22 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use specs::id::{GpuClass, GpuIndex, NodeId, SiteId};
+use specs::job::Needs;
 use specs::site::LendRule;
 use specs::unit::GpuCount;
 use specs::wire::peer::Demand;
 
 use crate::command::MakeGrant;
 use crate::placement::capacity::Capacity;
-use crate::placement::slots::{Counts, Slots};
+use crate::placement::fits;
+use crate::placement::slots::{Counts, Gang, Slots};
 use crate::state::{GrantSlot, State};
 
 fn count(gpus: usize) -> GpuCount {
     GpuCount(u32::try_from(gpus).unwrap_or(u32::MAX))
 }
 
-fn fits(rule: &LendRule, home: &SiteId, class: &GpuClass) -> bool {
+fn is_under(rule: &LendRule, home: &SiteId, class: &GpuClass) -> bool {
     rule.to.as_ref().is_none_or(|to| to == home) && rule.class.as_ref().is_none_or(|it| it == class)
 }
 
@@ -41,7 +43,7 @@ impl<'a, F: Fn(&GpuClass) -> GpuCount> Room<'a, F> {
     /// The first rule that fits decides.
     fn rule(&self, class: &GpuClass) -> Option<(usize, &'a LendRule)> {
         let site = self.state.site.as_ref()?;
-        site.lend.iter().enumerate().find(|(_, rule)| fits(rule, self.home, class))
+        site.lend.iter().enumerate().find(|(_, rule)| is_under(rule, self.home, class))
     }
 
     fn left(&mut self, class: &GpuClass) -> GpuCount {
@@ -49,7 +51,7 @@ impl<'a, F: Fn(&GpuClass) -> GpuCount> Room<'a, F> {
         let state = self.state;
         let granted = || {
             let slots = state.grants.values().flat_map(|it| it.slots.iter().map(move |s| (it, s)));
-            let under = slots.filter(|(grant, slot)| fits(rule, &grant.home, &slot.class));
+            let under = slots.filter(|(grant, slot)| is_under(rule, &grant.home, &slot.class));
             under.fold(GpuCount::ZERO, |sum, (_, slot)| sum.plus(count(slot.gpus.len())))
         };
         let left = *self.under_rule.entry(place).or_insert_with(|| rule.gpus_max.minus(granted()));
@@ -100,7 +102,7 @@ fn idle(state: &State, home: &SiteId) -> Slots {
             *sum = sum.plus(count(idle.count()));
         }
     }
-    Slots::of(&free)
+    Slots::of(&free, |node| state.nodes.get(node).map(|node| &*node.facts))
 }
 
 /// One grant that covers as much of the demand as the rules and the free GPUs allow, beyond what
@@ -119,9 +121,16 @@ pub(crate) fn cover(
         capacity.classes().map(|class| (class.clone(), capacity.free(class))).collect();
     let free = |class: &GpuClass| spare.get(class).copied().unwrap_or_default();
     let mut room = Room::of(state, home, free);
+    let nothing = Needs::default();
     for want in demand {
+        let needs = want.needs.as_deref().unwrap_or(&nothing);
+        if !fits::loans_carry(state, needs) {
+            continue;
+        }
+        let (nodes, gpus) = (want.nodes, want.gpus_per_node);
+        let wanted_gang = Gang { classes: want.class.as_slice(), closed: &[], nodes, gpus, needs };
         for _ in 0..want.count {
-            if idle.take(want.class.as_slice(), &[], want.nodes, want.gpus_per_node).is_some() {
+            if idle.take(&wanted_gang).is_some() {
                 continue;
             }
             let gang = want.gpus_per_node.times(want.nodes);
@@ -134,8 +143,7 @@ pub(crate) fn cover(
             if fitting.is_empty() {
                 break;
             }
-            let Some((class, parts)) = capacity.take_gang(&fitting, want.nodes, want.gpus_per_node)
-            else {
+            let Some((class, parts)) = capacity.take_gang(&fitting, (nodes, gpus), needs) else {
                 break;
             };
             room.take(&class, gang);

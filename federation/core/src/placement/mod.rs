@@ -6,6 +6,7 @@ pub(crate) mod fits;
 pub(crate) mod fleet;
 pub(crate) mod lend;
 pub(crate) mod lookout;
+pub(crate) mod names;
 pub mod order;
 pub(crate) mod plan;
 pub mod score;

@@ -7,13 +7,14 @@ use alloc::vec::Vec;
 use specs::id::{GpuClass, GrantId, JobId, NodeId, Revision, SiteId};
 use specs::job::JobSpec;
 use specs::unit::GpuCount;
+use specs::wire::agent::Facts;
 use specs::wire::peer::LoanSlot;
 
 use crate::command::{Assignment, LeasePlan, LoanPlan, PartPlan, Place};
 use crate::placement::capacity::Capacity;
 use crate::placement::fits;
 use crate::placement::lookout::{Lookout, Seen};
-use crate::placement::slots::{Counts, Slots};
+use crate::placement::slots::{Counts, Gang, Slots};
 use crate::queue::turns::{Order, Turns};
 use crate::quota::{Charge, Taken};
 use crate::state::{DrawKey, State};
@@ -30,30 +31,43 @@ struct HeldMap {
     slots: Slots,
     /// GPUs by class, node and grant.
     grants: BTreeMap<(GpuClass, NodeId), BTreeMap<GrantId, GpuCount>>,
+    /// Where their nodes stand.
+    places: BTreeMap<NodeId, Facts>,
 }
 
 impl HeldMap {
     fn of(state: &State, peer: &SiteId) -> Self {
         let mut map = Self::default();
         let mut counts = Counts::new();
+        let mut facts: BTreeMap<&NodeId, &Facts> = BTreeMap::new();
         for (grant, held) in state.held_at(peer).filter(|(_, it)| !it.recalled && !it.returned) {
             for slot in &held.slots {
                 let key = DrawKey { host: peer.clone(), grant, node: Some(slot.node.clone()) };
                 let drawn = state.drawn.get(&key).copied().unwrap_or_default();
                 let key = (slot.class.clone(), slot.node.clone());
                 let left = slot.gpus.minus(drawn);
+                facts.extend(slot.facts.as_deref().map(|facts| (&slot.node, facts)));
                 map.grants.entry(key.clone()).or_default().insert(grant, left);
                 let sum = counts.entry(key).or_default();
                 *sum = sum.plus(left);
             }
         }
-        map.slots = Slots::of(&counts);
+        map.slots = Slots::of(&counts, |node| facts.get(node).copied());
+        map.places = facts.into_iter().map(|(node, facts)| (node.clone(), facts.clone())).collect();
         map
     }
 
     fn take(&mut self, spec: &JobSpec, closed: &[GpuClass]) -> Option<(GpuClass, Vec<LoanSlot>)> {
-        let taken = self.slots.take(&spec.gpu_classes, closed, spec.nodes, spec.gpus_per_node);
-        let (class, nodes) = taken?;
+        let (classes, needs) = (spec.gpu_classes.as_slice(), &*spec.needs);
+        let (nodes, gpus) = (spec.nodes, spec.gpus_per_node);
+        let (class, mut nodes) = self.slots.take(&Gang { classes, closed, nodes, gpus, needs })?;
+        if let Some(together) = &needs.together {
+            // Neighbours by rank are neighbours in the hall.
+            let place = |node: &NodeId| {
+                self.places.get(node).and_then(|facts| fits::place_of(facts, together.level))
+            };
+            nodes.sort_by(|one, other| (place(one), one).cmp(&(place(other), other)));
+        }
         let mut slots = Vec::new();
         for node in nodes {
             let key = (class.clone(), node);
@@ -191,7 +205,7 @@ fn there(
     closed: &[GpuClass],
     held: &mut BTreeMap<SiteId, HeldMap>,
 ) -> Option<(GpuClass, Place)> {
-    if !spec.may_leave() {
+    if !fits::may_leave(state, spec) {
         return None;
     }
     state.peers.values().filter(|peer| peer.suspicion.is_none()).find_map(|peer| {

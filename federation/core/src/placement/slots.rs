@@ -4,12 +4,28 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use specs::id::{GpuClass, NodeId};
+use specs::job::Needs;
 use specs::unit::GpuCount;
+use specs::wire::agent::Facts;
 
 use crate::placement::fleet::{Ask, ClassIndex, Fleet, NodeShape};
+use crate::placement::names::{self, Names};
 
 /// GPUs by class and node.
 pub(crate) type Counts = BTreeMap<(GpuClass, NodeId), GpuCount>;
+
+/// A gang that is to stand on them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Gang<'a> {
+    /// The preferred first; empty for any.
+    pub classes: &'a [GpuClass],
+    /// Of these none.
+    pub closed: &'a [GpuClass],
+    pub nodes: u32,
+    pub gpus: GpuCount,
+    /// CPU, memory and parts of GPUs are not looked at.
+    pub needs: &'a Needs,
+}
 
 /// What is left of them.
 #[derive(Debug, Clone, Default)]
@@ -19,17 +35,20 @@ pub(crate) struct Slots {
     nodes: Vec<NodeId>,
     /// In order.
     classes: Vec<GpuClass>,
+    names: Names,
 }
 
 impl Slots {
-    pub(crate) fn of(counts: &Counts) -> Self {
+    /// `facts` tells of a node what its host tells, if it does.
+    pub(crate) fn of<'a>(counts: &Counts, facts: impl Fn(&NodeId) -> Option<&'a Facts>) -> Self {
         let mut slots = Self::default();
         for ((class, node), gpus) in counts {
             if slots.classes.last() != Some(class) {
                 slots.classes.push(class.clone());
             }
             let class = ClassIndex(u16::try_from(slots.classes.len() - 1).unwrap_or(u16::MAX));
-            slots.fleet.add(&NodeShape { class, gpus: gpus.0, ..NodeShape::default() });
+            let shape = facts(node).map(|facts| slots.names.shape(facts)).unwrap_or_default();
+            slots.fleet.add(&NodeShape { class, gpus: gpus.0, ..shape });
             slots.nodes.push(node.clone());
         }
         slots
@@ -37,13 +56,8 @@ impl Slots {
 
     /// Takes a gang of one of the classes that are not closed, the first that has it; of any other
     /// class if none is named.
-    pub(crate) fn take(
-        &mut self,
-        classes: &[GpuClass],
-        closed: &[GpuClass],
-        nodes: u32,
-        gpus: GpuCount,
-    ) -> Option<(GpuClass, Vec<NodeId>)> {
+    pub(crate) fn take(&mut self, gang: &Gang<'_>) -> Option<(GpuClass, Vec<NodeId>)> {
+        let Gang { classes, closed, nodes, gpus, needs } = *gang;
         let number = |class| self.classes.binary_search(class).ok();
         let all = if classes.is_empty() && !closed.is_empty() { &self.classes } else { classes };
         let named: Vec<ClassIndex> = all
@@ -55,7 +69,14 @@ impl Slots {
         if named.is_empty() && !all.is_empty() {
             return None;
         }
-        let placement = self.fleet.place(&Ask { classes: named, ..Ask::whole(nodes, gpus.0) })?;
+        let ask = Ask {
+            classes: named,
+            attributes: self.names.asked(needs),
+            together: names::together(needs),
+            fill: names::fill(needs),
+            ..Ask::whole(nodes, gpus.0)
+        };
+        let placement = self.fleet.place(&ask)?;
         let at = |part: &crate::placement::fleet::Taken| usize::try_from(part.node.0).ok();
         let class = self.fleet.class(placement.parts.first()?.node)?;
         let nodes = placement.parts.iter().filter_map(|part| self.nodes.get(at(part)?).cloned());

@@ -25,7 +25,7 @@ pub fn could_ever_run(state: &State, leader: &mut Leader, spec: &JobSpec) -> boo
     here || awaited
         || state.peers.values().any(|peer| {
             let said = leader.peer_capacity(&peer.site);
-            spec.may_leave()
+            fits::may_leave(state, spec)
                 && fits::may_run_at(spec, &peer.site, peer.country)
                 && (said.is_empty() || said.iter().any(|class| could_hold(class, spec)))
         })
@@ -166,7 +166,7 @@ fn why_not_at(state: &State, leader: &Leader, now: Instant, job: &Job, site: &Si
     if !spec.placement.spill {
         return one_site(site, "the job may not spill", "spec.placement.spill: true");
     }
-    if !spec.may_leave() {
+    if !fits::may_leave(state, spec) {
         let constraint = "the job asks for more of its nodes than a loan can carry";
         return one_site(site, constraint, "GPUs alone, whole, with no place required");
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod kept;
+mod loans;
 mod preempt;
 mod quota;
 mod turns;

@@ -15,7 +15,7 @@ use specs::quota::Limit;
 use specs::site::{LendRule, SiteSpec, Terms};
 use specs::unit::{GpuCount, Instant, Millis, Timestamp};
 use specs::version::ClusterVersion;
-use specs::wire::agent::{AttemptPhase, AttemptReport, Inventory, Outcome};
+use specs::wire::agent::{AttemptPhase, AttemptReport, Facts, Inventory, Outcome};
 use specs::wire::client::JobState;
 
 pub(crate) struct Site {
@@ -80,6 +80,10 @@ impl Site {
     }
 
     pub(crate) fn node(&mut self, name: &str, class: &str, gpus: u16) {
+        self.node_that_says(name, class, gpus, Facts::default());
+    }
+
+    pub(crate) fn node_that_says(&mut self, name: &str, class: &str, gpus: u16, facts: Facts) {
         self.nodes += 1;
         let (token, at) = (TokenId(self.nodes), self.at());
         let node: NodeId = name.parse().unwrap();
@@ -90,8 +94,19 @@ impl Site {
             bound: name.into(),
             expires_at: at,
         }));
-        let accept = AcceptNode { token, node: node.clone(), digest: Blob(name.into()), at };
+        let accept = AcceptNode { token, node, digest: Blob(name.into()), at };
         assert_eq!(self.apply(Command::AcceptNode(accept)), Reply::Done);
+        self.register(name, 1, (class, gpus), facts);
+    }
+
+    /// A life of the node's agent begins.
+    pub(crate) fn register(
+        &mut self,
+        name: &str,
+        boot: u64,
+        (class, gpus): (&str, u16),
+        facts: Facts,
+    ) {
         let info = |index| GpuInfo {
             index: GpuIndex(index),
             class: class.parse().unwrap(),
@@ -103,9 +118,10 @@ impl Site {
             gpus: (0..gpus).map(info).collect(),
             address: "127.0.0.1".into(),
             version: "test".into(),
-            facts: OrDefault::default(),
+            facts: OrDefault(facts),
         };
-        self.apply(Command::RegisterNode(RegisterNode { node, boot: Boot(1), inventory, at }));
+        let (node, boot, at) = (name.parse().unwrap(), Boot(boot), self.at());
+        self.apply(Command::RegisterNode(RegisterNode { node, boot, inventory, at }));
     }
 
     pub(crate) fn submit(&mut self, id: u128, spec: JobSpec) -> Reply {
