@@ -14,6 +14,7 @@
 mod arch;
 mod ask;
 mod ballot;
+mod caches;
 mod child;
 mod cuda;
 mod gauges;

@@ -143,7 +143,9 @@ impl Gpu {
             Fault::TransientRead { sm, .. }
             | Fault::WriteDrop { sm, .. }
             | Fault::FlakySm { sm, .. }
+            | Fault::FlakyUnder { sm, .. }
             | Fault::SlowSm { sm, .. } => (false, *sm),
+            Fault::FlakySet { set, sets, .. } => (set >= sets, 0),
             Fault::PcieWidth { .. }
             | Fault::PcieGeneration { .. }
             | Fault::LinkFlip { .. }

@@ -42,6 +42,8 @@ pub(crate) struct Device {
     /// Where and how many bytes.
     taken: BTreeMap<u64, u64>,
     flaky: BTreeMap<u32, Unit>,
+    /// By the beginning of a kernel's name.
+    flaky_under: Vec<(String, BTreeMap<u32, Unit>)>,
     pace: BTreeMap<u32, u64>,
     /// What every call is answered from now on.
     pub broken: Option<u32>,
@@ -57,6 +59,7 @@ impl Device {
             memory,
             taken: BTreeMap::new(),
             flaky: BTreeMap::new(),
+            flaky_under: Vec::new(),
             pace: BTreeMap::new(),
             broken: None,
             is_hung: false,
@@ -65,6 +68,11 @@ impl Device {
             if let Fault::FlakySm { sm, unit, bit, every, seed } = fault {
                 let trigger = Trigger::new(*every, *seed);
                 it.flaky.insert(*sm, Unit { class: unit.class(), bit: *bit, trigger });
+            }
+            if let Fault::FlakyUnder { kernel, sm, unit, bit, every, seed } = fault {
+                let trigger = Trigger::new(*every, *seed);
+                let unit = Unit { class: unit.class(), bit: *bit, trigger };
+                it.flaky_under.push((kernel.clone(), BTreeMap::from([(*sm, unit)])));
             }
             if let Fault::SlowSm { sm, permille } = fault {
                 it.pace.insert(*sm, *permille);
@@ -163,7 +171,9 @@ impl Device {
         if self.is_hung || self.broken.is_some() {
             return;
         }
-        let mut sms = Sms { count: self.gpu.sms, flaky: &mut self.flaky, pace: &self.pace };
+        let under = self.flaky_under.iter_mut().find(|(kernel, _)| name.starts_with(kernel));
+        let flaky = under.map_or(&mut self.flaky, |(_, flaky)| flaky);
+        let mut sms = Sms { count: self.gpu.sms, flaky, pace: &self.pace };
         if let Err(stop) = machine::run(launch, &mut self.memory, pinned, &mut sms) {
             crate::say(&format!("emulated GPU {}: {name}: {stop}", self.index));
             self.broken = Some(code::ILLEGAL_ADDRESS);

@@ -20,6 +20,11 @@ pub enum Fault {
     WriteDrop { sm: u32, every: u64, seed: u64 },
     /// Results of one SM's unit with one wrong bit, about once in `every` operations of a warp.
     FlakySm { sm: u32, unit: UnitKind, bit: u32, every: u64, seed: u64 },
+    /// The same, in kernels alone whose names begin so: what only some mixtures of work bring out.
+    FlakyUnder { kernel: String, sm: u32, unit: UnitKind, bit: u32, every: u64, seed: u64 },
+    /// Reads through one of `sets` sets of lines of the second-level cache, by whichever SM, that
+    /// come with one wrong bit, about once in `every`; right when repeated.
+    FlakySet { set: u32, sets: u32, bit: u32, every: u64, seed: u64 },
     /// An SM that takes this many thousandths of the cycles that it should.
     SlowSm { sm: u32, permille: u64 },
     /// Lanes of the link to the host that came up.
@@ -69,6 +74,8 @@ pub enum UnitKind {
     Special,
     Tensor,
     Shared,
+    Shuffle,
+    FirstLevel,
 }
 
 /// Counters of the management library.
@@ -106,6 +113,8 @@ impl UnitKind {
             Self::Special => Class::Special,
             Self::Tensor => Class::Tensor,
             Self::Shared => Class::Shared,
+            Self::Shuffle => Class::Shuffle,
+            Self::FirstLevel => Class::Cached,
         }
     }
 }

@@ -12,7 +12,7 @@ const RESERVE_KIB: u64 = MEMORY_KIB / 256;
 const SMS: u64 = 8;
 
 /// Kinds of planted faults.
-pub const KINDS: [&str; 18] = [
+pub const KINDS: [&str; 22] = [
     "stuck-bit",
     "stuck-row",
     "alias",
@@ -23,6 +23,10 @@ pub const KINDS: [&str; 18] = [
     "flaky-special",
     "flaky-tensor",
     "flaky-shared",
+    "flaky-shuffle",
+    "flaky-l1",
+    "flaky-l2",
+    "flaky-golden",
     "slow-sm",
     "pcie-width",
     "link-flip",
@@ -103,6 +107,19 @@ pub fn plant(kind: &str, chance: &mut Chance) -> Option<Fault> {
         "flaky-special" => flaky(UnitKind::Special, chance.within(5, 100), chance.small(0, 32)),
         "flaky-tensor" => flaky(UnitKind::Tensor, chance.within(5, 50), chance.small(0, 32)),
         "flaky-shared" => flaky(UnitKind::Shared, chance.within(5, 100), chance.small(0, 32)),
+        "flaky-shuffle" => flaky(UnitKind::Shuffle, chance.within(5, 100), chance.small(0, 32)),
+        "flaky-l1" => flaky(UnitKind::FirstLevel, chance.within(5, 100), chance.small(0, 32)),
+        "flaky-l2" => {
+            let sets = chance.of([16, 32, 64]);
+            let (set, bit) = (chance.small(0, u64::from(sets)), chance.small(0, 128));
+            Fault::FlakySet { set, sets, bit, every: chance.within(40, 200), seed }
+        }
+        "flaky-golden" => {
+            let unit = chance.of([UnitKind::Tensor, UnitKind::Special, UnitKind::Float]);
+            let (every, bit) = (chance.within(5, 60), chance.small(0, 32));
+            let kernel = "golden".to_owned();
+            Fault::FlakyUnder { kernel, sm, unit, bit, every, seed }
+        }
         "slow-sm" => Fault::SlowSm { sm, permille: chance.within(1_030, 1_500) },
         "pcie-width" => Fault::PcieWidth { lanes: chance.of([1, 2, 4, 8]) },
         "link-flip" => {
@@ -158,7 +175,7 @@ pub fn judge(report: &Value, fault: &Fault) -> Judged {
 
 /// Says what a finding names no place of, and what a fault also does.
 fn is_neutral(blame: &Value, fault: &Fault) -> bool {
-    let is_unit = matches!(fault, Fault::FlakySm { .. });
+    let is_unit = matches!(fault, Fault::FlakySm { .. } | Fault::FlakyUnder { .. });
     blame["kind"] == "test" || (is_unit && blame["kind"] == "device")
 }
 
@@ -189,9 +206,13 @@ fn is_exact(blame: &Value, fault: &Fault) -> bool {
             let (a, b) = (at(address + offset), at(to + offset));
             kind == "alias" && (ends == (a, b) || ends == (b, a))
         }),
-        Fault::TransientRead { sm, .. } => is_sm(*sm, &["reads"]),
+        Fault::TransientRead { sm, .. } => is_sm(*sm, &["reads", "unit_l"]),
         Fault::WriteDrop { sm, .. } => is_sm(*sm, &["writes"]),
-        Fault::FlakySm { sm, .. } => is_sm(*sm, &["unit_", "tensor_", "reads", "writes"]),
+        Fault::FlakySm { sm, .. } => {
+            is_sm(*sm, &["unit_", "tensor_", "golden_", "reads", "writes"])
+        }
+        Fault::FlakyUnder { sm, kernel, .. } => is_sm(*sm, &[kernel.as_str()]),
+        Fault::FlakySet { .. } => kind == "device" && blame["what"] == "second-level cache",
         Fault::SlowSm { sm, .. } => is_sm(*sm, &["pace"]),
         Fault::LinkFlip { way, .. } => {
             let way = serde_json::to_value(way).unwrap_or_default();

@@ -13,6 +13,7 @@ const MEMORY: &str = include_str!("../../daemon/kernels/ptx/memory.ptx");
 const UNITS: &str = include_str!("../../daemon/kernels/ptx/units.ptx");
 const TENSOR: &str = include_str!("../../daemon/kernels/ptx/tensor.ptx");
 const TENSOR_FP8: &str = include_str!("../../daemon/kernels/ptx/tensor_fp8.ptx");
+const CACHES: &str = include_str!("../../daemon/kernels/ptx/caches.ptx");
 const MMA_SM120A: &str = include_str!("../../daemon/kernels/ptx/mma_sm120a.ptx");
 const GOLDEN: &str = include_str!("../../daemon/kernels/ptx/golden.ptx");
 const PATTERNS: [&str; 5] = ["address", "random", "walk", "checker", "modulo"];
@@ -101,9 +102,26 @@ fn vote(device: &mut Device, text: &str, name: &str, seed: u64) -> Vec<Vec<(u64,
         word.store(nth.wrapping_mul(0x9e37_79b9) & 0x81ff_81ff | 0x3e00_3e00, Ordering::Relaxed);
     }
     let (steps, canary) = (Word(8), Word(NOBODY));
-    let scratch = device.allocate(256 * u64::from(SMS)).unwrap();
+    let scratch = device.allocate(16 << 10).unwrap();
+    if name.starts_with("unit_l") {
+        let arguments = [Long(scratch), Word(1_024), Long(seed)];
+        launch(device, &module, &pinned, "cache_fill", (SMS, 256, 0), &arguments);
+    }
     let arguments: Vec<Argument> = match name {
         "unit_shared" => vec![votes, Long(seed), Word(1_024), Word(2), canary],
+        "unit_l1" => vec![votes, Long(scratch), Long(seed), steps, canary],
+        "unit_l2" => {
+            launch(
+                device,
+                &module,
+                &pinned,
+                "cache_add",
+                (SMS, 256, 0),
+                &[Long(scratch), Word(1_024)],
+            );
+            let added = Word((1..=SMS).sum());
+            vec![votes, Long(scratch), Word(1_024), Long(seed), added, Word(1), canary]
+        }
         "unit_atomic" => vec![votes, Long(seed), Long(scratch), steps, canary],
         name if name.starts_with("golden") => {
             let (x, w) = (Long(pinned[1].at), Long(pinned[2].at));
@@ -128,7 +146,7 @@ pub(crate) fn wrong_sms(fault: Fault, name: &str) -> Vec<usize> {
     (0..votes.len()).filter(differs).collect()
 }
 
-const VOTES: [(&str, &str); 19] = [
+const VOTES: [(&str, &str); 22] = [
     (UNITS, "unit_integer"),
     (UNITS, "unit_float"),
     (UNITS, "unit_special"),
@@ -148,6 +166,9 @@ const VOTES: [(&str, &str); 19] = [
     (MMA_SM120A, "tensor_f8f6f4"),
     (MMA_SM120A, "tensor_f8f6f4_exact"),
     (MMA_SM120A, "tensor_nvfp4"),
+    (CACHES, "unit_shuffle"),
+    (CACHES, "unit_l1"),
+    (CACHES, "unit_l2"),
 ];
 
 #[test]
@@ -223,6 +244,8 @@ fn a_wrong_bit_of_a_unit_changes_the_digest_of_its_sm_alone() {
         (UnitKind::Special, 9, 12..14),
         (UnitKind::Float, 9, 12..14),
         (UnitKind::Shared, 9, 12..16),
+        (UnitKind::Shuffle, 9, 19..20),
+        (UnitKind::FirstLevel, 9, 20..21),
     ];
     for (unit, bit, names) in cases {
         for (_, name) in &VOTES[names] {
@@ -230,6 +253,17 @@ fn a_wrong_bit_of_a_unit_changes_the_digest_of_its_sm_alone() {
             assert_eq!(wrong_sms(fault, name), [1], "{name}");
         }
     }
+}
+
+#[test]
+fn a_wrong_line_of_the_second_level_is_read_wrong_by_many() {
+    let fault = Fault::FlakySet { set: 3, sets: 16, bit: 40, every: 4, seed: 3 };
+    let wrong = wrong_sms(fault, "unit_l2");
+    assert!(wrong.len() >= 2, "{wrong:?}");
+    let votes = |faults| vote(&mut device(64, faults), CACHES, "unit_l2", 42);
+    let stuck = Fault::StuckBit { address: 4_096, bit: 3, one: true };
+    let (sound, all) = (votes(Vec::new()), votes(vec![stuck]));
+    assert!((0..SMS as usize).all(|sm| all[sm] == all[0] && all[sm] != sound[0]), "{all:?}");
 }
 
 #[test]

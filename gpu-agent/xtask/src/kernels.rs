@@ -46,6 +46,12 @@ const KERNELS: &[Kernel] = &[
         instructions: &["HMMA.16816.F32.BF16", "HMMA.16816.F32", "TF32", "IMMA", "DMMA"],
     },
     Kernel {
+        name: "caches",
+        target: "compute_80",
+        on: ARCHITECTURES,
+        instructions: &["LDG.E.128", "LDG.E.STRONG.SM", "E.ADD.STRONG", "SHFL.IDX", "VOTE"],
+    },
+    Kernel {
         name: "golden",
         target: "compute_80",
         on: ARCHITECTURES,

@@ -12,6 +12,8 @@ use super::{Blame, Finding, Severity};
 
 /// The check's name in findings.
 pub const CHECK: &str = "memory";
+/// What is to blame for reads that go wrong wherever and for whomever.
+pub const SECOND_LEVEL: &str = "second-level cache";
 /// Bytes of what is compared at once.
 pub const VECTOR: u64 = 16;
 /// Findings that are listed; what is beyond is counted.
@@ -117,6 +119,7 @@ pub fn judge(numbers: &Numbers) -> Vec<Finding> {
     let mut left: Vec<&Mismatch> = numbers.mismatches.iter().collect();
     aliases(numbers, &mut left, &mut findings);
     cells(numbers, &mut left, &mut findings);
+    path(&mut left, &mut findings);
     sms(numbers, &mut left, &mut findings);
     single(numbers, &left, &mut findings);
     if numbers.count > 0 && !findings.iter().any(|it| it.severity == Severity::Fault) {
@@ -303,6 +306,24 @@ fn suspect(of: &[&Mismatch], readers_only: bool) -> Option<(u32, usize)> {
     counts.into_iter().max_by_key(|(_, count)| *count)
 }
 
+/// Takes away reads that were right when repeated, of several SMs and places and mostly of no one
+/// SM: what they share. A few that were wrong twice in a row belong to them.
+fn path(left: &mut Vec<&Mismatch>, findings: &mut Vec<Finding>) {
+    let (passing, lasting): (Vec<&Mismatch>, Vec<&Mismatch>) =
+        left.iter().partition(|it| it.again == it.want);
+    let readers: BTreeSet<u32> = passing.iter().map(|it| it.reader).collect();
+    let places: BTreeSet<u64> = passing.iter().map(|it| it.index).collect();
+    let most = suspect(&passing, true).map_or(0, |(_, count)| count);
+    if readers.len() < 3 || places.len() < 3 || most * 2 > passing.len() {
+        return;
+    }
+    let (count, of) = (passing.len(), readers.len());
+    let message = format!("{count} reads by {of} SMs were wrong and right when repeated");
+    let blame = Blame::Device { what: SECOND_LEVEL.into() };
+    findings.push(Finding::new(CHECK, Severity::Fault, blame, message));
+    *left = if lasting.len() * 10 > count { lasting } else { Vec::new() };
+}
+
 /// What is left has no pattern: each place is named.
 fn single(numbers: &Numbers, left: &[&Mismatch], findings: &mut Vec<Finding>) {
     for (index, place) in places(left).iter().take(LISTED_MAX) {
@@ -335,6 +356,18 @@ mod tests {
 
     fn blames(numbers: &Numbers) -> Vec<Blame> {
         judge(numbers).into_iter().map(|it| it.blame).collect()
+    }
+
+    #[test]
+    fn reads_that_go_wrong_for_several_sms_at_several_places_are_no_cells() {
+        let wrong = |nth: u32| {
+            let it = mismatch(nth, 10 * u64::from(nth), nth % 4, 7);
+            // One of them was wrong twice.
+            Mismatch { again: if nth == 19 { it.got } else { it.want }, ..it }
+        };
+        let found = judge(&numbers((0..20).map(wrong).collect()));
+        let blames: Vec<&Blame> = found.iter().map(|it| &it.blame).collect();
+        assert_eq!(blames, [&Blame::Device { what: SECOND_LEVEL.into() }], "{found:?}");
     }
 
     #[test]

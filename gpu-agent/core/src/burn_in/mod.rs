@@ -24,6 +24,7 @@ mod tier;
 pub mod vote;
 pub mod wave;
 
+use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -117,39 +118,70 @@ pub fn verdict(findings: &[Finding]) -> Verdict {
 }
 
 /// Brings findings of different checks together: an SM that the votes found is also to blame for
-/// what it wrote and read, and for what could not be judged because of it.
+/// what it wrote and read, and for what could not be judged because of it. What lies in the cache
+/// that all share is wrong for all if one SM, or a cell, is.
 #[must_use]
 pub fn settle(findings: Vec<Finding>) -> Vec<Finding> {
-    let named: Vec<u32> = findings
-        .iter()
-        .filter(|it| it.check != memory::CHECK && it.severity == Severity::Fault)
-        .filter_map(|it| match &it.blame {
-            Blame::Sm { sm, .. } => Some(*sm),
-            Blame::Bit { .. }
-            | Blame::Row { .. }
-            | Blame::Cell { .. }
-            | Blame::Alias { .. }
-            | Blame::Link { .. }
-            | Blame::Transfer { .. }
-            | Blame::Counter { .. }
-            | Blame::Device { .. }
-            | Blame::Test { .. } => None,
-        })
-        .collect();
+    let is_path = |it: &Finding| it.check == memory::CHECK && it.blame.is_of(memory::SECOND_LEVEL);
+    let has_path = findings.iter().any(is_path);
+    // What the first level holds came through the second.
+    let is_shared = |it: &Finding| {
+        it.check == vote::SECOND_LEVEL || (has_path && it.check == vote::FIRST_LEVEL)
+    };
+    let sms = |keep: &dyn Fn(&Finding) -> bool| -> BTreeSet<u32> {
+        let faults = findings.iter().filter(|it| it.severity == Severity::Fault && keep(it));
+        faults.filter_map(|it| it.blame.sm()).collect()
+    };
+    let voted = sms(&|it| it.check != memory::CHECK && !is_shared(it));
+    let named = sms(&|it| !is_shared(it));
+    let in_shared = sms(&is_shared);
+    let is_cause = |it: &Finding| {
+        let is_place = it.check == memory::CHECK && !is_path(it);
+        it.severity == Severity::Fault && (is_place || (it.blame.sm().is_some() && !is_shared(it)))
+    };
+    let has_cause = findings.iter().any(is_cause);
+    let is_everybodys = in_shared.len() > 1 || has_path;
     let mut kept = findings;
     for finding in &mut kept {
-        let mut note = None;
-        if let Blame::Sm { sm, .. } = &finding.blame
-            && finding.check == memory::CHECK
-            && named.contains(sm)
+        let sm = finding.blame.sm();
+        if finding.check == memory::CHECK
+            && let Some(sm) = sm.filter(|sm| voted.contains(sm))
         {
-            note = Some(*sm);
-        }
-        if let Some(sm) = note {
             finding.message = format!("{}; the votes name SM {sm} too", finding.message);
+        }
+        if !is_shared(finding) || finding.severity != Severity::Fault {
+            continue;
+        }
+        if has_cause && sm.is_none_or(|sm| !named.contains(&sm)) {
+            finding.severity = Severity::Warning;
+            finding.message = format!("{}; another finding says why", finding.message);
+        } else if is_everybodys && sm.is_some_and(|sm| !named.contains(&sm)) {
+            finding.blame = Blame::Device { what: memory::SECOND_LEVEL.into() };
         }
     }
     kept
+}
+
+impl Blame {
+    /// The SM that is to blame, if it is one.
+    fn sm(&self) -> Option<u32> {
+        match self {
+            Self::Sm { sm, .. } => Some(*sm),
+            Self::Bit { .. }
+            | Self::Row { .. }
+            | Self::Cell { .. }
+            | Self::Alias { .. }
+            | Self::Link { .. }
+            | Self::Transfer { .. }
+            | Self::Counter { .. }
+            | Self::Device { .. }
+            | Self::Test { .. } => None,
+        }
+    }
+
+    fn is_of(&self, of: &str) -> bool {
+        matches!(self, Self::Device { what } if what == of)
+    }
 }
 
 #[cfg(test)]
@@ -179,5 +211,28 @@ mod tests {
         };
         let settled = settle(vec![sm("unit_integer"), sm(memory::CHECK)]);
         assert!(settled[1].message.contains("SM 3 too"), "{settled:?}");
+    }
+
+    #[test]
+    fn what_all_share_is_not_blamed_for_one_cause_nor_one_sm_for_all() {
+        let of = |check: &str, blame: Blame| Finding::new(check, Severity::Fault, blame, "x");
+        let sm = |sm: u32| Blame::Sm { sm, unit: "x".into() };
+        let shared = || Blame::Device { what: memory::SECOND_LEVEL.into() };
+        let bit = Blame::Bit { address: 64, bit: 1, one: true };
+        let l2 = vote::SECOND_LEVEL;
+        let faults = |findings: Vec<Finding>| -> Vec<Blame> {
+            let settled = settle(findings).into_iter();
+            settled.filter(|it| it.severity == Severity::Fault).map(|it| it.blame).collect()
+        };
+        // A cell that is stuck, or an SM whose writes are lost, is wrong for all who read it.
+        assert_eq!(faults(vec![of(l2, shared()), of(memory::CHECK, bit.clone())]), [bit]);
+        assert_eq!(faults(vec![of(l2, shared()), of(memory::CHECK, sm(3))]), [sm(3)]);
+        // An SM that is named elsewhere stays named; two that are not have a common cause.
+        assert_eq!(faults(vec![of(l2, sm(3)), of("unit_l1", sm(3))]), [sm(3), sm(3)]);
+        assert_eq!(faults(vec![of(l2, sm(3))]), [sm(3)]);
+        assert_eq!(faults(vec![of(l2, sm(3)), of(l2, sm(4))]), [shared(), shared()]);
+        assert_eq!(faults(vec![of(l2, sm(3)), of(memory::CHECK, shared())]), [shared(), shared()]);
+        let first = of("unit_l1", sm(3));
+        assert_eq!(faults(vec![first, of(memory::CHECK, shared())]), [shared(), shared()]);
     }
 }

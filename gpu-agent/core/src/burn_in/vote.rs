@@ -8,10 +8,14 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Blame, Finding, Severity};
+use super::{Blame, Finding, Severity, memory};
 
 /// An SM is slow from this many thousandths of the median's cycles on.
 const SLOW_PERMILLE: u64 = 1_020;
+/// The vote on an SM's own cache.
+pub const FIRST_LEVEL: &str = "unit_l1";
+/// The vote on what all SMs share: who reads something else than was written is not to blame alone.
+pub const SECOND_LEVEL: &str = "unit_l2";
 /// Below this many cycles a difference says nothing.
 const CYCLES_MIN: u64 = 1_000;
 
@@ -137,8 +141,13 @@ pub fn judge(round: &Round) -> Vec<Finding> {
         && outliers.len() * 2 > seen.len()
     {
         let (differ, all) = (outliers.len(), seen.len());
-        let message = format!("{differ} of {all} SMs compute something else than the processor");
-        let blame = Blame::Device { what: "arithmetic".into() };
+        let message = if name == SECOND_LEVEL {
+            format!("{differ} of {all} SMs read something else than was written")
+        } else {
+            format!("{differ} of {all} SMs compute something else than the processor")
+        };
+        let what = if name == SECOND_LEVEL { memory::SECOND_LEVEL } else { "arithmetic" };
+        let blame = Blame::Device { what: what.into() };
         findings.push(Finding::new(name, expected.if_most_differ, blame, message));
         return findings;
     }

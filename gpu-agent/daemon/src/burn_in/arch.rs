@@ -12,7 +12,8 @@ pub(super) struct Family {
     compute: (u32, u32),
     pub ptx: &'static str,
     pub tests: &'static [Test],
-    /// The test that draws most power, and how many products it adds up before they are folded.
+    /// The test that draws most power, and how long its chains are: a step should take some tens of
+    /// microseconds, so that a load can be switched a few thousand times a second.
     pub power: Option<(&'static str, u32)>,
 }
 
@@ -24,7 +25,7 @@ const FAMILIES: [Family; 3] = [
             Test::new("tensor_wgmma_bf16", 8),
             Test::exact("tensor_wgmma_exact", Exact::Wgmma),
         ],
-        power: Some(("tensor_wgmma_power", 512)),
+        power: Some(("tensor_wgmma_power", 32)),
     },
     Family {
         compute: (10, 0),
@@ -33,7 +34,7 @@ const FAMILIES: [Family; 3] = [
             Test::new("tensor_tcgen05_bf16", 8),
             Test::exact("tensor_tcgen05_exact", Exact::Tcgen05),
         ],
-        power: Some(("tensor_tcgen05_bf16", 2_048)),
+        power: Some(("tensor_tcgen05_bf16", 256)),
     },
     Family {
         compute: (12, 0),

@@ -71,6 +71,10 @@ pub(super) struct Request {
     /// Which slice of an idle moment this is.
     #[serde(default)]
     pub turn: u32,
+    /// How long memory is left alone between writing and checking, in a pass of its own; 0 is no
+    /// such pass.
+    #[serde(default)]
+    pub hold_seconds: u32,
     /// A file of operands to replay, which follows the line.
     #[serde(skip)]
     pub dump: Vec<u8>,
@@ -79,14 +83,15 @@ pub(super) struct Request {
     pub peers: bool,
 }
 
-/// Votes that share the time: of units, tensor cores, their power, and the training step.
-const VOTES: u64 = 20;
+/// Votes that share the time: of units, caches, tensor cores, their power, and the training step.
+const VOTES: u64 = 24;
 
 impl Request {
     /// A question that needs nothing but a GPU.
     pub(super) fn of(check: Check, uuid: &str) -> Self {
         let (uuid, dump, peers) = (uuid.to_owned(), Vec::new(), false);
-        Self { check, gpu: 0, uuid, seed: 0, passes: 0, seconds: 0, turn: 0, dump, peers }
+        let (seed, passes, seconds, turn, hold_seconds) = (0, 0, 0, 0, 0);
+        Self { check, gpu: 0, uuid, seed, passes, seconds, turn, hold_seconds, dump, peers }
     }
 
     /// The share of one of the votes.

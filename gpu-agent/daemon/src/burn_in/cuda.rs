@@ -311,6 +311,16 @@ impl Gpu {
         Ok((f64::from(millis) * 1e6) as u64)
     }
 
+    /// Bytes of the cache that all SMs share.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub(super) fn second_level_bytes(&self) -> Result<u64, Failure> {
+        use Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE as BYTES;
+        let ask = || attribute(result::device::get(i32::from(self.info.index))?, BYTES);
+        ask().map(u64::from).map_err(failure("ask for the size of a cache"))
+    }
+
     /// Free and all memory, in bytes.
     ///
     /// # Errors

@@ -4,12 +4,12 @@
 use gpu_agent_core::burn_in::Severity;
 use gpu_agent_core::burn_in::dump::{self, Dump};
 use gpu_agent_core::burn_in::golden::{Format, Operands, Shape, Unfit, exact_digests};
-use gpu_agent_core::burn_in::vote::{self, Expected, Round};
+use gpu_agent_core::burn_in::vote::{Expected, Round};
 
 use super::ballot::{About, Ballot};
 use super::child::Request;
 use super::cuda::{Argument, Failure, Gpu, Kernel, Pinned};
-use super::kernels;
+use super::{caches, kernels};
 
 /// Repetitions of a step in one launch.
 const STEPS: u32 = 1;
@@ -40,20 +40,7 @@ pub(super) fn test(gpu: &Gpu, request: &Request) -> Result<Vec<Round>, Failure> 
     let bench = Bench { ballot, pinned };
     let mut rounds = Vec::new();
     for (nth, (test, kernel)) in TESTS.iter().zip(&kernels).enumerate() {
-        let (mut spent, mut kept) = (0_u64, 0);
-        for turn in 0_u64.. {
-            let seed = request.seed.wrapping_add(turn.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-            let (round, nanos) = bench.made(test, kernel, seed, None)?;
-            spent = spent.saturating_add(nanos.max(1));
-            let is_last = turn >= 1 && spent >= request.nanos_each();
-            if is_last || turn == 0 || !vote::is_unanimous(&round) {
-                rounds.push(round);
-                kept += 1;
-            }
-            if is_last || kept >= 4 {
-                break;
-            }
-        }
+        rounds.extend(caches::vote_on(request, |seed| bench.made(test, kernel, seed, None))?);
         if nth == 0 {
             let liar = bench.ballot.liar(request.seed);
             rounds.push(bench.made(test, kernel, request.seed, Some(liar))?.0);

@@ -1,5 +1,7 @@
 //! The whole memory, by passes of patterns.
 
+use std::time::Duration;
+
 use gpu_agent_core::burn_in::memory::{Canary, Mismatch, Numbers, Pattern, Piece, VECTOR};
 
 use super::child::Request;
@@ -104,14 +106,32 @@ impl Bench<'_> {
             request.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ mixed << 32 ^ mixed.rotate_left(7)
         };
         for pass in 0..request.passes {
-            self.pass(pass, seed(pass), &mut numbers)?;
+            self.pass(pass, seed(pass), Duration::ZERO, &mut numbers)?;
         }
-        self.canary(seed(request.passes), request.seed, &mut numbers)?;
+        if request.hold_seconds > 0 {
+            // Cells that lose what they hold need time to; of random numbers, each half of the bits.
+            let hold = Duration::from_secs(request.hold_seconds.into());
+            let pass = request.passes;
+            let pass = (pass..).find(|it| self.pattern(*it) == Pattern::Random).unwrap_or(pass);
+            self.pass(pass, seed(pass), hold, &mut numbers)?;
+            numbers.passes += 1;
+        }
+        self.canary(seed(numbers.passes), request.seed, &mut numbers)?;
         Ok(numbers)
     }
 
-    /// Writes, checks while inverting, checks the complement.
-    fn pass(&self, pass: u32, seed: u64, numbers: &mut Numbers) -> Result<(), Failure> {
+    fn pattern(&self, pass: u32) -> Pattern {
+        self.pairs[pass as usize % self.pairs.len()].pattern
+    }
+
+    /// Writes, holds, checks while inverting, holds, checks the complement.
+    fn pass(
+        &self,
+        pass: u32,
+        seed: u64,
+        hold: Duration,
+        numbers: &mut Numbers,
+    ) -> Result<(), Failure> {
         let pair = &self.pairs[pass as usize % self.pairs.len()];
         let blocks = self.gpu.info.sms * BLOCKS;
         // Another SM writes, checks and checks again, and how far they are apart differs from pass
@@ -121,6 +141,10 @@ impl Bench<'_> {
         let nanos = self.gpu.timed(|| self.fill(pair, seed, shift(0)))?;
         numbers.nanos += nanos;
         for (nth, flipped) in [(1, false), (2, true)] {
+            if !hold.is_zero() {
+                self.gpu.wait()?;
+                std::thread::sleep(hold / 2);
+            }
             self.log.clear();
             numbers.nanos += self.gpu.timed(|| self.check(pair, seed, shift(nth), flipped))?;
             self.collect(pass, pair.pattern, seed, flipped, numbers);

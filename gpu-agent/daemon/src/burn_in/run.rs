@@ -294,6 +294,7 @@ impl Bench<'_> {
             seconds,
             turn: it.turn,
             peers: it.peers,
+            hold_seconds: if it.tier == Tier::T3 { seconds } else { 0 },
             ..Request::of(check, &self.device.uuid)
         }
     }

@@ -7,7 +7,7 @@ use gpu_agent_core::burn_in::vote::{self, Expected, Round};
 use super::ballot::{About, Ballot};
 use super::child::Request;
 use super::cuda::{Argument, Failure, FailureKind, Gpu, Kernel, Pinned};
-use super::{arch, kernels, power};
+use super::{arch, caches, kernels, power};
 
 /// A launch that takes as long is long enough.
 const LAUNCH_NANOS: u64 = 50_000_000;
@@ -74,7 +74,9 @@ const TENSOR_FP8: &[Test] = &[Test::new("tensor_fp8", 8)];
 /// # Errors
 /// The driver refuses, or the GPU breaks.
 pub(super) fn units(gpu: &Gpu, request: &Request) -> Result<Vec<Round>, Failure> {
-    family(gpu, request, kernels::UNITS, UNITS)
+    let mut rounds = family(gpu, request, kernels::UNITS, UNITS)?;
+    rounds.extend(caches::rounds(gpu, request)?);
+    Ok(rounds)
 }
 
 /// The tests of the tensor cores, in the formats that the GPU has.

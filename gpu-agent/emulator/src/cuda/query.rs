@@ -114,6 +114,8 @@ pub unsafe extern "C" fn cuDeviceGetAttribute(out: *mut c_int, which: u32, numbe
             8 => 48 << 10,
             97 => 99 << 10,
             81 => 100 << 10,
+            // The second-level cache.
+            38 => 64 << 10,
             // A clock in kHz, the PCI bus, the width of a warp, threads of a block.
             13 => 1_000_000,
             33 => small(u32::try_from(device.index).unwrap_or(0))? + 1,

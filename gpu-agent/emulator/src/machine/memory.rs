@@ -20,7 +20,12 @@ pub(crate) struct Memory {
     /// By SM: reads that come wrong once, writes that do not come.
     wrong_reads: BTreeMap<u32, Trigger>,
     lost_writes: BTreeMap<u32, Trigger>,
+    /// A set of the second-level cache: which of how many, and the bit of a word that comes wrong.
+    flaky_set: Option<(u64, u64, u32, Trigger)>,
 }
+
+/// Bytes of a line of a cache.
+const LINE: usize = 128;
 
 /// Memory of the host that kernels reach, without any fault.
 pub(crate) struct Pinned {
@@ -56,6 +61,7 @@ impl Memory {
             odd: (u64::MAX, 0),
             wrong_reads: BTreeMap::new(),
             lost_writes: BTreeMap::new(),
+            flaky_set: None,
         };
         for fault in faults {
             it.plant(fault);
@@ -79,6 +85,10 @@ impl Memory {
             }
             Fault::TransientRead { sm, every, seed } => {
                 self.wrong_reads.insert(*sm, Trigger::new(*every, *seed));
+            }
+            Fault::FlakySet { set, sets, bit, every, seed } => {
+                let trigger = Trigger::new(*every, *seed);
+                self.flaky_set = Some((u64::from(*set), u64::from(*sets).max(1), *bit, trigger));
             }
             Fault::WriteDrop { sm, every, seed } => {
                 self.lost_writes.insert(*sm, Trigger::new(*every, *seed));
@@ -153,6 +163,12 @@ impl Memory {
         {
             let word = usize::try_from(chance >> 32).unwrap_or(0) % into.len();
             into[word] ^= 1 << (chance & 31);
+        }
+        if let Some((set, sets, bit, trigger)) = &mut self.flaky_set
+            && (first * 4 / LINE) as u64 % *sets == *set
+            && trigger.fire().is_some()
+        {
+            into[*bit as usize / 32 % into.len()] ^= 1 << (*bit % 32);
         }
         Ok(())
     }

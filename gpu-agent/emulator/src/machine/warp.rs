@@ -5,7 +5,7 @@ use super::memory::{Memory, Pinned};
 use super::registers::Registers;
 use super::{LANES, Stop};
 use crate::fault::Unit;
-use crate::ptx::{AtomKind, Class, Instruction, Kernel, Op, Space};
+use crate::ptx::{AtomKind, Class, Instruction, Kernel, Op, Space, Way};
 
 /// What a warp sees of its block and its device.
 pub(crate) struct Surroundings<'a> {
@@ -135,7 +135,7 @@ impl Warp {
         match &it.op {
             Op::Branch(to) => return Ok(Next::Jump(*to, mask)),
             Op::Exit => return Ok(Next::End(mask)),
-            Op::Barrier | Op::Shuffle(..) | Op::Mma(..) if !is_whole => {
+            Op::Barrier | Op::Shuffle(..) | Op::Ballot(..) | Op::Mma(..) if !is_whole => {
                 return Err(Stop::Divergent { at: 0 });
             }
             Op::Mma(_, with) if !self.registers.has_scales_of_one(with) => {
@@ -216,10 +216,14 @@ impl Warp {
             Op::PredicateSet(d, on) => it.set_predicate(*d, mask, if *on { u32::MAX } else { 0 }),
             Op::Select32(d, a, b, p) => it.select_32([*d, *a, *b, *p], mask),
             Op::Select64(d, a, b, p) => it.select_64([*d, *a, *b, *p], mask),
-            Op::Shuffle(d, a, by) => {
-                let (from, by) = (*it.word(*a), it.word(*by)[0] as usize);
-                let out = std::array::from_fn(|lane| from[(lane ^ by) % LANES]);
+            Op::Shuffle(way, d, a, by) => {
+                let (from, by) = (*it.word(*a), *it.word(*by));
+                let out = std::array::from_fn(|lane| from[source(*way, lane, by[lane])]);
                 it.set_words(*d, mask, &out);
+            }
+            Op::Ballot(d, p) => {
+                let all = it.predicate(*p) & mask;
+                it.set_words(*d, mask, &[all; LANES]);
             }
             Op::Mma(kind, fragments) => it.multiply(*kind, fragments),
             _ => {}
@@ -299,6 +303,7 @@ impl Warp {
             Op::Bin32(_, d, ..) | Op::Mad32(d, ..) | Op::Fma32(d, ..) => *d,
             Op::Float32(_, d, ..) | Op::Un32(_, d, ..) => *d,
             Op::Load(_, into, ..) => into[0],
+            Op::Shuffle(_, d, ..) => *d,
             Op::Mma(kind, with) if *kind == crate::ptx::MmaKind::Fp64 => {
                 let d = with.d[pick(with.d.len())];
                 self.registers.long_mut(d)[lane] ^= 1 << (bit % 64);
@@ -357,6 +362,23 @@ impl Surroundings<'_> {
         }
         let first = usize::try_from(address / 4).map_err(|_| Stop::BadAddress { address })?;
         self.shared.get_mut(first..first + count).ok_or(Stop::BadAddress { address })
+    }
+}
+
+/// The lane that a lane takes from. Distances count to 31, as the instruction has it.
+fn source(way: Way, lane: usize, by: u32) -> usize {
+    let by = (by & 31) as usize;
+    match way {
+        Way::Across => lane ^ by,
+        Way::Index => by,
+        Way::Below => lane.checked_sub(by).unwrap_or(lane),
+        Way::Above => {
+            if lane + by < LANES {
+                lane + by
+            } else {
+                lane
+            }
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::PtxError;
 use super::op::{
     AtomKind, Bin32, Bin64, Class, Compare, Float, Fragments, Half, Instruction, Logic, MmaKind,
-    Op, Reg, Space, Un32, Un64, Width,
+    Op, Reg, Space, Un32, Un64, Way, Width,
 };
 use super::text::{Entry, Operand, Statement, bytes_of};
 
@@ -164,7 +164,7 @@ impl Lowering {
         let base = words.next().unwrap_or_default();
         let rest: Vec<&str> = words.collect();
         let op = self.op(base, &rest, &it.operands, &it.opcode)?;
-        let class = class_of(base, &op);
+        let class = class_of(base, &rest, &op);
         let cost = match (&op, class) {
             (Op::Mma(..), _) => 16,
             (Op::Load(..) | Op::Store(..) | Op::Load64(..) | Op::Store64(..), _) => 4,
@@ -191,7 +191,8 @@ impl Lowering {
             "st" => Some(self.store(rest, with)?),
             "atom" | "red" => Some(self.atom(rest, with, name)?),
             "mma" => Some(self.mma(rest, with, name)?),
-            "shfl" if rest == ["sync", "bfly", "b32"] => Some(self.shuffle(with)?),
+            "shfl" => self.shuffle(rest, with)?,
+            "vote" if rest == ["sync", "ballot", "b32"] => Some(self.ballot(with)?),
             "setp" => self.setp(rest, with)?,
             "cvt" => self.cvt(rest, with)?,
             "mov" | "cvta" => self.mov(kind, with)?,
@@ -433,14 +434,27 @@ impl Lowering {
         })
     }
 
-    fn shuffle(&mut self, with: &[Operand]) -> Result<Op, PtxError> {
+    /// Of a whole warp: others are refused when it runs.
+    fn ballot(&mut self, with: &[Operand]) -> Result<Op, PtxError> {
+        let p = self.reg(self.nth(with, 1)?, File::Predicate)?;
+        Ok(Op::Ballot(self.word(with, 0)?, p))
+    }
+
+    fn shuffle(&mut self, rest: &[&str], with: &[Operand]) -> Result<Option<Op>, PtxError> {
+        let (way, clamp) = match rest {
+            ["sync", "bfly", "b32"] => (Way::Across, 31),
+            ["sync", "idx", "b32"] => (Way::Index, 31),
+            ["sync", "up", "b32"] => (Way::Below, 0),
+            ["sync", "down", "b32"] => (Way::Above, 31),
+            _ => return Ok(None),
+        };
         let [d, a, by] = self.words(with)?;
         let rest = (self.nth(with, 3)?, self.nth(with, 4)?);
         let whole = |it: &Operand| matches!(it, Operand::Immediate(bits) if *bits & 0xffff_ffff == 0xffff_ffff);
-        if rest.0 != &Operand::Immediate(31) || !whole(rest.1) {
+        if rest.0 != &Operand::Immediate(clamp) || !whole(rest.1) {
             return Err(self.bad("a shuffle within a part of a warp is not known here"));
         }
-        Ok(Op::Shuffle(d, a, by))
+        Ok(Some(Op::Shuffle(way, d, a, by)))
     }
 
     fn atom(&mut self, rest: &[&str], with: &[Operand], name: &str) -> Result<Op, PtxError> {
@@ -708,7 +722,7 @@ fn special(name: &str) -> Option<Special> {
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "all others are nobody's fault")]
-fn class_of(base: &str, op: &Op) -> Class {
+fn class_of(base: &str, rest: &[&str], op: &Op) -> Class {
     let is_approximate = |op: &Un32| {
         use Un32::{Cos, Ex2, Lg2, Rcp, Rsqrt, Sin};
         matches!(op, Ex2 | Lg2 | Sin | Cos | Rsqrt | Rcp)
@@ -718,6 +732,8 @@ fn class_of(base: &str, op: &Op) -> Class {
         Op::Fma32(..) | Op::Float32(..) => Class::Float,
         Op::Un32(op, ..) if is_approximate(op) => Class::Special,
         Op::Load(Space::Shared, ..) => Class::Shared,
+        Op::Load(Space::Global, ..) if rest.contains(&"ca") => Class::Cached,
+        Op::Shuffle(..) => Class::Shuffle,
         _ if base == "mma" => Class::Tensor,
         _ => Class::Other,
     }

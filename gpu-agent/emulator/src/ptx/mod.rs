@@ -7,7 +7,7 @@ mod text;
 pub(crate) use lower::{Kernel, Special, lower};
 pub(crate) use op::{
     AtomKind, Bin32, Bin64, Class, Compare, Float, Fragments, Half, Instruction, Logic, MmaKind,
-    Op, Space, Un32, Un64, Width,
+    Op, Space, Un32, Un64, Way, Width,
 };
 pub(crate) use text::parse;
 

@@ -12,6 +12,9 @@ pub(crate) enum Class {
     Special,
     Tensor,
     Shared,
+    Shuffle,
+    /// Loads that the SM's own cache may answer.
+    Cached,
 }
 
 pub(crate) struct Instruction {
@@ -166,6 +169,18 @@ pub(crate) enum MmaKind {
     Fp64,
 }
 
+/// From which lane a shuffle takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// The one whose number differs by these bits.
+    Across,
+    /// The one with this number.
+    Index,
+    /// So many below or above; one's own beyond the ends.
+    Below,
+    Above,
+}
+
 /// Floating point of 16 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Half {
@@ -227,8 +242,9 @@ pub(crate) enum Op {
     Load64(Space, Box<[Reg]>, Reg, i64),
     Store64(Space, Box<[Reg]>, Reg, i64),
     Atom(Space, AtomKind, Reg, Reg, i64, Reg),
-    /// To the lane whose number differs by these bits.
-    Shuffle(Reg, Reg, Reg),
+    Shuffle(Way, Reg, Reg, Reg),
+    /// One bit for each lane: whether the predicate holds there.
+    Ballot(Reg, Reg),
     Mma(MmaKind, Box<Fragments>),
     Barrier,
     Branch(u32),
