@@ -76,6 +76,7 @@ pub enum UnitKind {
     Shared,
     Shuffle,
     FirstLevel,
+    Constant,
 }
 
 /// Counters of the management library.
@@ -115,6 +116,7 @@ impl UnitKind {
             Self::Shared => Class::Shared,
             Self::Shuffle => Class::Shuffle,
             Self::FirstLevel => Class::Cached,
+            Self::Constant => Class::Constant,
         }
     }
 }

@@ -14,6 +14,7 @@ const UNITS: &str = include_str!("../../daemon/kernels/ptx/units.ptx");
 const TENSOR: &str = include_str!("../../daemon/kernels/ptx/tensor.ptx");
 const TENSOR_FP8: &str = include_str!("../../daemon/kernels/ptx/tensor_fp8.ptx");
 const CACHES: &str = include_str!("../../daemon/kernels/ptx/caches.ptx");
+const CONSTANT: &str = include_str!("../../daemon/kernels/ptx/constant.ptx");
 const MMA_SM120A: &str = include_str!("../../daemon/kernels/ptx/mma_sm120a.ptx");
 const GOLDEN: &str = include_str!("../../daemon/kernels/ptx/golden.ptx");
 const PATTERNS: [&str; 5] = ["address", "random", "walk", "checker", "modulo"];
@@ -146,7 +147,7 @@ pub(crate) fn wrong_sms(fault: Fault, name: &str) -> Vec<usize> {
     (0..votes.len()).filter(differs).collect()
 }
 
-const VOTES: [(&str, &str); 22] = [
+const VOTES: [(&str, &str); 23] = [
     (UNITS, "unit_integer"),
     (UNITS, "unit_float"),
     (UNITS, "unit_special"),
@@ -169,6 +170,7 @@ const VOTES: [(&str, &str); 22] = [
     (CACHES, "unit_shuffle"),
     (CACHES, "unit_l1"),
     (CACHES, "unit_l2"),
+    (CONSTANT, "unit_constant"),
 ];
 
 #[test]
@@ -246,6 +248,7 @@ fn a_wrong_bit_of_a_unit_changes_the_digest_of_its_sm_alone() {
         (UnitKind::Shared, 9, 12..16),
         (UnitKind::Shuffle, 9, 19..20),
         (UnitKind::FirstLevel, 9, 20..21),
+        (UnitKind::Constant, 9, 22..23),
     ];
     for (unit, bit, names) in cases {
         for (_, name) in &VOTES[names] {

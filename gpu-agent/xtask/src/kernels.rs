@@ -52,6 +52,12 @@ const KERNELS: &[Kernel] = &[
         instructions: &["LDG.E.128", "LDG.E.STRONG.SM", "E.ADD.STRONG", "SHFL.IDX", "VOTE"],
     },
     Kernel {
+        name: "constant",
+        target: "compute_80",
+        on: ARCHITECTURES,
+        instructions: &["LDC R", "c[0x3][R"],
+    },
+    Kernel {
         name: "golden",
         target: "compute_80",
         on: ARCHITECTURES,

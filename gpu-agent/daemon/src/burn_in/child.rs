@@ -84,7 +84,7 @@ pub(super) struct Request {
 }
 
 /// Votes that share the time: of units, caches, tensor cores, their power, and the training step.
-const VOTES: u64 = 24;
+const VOTES: u64 = 25;
 
 impl Request {
     /// A question that needs nothing but a GPU.

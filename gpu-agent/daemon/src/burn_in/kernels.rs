@@ -10,6 +10,7 @@ pub(super) const TENSOR: &str = include_str!("../../kernels/ptx/tensor.ptx");
 pub(super) const TENSOR_FP8: &str = include_str!("../../kernels/ptx/tensor_fp8.ptx");
 pub(super) const GOLDEN: &str = include_str!("../../kernels/ptx/golden.ptx");
 pub(super) const CACHES: &str = include_str!("../../kernels/ptx/caches.ptx");
+pub(super) const CONSTANT: &str = include_str!("../../kernels/ptx/constant.ptx");
 /// For one compute capability each.
 pub(super) const WGMMA: &str = include_str!("../../kernels/ptx/wgmma_sm90a.ptx");
 pub(super) const TCGEN05: &str = include_str!("../../kernels/ptx/tcgen05_sm100a.ptx");
@@ -54,6 +55,6 @@ mod tests {
             let is_manifest = name == "ptx/manifest.txt";
             assert!(is_manifest || named.contains(&name), "{name} is not in the manifest");
         }
-        assert_eq!(hashes().len(), 9);
+        assert_eq!(hashes().len(), 10);
     }
 }

@@ -55,6 +55,7 @@ const UNITS: &[Test] = &[
     Test::new("unit_shared", 2),
     Test::shared("unit_atomic", 32),
 ];
+const CONSTANT: &[Test] = &[Test::new("unit_constant", 64)];
 const TENSOR: &[Test] = &[
     Test::new("tensor_bf16", 8),
     Test::new("tensor_fp16", 8),
@@ -75,6 +76,7 @@ const TENSOR_FP8: &[Test] = &[Test::new("tensor_fp8", 8)];
 /// The driver refuses, or the GPU breaks.
 pub(super) fn units(gpu: &Gpu, request: &Request) -> Result<Vec<Round>, Failure> {
     let mut rounds = family(gpu, request, kernels::UNITS, UNITS)?;
+    rounds.extend(family(gpu, request, kernels::CONSTANT, CONSTANT)?);
     rounds.extend(caches::rounds(gpu, request)?);
     Ok(rounds)
 }

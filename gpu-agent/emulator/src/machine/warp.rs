@@ -325,6 +325,12 @@ impl Surroundings<'_> {
                 into.copy_from_slice(self.shared(address, into.len())?);
                 Ok(())
             }
+            Space::Constant => {
+                let at = usize::try_from(address / 4).map_err(|_| Stop::BadAddress { address })?;
+                let from = self.kernel.constants.get(at..at + into.len());
+                into.copy_from_slice(from.ok_or(Stop::BadAddress { address })?);
+                Ok(())
+            }
         }
     }
 
@@ -336,6 +342,7 @@ impl Surroundings<'_> {
                 self.shared(address, from.len())?.copy_from_slice(from);
                 Ok(())
             }
+            Space::Constant => Err(Stop::BadAddress { address }),
         }
     }
 
@@ -353,6 +360,7 @@ impl Surroundings<'_> {
                 cell[0] = change(was);
                 Ok(was)
             }
+            Space::Constant => Err(Stop::BadAddress { address }),
         }
     }
 

@@ -38,6 +38,8 @@ pub(crate) struct Kernel {
     pub specials: Vec<(Reg, Special)>,
     /// Bytes of shared memory beside what the launch gives.
     pub shared: usize,
+    /// Constant memory, by words.
+    pub constants: Vec<u32>,
     pub code: Vec<Instruction>,
 }
 
@@ -72,6 +74,7 @@ pub(crate) fn lower(entry: &Entry) -> Result<Kernel, PtxError> {
         constants_64: lowering.constants_64.into_iter().map(|(value, reg)| (reg, value)).collect(),
         specials: lowering.specials.into_iter().map(|(special, reg)| (reg, special)).collect(),
         shared: lowering.shared_bytes,
+        constants: lowering.constants,
         code,
     })
 }
@@ -97,6 +100,9 @@ struct Lowering {
     parameter_bytes: usize,
     shared: BTreeMap<String, usize>,
     shared_bytes: usize,
+    /// Where each begins, and all of them.
+    constant: BTreeMap<String, usize>,
+    constants: Vec<u32>,
     labels: BTreeMap<String, u32>,
 }
 
@@ -117,6 +123,14 @@ impl Lowering {
             top = top.next_multiple_of(*align);
             shared.insert(name.clone(), top);
             top += bytes;
+        }
+        let (mut constant, mut constants) = (BTreeMap::new(), Vec::new());
+        for (name, bytes) in &entry.constants {
+            constant.insert(name.clone(), constants.len() * 4);
+            let words = bytes.chunks(4).map(|word| {
+                u32::from_le_bytes(std::array::from_fn(|nth| word.get(nth).copied().unwrap_or(0)))
+            });
+            constants.extend(words);
         }
         let file = |kind: &str| match kind {
             "pred" => File::Predicate,
@@ -144,6 +158,8 @@ impl Lowering {
             parameter_bytes: at,
             shared,
             shared_bytes: top,
+            constant,
+            constants,
             labels: labels.collect(),
         }
     }
@@ -480,6 +496,7 @@ impl Lowering {
         match name {
             "global" => Ok(Space::Global),
             "shared" => Ok(Space::Shared),
+            "const" => Ok(Space::Constant),
             other => Err(self.bad(format!("the memory `{other}` is not known here"))),
         }
     }
@@ -688,7 +705,8 @@ impl Lowering {
             let next_32 = &mut self.next_32;
             return Ok(*self.specials.entry(special).or_insert_with(|| next(next_32)));
         }
-        if let Some(at) = self.shared.get(name).copied() {
+        let place = self.shared.get(name).or_else(|| self.constant.get(name)).copied();
+        if let Some(at) = place {
             return self.reg(&Operand::Immediate(at as u64), file);
         }
         Err(self.bad(format!("`{name}` is not known here")))
@@ -732,6 +750,7 @@ fn class_of(base: &str, rest: &[&str], op: &Op) -> Class {
         Op::Fma32(..) | Op::Float32(..) => Class::Float,
         Op::Un32(op, ..) if is_approximate(op) => Class::Special,
         Op::Load(Space::Shared, ..) => Class::Shared,
+        Op::Load(Space::Constant, ..) => Class::Constant,
         Op::Load(Space::Global, ..) if rest.contains(&"ca") => Class::Cached,
         Op::Shuffle(..) => Class::Shuffle,
         _ if base == "mma" => Class::Tensor,

@@ -15,6 +15,7 @@ pub(crate) enum Class {
     Shuffle,
     /// Loads that the SM's own cache may answer.
     Cached,
+    Constant,
 }
 
 pub(crate) struct Instruction {
@@ -144,6 +145,8 @@ pub(crate) enum Logic {
 pub(crate) enum Space {
     Global,
     Shared,
+    /// Of the module, read only.
+    Constant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

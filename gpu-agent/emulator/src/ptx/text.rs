@@ -40,6 +40,8 @@ pub(crate) struct Entry {
     pub registers: Vec<Declaration>,
     /// Name, alignment and bytes; a size of 0 is given by the launch.
     pub shared: Vec<(String, usize, usize)>,
+    /// Name and bytes of constant memory.
+    pub constants: Vec<(String, Vec<u8>)>,
     /// Label, and the statement before which it stands.
     pub labels: Vec<(String, usize)>,
     pub statements: Vec<Statement>,
@@ -48,7 +50,7 @@ pub(crate) struct Entry {
 /// Architectures whose own instructions (wgmma, tcgen05) work on memory by descriptors.
 const UNKNOWN_TARGETS: [&str; 2] = ["sm_90a", "sm_100a"];
 
-/// Takes a module apart. Shared memory that the module declares belongs to each entry.
+/// Takes a module apart. Shared and constant memory that it declares belongs to each entry.
 ///
 /// # Errors
 /// A line that makes no sense.
@@ -82,6 +84,7 @@ struct Reader {
     /// What has begun and not ended.
     pending: String,
     shared: Vec<(String, usize, usize)>,
+    constants: Vec<(String, Vec<u8>)>,
     inside: Option<Entry>,
     /// Blocks within the kernel that have not ended. Their registers are the kernel's: the compiler
     /// gives equal names to equal kinds.
@@ -114,11 +117,15 @@ impl Reader {
         let text = self.pending.trim().to_owned();
         let Some(last) = text.chars().last() else { return Ok(()) };
         let is_vector = self.inside.is_some() && !text.starts_with(['{', '}', '.']) && last != ':';
+        // Data has braces of its own.
+        let is_data = self.inside.is_none() && text.starts_with(".const");
         match last {
+            '{' | '}' if is_data => return Ok(()),
             '{' if self.inside.is_none() => {
                 let head = text.trim_end_matches('{').to_owned();
                 let mut entry = entry_head(&head, self.line)?;
                 entry.shared.clone_from(&self.shared);
+                entry.constants.clone_from(&self.constants);
                 self.inside = Some(entry);
             }
             '}' if text == "}" && self.blocks > 0 => self.blocks -= 1,
@@ -158,8 +165,12 @@ impl Reader {
             return Ok(());
         }
         let Some(entry) = self.inside.as_mut() else {
-            // Constants that the compiler leaves behind; a kernel that names one is refused later.
-            let is_known = text.starts_with(".global") || text.starts_with(".const");
+            if text.starts_with(".const") {
+                self.constants.push(constant(text, line)?);
+                return Ok(());
+            }
+            // What the compiler leaves behind; a kernel that names it is refused later.
+            let is_known = text.starts_with(".global");
             return if is_known { Ok(()) } else { Err(PtxError::new(line, unknown(text))) };
         };
         if let Some(declaration) = text.strip_prefix(".reg") {
@@ -232,6 +243,26 @@ fn shared(text: &str, line: usize) -> Result<(String, usize, usize), PtxError> {
     let count = size.trim_end_matches(']');
     let count = if count.is_empty() { 0 } else { count.parse::<usize>().map_err(|_| bad())? };
     Ok((name.to_owned(), align.max(1), count * each))
+}
+
+/// `.const .align 4 .b8 name[2] = {1, 2}`.
+fn constant(text: &str, line: usize) -> Result<(String, Vec<u8>), PtxError> {
+    let bad =
+        |what: &str| PtxError::new(line, format!("{what} of constant memory is not known here"));
+    let (head, data) = text.split_once('=').ok_or_else(|| bad("a declaration without data"))?;
+    let (name, _, room) = shared(head.trim(), line)?;
+    let values = data.trim().strip_prefix('{').and_then(|it| it.strip_suffix('}'));
+    let values = values.ok_or_else(|| bad("data without braces"))?;
+    let mut bytes = Vec::with_capacity(room);
+    for value in values.split(',') {
+        let value: u8 = value.trim().parse().map_err(|_| bad("what is no byte"))?;
+        bytes.push(value);
+    }
+    if bytes.len() > room {
+        return Err(bad("more data than room"));
+    }
+    bytes.resize(room, 0);
+    Ok((name, bytes))
 }
 
 fn statement(text: &str, line: usize) -> Result<Statement, PtxError> {
@@ -334,6 +365,17 @@ mod tests {
         assert!(parse(&format!("{head}{block}")).is_err());
         let twice = parse(&format!("{head}again: ret;\nagain: ret;\n}}\n")).unwrap_err();
         assert!(twice.what.contains("twice"), "{twice}");
+    }
+
+    #[test]
+    fn constant_memory_is_read_with_its_data() {
+        let text = ".version 8.7\n.const .align 4 .b8 t[4] = {1, 2, 255};\n\
+                    .visible .entry k()\n{\nret;\n}\n";
+        assert_eq!(parse(text).unwrap()[0].constants, [("t".to_owned(), vec![1, 2, 255, 0])]);
+        for wrong in ["{1, 256}", "{1, 2, 3, 4, 5}", "table"] {
+            let error = parse(&text.replace("{1, 2, 255}", wrong)).unwrap_err();
+            assert_eq!(error.line, 2, "{wrong}");
+        }
     }
 
     #[test]
