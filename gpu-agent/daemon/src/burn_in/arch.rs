@@ -12,9 +12,17 @@ pub(super) struct Family {
     compute: (u32, u32),
     pub ptx: &'static str,
     pub tests: &'static [Test],
-    /// The test that draws most power, and how long its chains are: a step should take some tens of
-    /// microseconds, so that a load can be switched a few thousand times a second.
-    pub power: Option<(&'static str, u32)>,
+    pub power: Option<Power>,
+}
+
+/// The test that draws most power.
+#[derive(Clone, Copy)]
+pub(super) struct Power {
+    pub name: &'static str,
+    /// How long its chains are before they enter the digest: so long that little else counts.
+    pub chain: u32,
+    /// The same for a load that is switched: a step should take some tens of microseconds.
+    pub brief: u32,
 }
 
 const FAMILIES: [Family; 3] = [
@@ -25,7 +33,7 @@ const FAMILIES: [Family; 3] = [
             Test::new("tensor_wgmma_bf16", 8),
             Test::exact("tensor_wgmma_exact", Exact::Wgmma),
         ],
-        power: Some(("tensor_wgmma_power", 32)),
+        power: Some(Power { name: "tensor_wgmma_power", chain: 512, brief: 32 }),
     },
     Family {
         compute: (10, 0),
@@ -34,7 +42,7 @@ const FAMILIES: [Family; 3] = [
             Test::new("tensor_tcgen05_bf16", 8),
             Test::exact("tensor_tcgen05_exact", Exact::Tcgen05),
         ],
-        power: Some(("tensor_tcgen05_bf16", 256)),
+        power: Some(Power { name: "tensor_tcgen05_bf16", chain: 2_048, brief: 256 }),
     },
     Family {
         compute: (12, 0),
@@ -64,7 +72,7 @@ mod tests {
             let target = format!(".target sm_{major}{minor}a");
             assert!(it.ptx.lines().any(|line| line == target), "{target}");
             let names = it.tests.iter().map(|test| test.name);
-            for name in names.chain(it.power.map(|(name, _)| name)) {
+            for name in names.chain(it.power.map(|it| it.name)) {
                 assert!(it.ptx.contains(&format!(".entry {name}(")), "{name}");
             }
         }

@@ -3,12 +3,14 @@
 
 use gpu_agent_core::burn_in::vote::{self, Round};
 
+use super::arch::{self, Power};
 use super::ballot::{About, Ballot};
 use super::cuda::{Argument, Failure, FailureKind, Gpu, Kernel};
-use super::{arch, kernels};
+use super::kernels;
 
-/// What all GPUs have, and how many products it adds up before they enter the digest.
-const COMMON: (&str, (&str, u32)) = (kernels::TENSOR, ("tensor_bf16", 64));
+/// What all GPUs have.
+const COMMON: (&str, Power) =
+    (kernels::TENSOR, Power { name: "tensor_bf16", chain: 64, brief: 64 });
 
 /// A load on all SMs of a GPU.
 pub(super) struct Load<'a> {
@@ -25,21 +27,30 @@ impl<'a> Load<'a> {
     /// # Errors
     /// The driver refuses.
     pub(super) fn new(gpu: &'a Gpu, seed: u64) -> Result<Self, Failure> {
+        Self::with(gpu, seed, |it| it.chain)
+    }
+
+    /// The same in steps of some tens of microseconds, to be switched thousands of times a second.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub(super) fn brief(gpu: &'a Gpu, seed: u64) -> Result<Self, Failure> {
+        Self::with(gpu, seed, |it| it.brief)
+    }
+
+    fn with(gpu: &'a Gpu, seed: u64, chain: impl Fn(Power) -> u32) -> Result<Self, Failure> {
         let ballot = Ballot::new(gpu)?;
-        let load = |ptx, name: &str| -> Result<Kernel, Failure> {
-            let mut kernels = ballot.load(ptx, &[name])?;
-            kernels.pop().ok_or_else(|| Failure::driver("the load's kernel is missing"))
+        let load = |(ptx, it): (&str, Power)| -> Result<(Kernel, Power), Failure> {
+            let mut kernels = ballot.load(ptx, &[it.name])?;
+            let kernel = kernels.pop();
+            Ok((kernel.ok_or_else(|| Failure::driver("the load's kernel is missing"))?, it))
         };
         let own = arch::family(gpu.info.compute).and_then(|it| Some((it.ptx, it.power?)));
-        let (ptx, (name, chain)) = own.unwrap_or(COMMON);
-        let (kernel, name, chain) = match load(ptx, name) {
-            Ok(kernel) => (kernel, name, chain),
-            Err(failure) if failure.kind != FailureKind::Kernels => return Err(failure),
-            Err(_) => {
-                let (ptx, (name, chain)) = COMMON;
-                (load(ptx, name)?, name, chain)
-            }
+        let (kernel, it) = match load(own.unwrap_or(COMMON)) {
+            Err(failure) if failure.kind == FailureKind::Kernels => load(COMMON)?,
+            other => other?,
         };
+        let (name, chain) = (it.name, chain(it));
         let name = format!("{}_power", name.trim_end_matches("_power"));
         Ok(Self { ballot, kernel, name, chain, seed })
     }

@@ -28,7 +28,8 @@ const TOLD_MAX: usize = 4;
 /// The driver refuses, or the GPU breaks.
 pub(super) fn test(gpu: &Gpu, request: &Request) -> Result<(Wave, Vec<Round>), Failure> {
     let idle = Sampler::start(&request.uuid).end();
-    let mut bench = Bench { gpu, load: Load::new(gpu, request.seed)?, step: 1, rounds: Vec::new() };
+    let mut bench =
+        Bench { gpu, load: Load::brief(gpu, request.seed)?, step: 1, rounds: Vec::new() };
     bench.probe()?;
     let budget = u64::from(request.seconds) * 1_000_000_000 / SHARE;
     let sampler = Sampler::start(&request.uuid);
