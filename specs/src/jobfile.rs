@@ -24,13 +24,13 @@ mod text;
 #[cfg(feature = "files")]
 mod tree;
 
-pub use convert::{API_VERSION, ENV_RESERVED, KIND};
+pub use convert::{API_VERSION, ENV_RESERVED, KIND, parse_span};
 pub use raw::{
     OneOrMany, RawArray, RawGpus, RawJobFile, RawMetadata, RawPlacement, RawReplicas, RawResources,
     RawRetry, RawRun, RawSpec, RawTime, RawTopology,
 };
 #[cfg(feature = "files")]
-pub use text::{FILE_BYTES_MAX, Format, read, schema};
+pub use text::{FILE_BYTES_MAX, Format, read, read_as, schema};
 
 /// Where in a job file: `spec.run.command[1]`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -288,7 +288,8 @@ fn span(path: &str, written: Option<&str>, default: Millis) -> Result<Millis, Jo
 }
 
 /// Numbers with their units, one after the other: `1h30m`. None if it is anything else.
-fn parse_span(text: &str) -> Option<Millis> {
+#[must_use]
+pub fn parse_span(text: &str) -> Option<Millis> {
     let mut rest = text;
     let mut total = 0u64;
     while !rest.is_empty() || text.is_empty() {

@@ -8,7 +8,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{MessageFormatter, Spanned};
 use toml::de::{DeTable, DeValue};
 
@@ -50,10 +50,24 @@ impl Format {
 /// # Errors
 /// Text that is too long, breaks the format, or does not describe a job.
 pub fn read(text: &str, format: Format, file_name: &str) -> Result<JobSpec, JobFileError> {
+    read_as(text, format, file_name, |raw: RawJobFile| JobSpec::try_from(raw))
+}
+
+/// Reads a file that is written like a job's: first as `R`, then what `meant` makes of it, whose
+/// errors name fields. `file_name` only appears in errors.
+///
+/// # Errors
+/// Text that is too long, breaks the format, or has no such form; or what `meant` says.
+pub fn read_as<R: DeserializeOwned, T>(
+    text: &str,
+    format: Format,
+    file_name: &str,
+    meant: impl FnOnce(R) -> Result<T, JobFileError>,
+) -> Result<T, JobFileError> {
     let placed = |error: JobFileError, at: Position| error.with_place(place(text, file_name, at));
     if text.len() > FILE_BYTES_MAX {
         let reason =
-            format!("a job file is at most {FILE_BYTES_MAX} bytes, this is {}", text.len());
+            format!("such a file is at most {FILE_BYTES_MAX} bytes, this is {}", text.len());
         return Err(JobFileError::new(Path::default(), reason));
     }
     let tree = match format {
@@ -63,12 +77,12 @@ pub fn read(text: &str, format: Format, file_name: &str) -> Result<JobSpec, JobF
     let tree = tree.map_err(|(reason, at)| {
         placed(JobFileError::new(Path::default(), reason), at.unwrap_or(Position::START))
     })?;
-    let raw = RawJobFile::deserialize(tree.clone()).map_err(|error| {
+    let raw = R::deserialize(tree.clone()).map_err(|error| {
         let details = error.into_details();
         let error = JobFileError::new(details.path, details.reason).with_hint(details.hint);
         placed(error, details.at.unwrap_or(Position::START))
     })?;
-    JobSpec::try_from(raw).map_err(|error| {
+    meant(raw).map_err(|error| {
         let at = tree.find(error.path());
         placed(error, at)
     })
