@@ -128,6 +128,10 @@ impl<'a> Table<'a> {
         let read = self.reader.read_record(&mut self.record);
         let is_row = read.map_err(|error| self.csv_fault(&error))?;
         self.line = self.record.position().map_or(self.line, csv::Position::line);
+        // No value has lines; a quote that is not closed would swallow all rows below it.
+        if is_row && self.record.as_slice().contains('\n') {
+            return Err(self.row_fault("a value has several lines; a quote is not closed"));
+        }
         if is_row && self.line.is_multiple_of(8_192) {
             let at = self.reader.position().byte();
             // How far a gzip file is cannot be asked for; such tables shrink about eightfold.

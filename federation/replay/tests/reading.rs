@@ -65,6 +65,13 @@ fn a_fault_names_the_file_the_line_the_column_and_the_reason() {
         (row("soon,1,1,a"), "jobs.csv:3: column `submit_s`: `soon` is not a number"),
         (row("0,,1,a"), "jobs.csv:3: column `gpus`: the value is empty; a number was expected"),
         (row("0,1"), "jobs.csv:3: 2 values, but the header names 4 columns"),
+        (row("0,1,NaN,a"), "jobs.csv:3: column `duration_s`: `NaN` is not a number"),
+        (row("1e300,1,1,a"), "jobs.csv:3: column `submit_s`: `1e300` is not a number"),
+        (row("0,1,1,\"a\n0,1,1,b"), "jobs.csv:3: a value has several lines; a quote is not closed"),
+        (
+            b"\n\n".to_vec(),
+            "jobs.csv: the file is empty; a header row with the columns' names was expected",
+        ),
         (row("0,9999999,1,a"), "jobs.csv:3: column `gpus`: 9999999 is not between 0 and 1048576"),
         (
             b"submit_s,gpus\n0,1\n".to_vec(),
@@ -80,6 +87,15 @@ fn a_fault_names_the_file_the_line_the_column_and_the_reason() {
     for (content, message) in cases {
         assert_eq!(folder.fault(&content), message);
     }
+}
+
+#[test]
+fn a_directory_is_not_read_and_is_not_said_to_be_missing() {
+    let folder = Folder::new();
+    let error = read_jobs(folder.0.path(), Needs::Times, &mut NoProgress).unwrap_err();
+    assert!(error.to_string().starts_with("cannot read ") && !error.is_missing(), "{error}");
+    let none = read_jobs(&folder.0.path().join("none"), Needs::Times, &mut NoProgress);
+    assert!(none.unwrap_err().is_missing());
 }
 
 #[test]
