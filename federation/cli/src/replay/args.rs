@@ -94,7 +94,7 @@ pub(crate) struct SpillArgs {
     #[arg(long, value_enum, default_value = "file")]
     pub(crate) scenario: Scenario,
     /// Work that comes, as a part of what the home can do; for `s1` and `s2`
-    #[arg(long, default_value_t = 1.2, value_name = "FACTOR")]
+    #[arg(long, default_value_t = 1.2, value_parser = parse_factor, value_name = "FACTOR")]
     pub(crate) load: f64,
     /// The part of the remote site that others have taken
     #[arg(long, default_value_t = 0.0, value_parser = parse_part, value_name = "PART")]
@@ -234,6 +234,11 @@ fn parse_seeds(text: &str) -> Result<Seeds, String> {
     Ok(Seeds((first..=last).collect()))
 }
 
+fn parse_factor(text: &str) -> Result<f64, String> {
+    let factor = text.parse().ok().filter(|it: &f64| it.is_finite() && *it > 0.0);
+    factor.ok_or_else(|| format!("`{text}` is not a number above 0"))
+}
+
 fn parse_part(text: &str) -> Result<f64, String> {
     let part: f64 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
     if (0.0..=1.0).contains(&part) { Ok(part) } else { Err("it is not between 0 and 1".to_owned()) }
@@ -242,6 +247,14 @@ fn parse_part(text: &str) -> Result<f64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_load_is_a_number_above_zero() {
+        assert_eq!(parse_factor("1.2"), Ok(1.2));
+        for wrong in ["", "NaN", "inf", "-1", "0", "much"] {
+            assert!(parse_factor(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn both_ends_of_a_range_of_seeds_belong_to_it() {
