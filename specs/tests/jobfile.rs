@@ -57,7 +57,8 @@ fn every_example_is_a_job() {
     let names: Vec<String> =
         names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     assert!(names.len() >= 4, "{names:?}");
-    for name in names {
+    // A scenario is read like a job, and tested where it is simulated.
+    for name in names.into_iter().filter(|name| name != "what-if.yaml") {
         example(&name).check().unwrap();
     }
 }

@@ -3,14 +3,17 @@
 mod args;
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
+use federation_replay::simulate::compare::{CaseReport, Comparison, compare};
+use federation_replay::simulate::file::{Case, FileError, Simulation, read_file};
 use federation_replay::simulate::html;
 use federation_replay::simulate::prices::{Prices, read_prices};
 use federation_replay::simulate::sweep::{SweepReport, Trial, sweep};
 use federation_replay::simulate::{
-    Report, Scenario, SimulateError, SiteReport, SiteSetup, Source, Waits, simulate,
+    Policy, Report, Scenario, SimulateError, SiteReport, SiteSetup, Source, Waits, simulate,
 };
 use federation_replay::trace::{Needs, read_jobs};
 use serde_json::{Value, json};
@@ -29,35 +32,73 @@ const KIND: &str = "Simulation";
 
 pub(crate) fn run(app: &App, args: &SimulateArgs) -> Outcome<()> {
     let mut bar = Bar::new();
-    let sources = args.jobs.iter().map(|text| source(text, &args.site, &mut bar));
-    let scenario = Scenario {
-        sources: sources.collect::<Outcome<Vec<Source>>>()?,
-        sites: args.site.clone(),
-        cluster: args.cluster.clone(),
-        from: args.from,
-        to: args.to,
-        load: args.load_scale.clone(),
-        shift: args.time_shift.clone(),
-        spill_after: (!args.no_spill).then_some(args.spill_after),
-        look: args.look,
-        prices: prices(args, &mut bar)?,
-        seed: args.seed,
+    let simulation = match &args.scenario {
+        Some(path) => read_file(path, &mut bar).map_err(|error| unfit(path, error))?,
+        None => {
+            let case = Case { name: "as set".to_owned(), scenario: flags(args, &mut bar)? };
+            Simulation { name: "Simulation".to_owned(), cases: vec![case], html: None }
+        }
     };
-    match &args.sweep {
-        Some(what) => {
-            let report = sweep(&scenario, what, args.until.as_ref(), &mut bar).map_err(impossible);
+    let page = args.html.as_deref().or(simulation.html.as_deref());
+    match (&args.sweep, simulation.cases.as_slice()) {
+        (Some(what), [case]) => {
+            let report = sweep(&case.scenario, what, args.until.as_ref(), &mut bar);
             bar.end();
-            let report = report?;
-            put_page(args, || html::sweep_page(&report))?;
+            let report = report.map_err(impossible)?;
+            put_page(page, || html::sweep_page(&report))?;
             tell_sweep(app, args, report)
         }
-        None => {
-            let report = simulate(&scenario, &mut bar).map_err(impossible);
+        (Some(_), _) => Err(Failure::usage("a sweep is over one case; the scenario has several")
+            .with_hint("take the list `compare` out of the scenario")),
+        (None, [case]) => {
+            let report = simulate(&case.scenario, &mut bar);
             bar.end();
-            let report = report?;
-            put_page(args, || html::page(&report))?;
+            let report = report.map_err(impossible)?;
+            put_page(page, || html::page(&report))?;
             tell(app, args, &report)
         }
+        (None, _) => {
+            let report = compare(&simulation, &mut bar);
+            bar.end();
+            let report = report.map_err(impossible)?;
+            put_page(page, || html::compare_page(&report))?;
+            tell_cases(app, args, report)
+        }
+    }
+}
+
+/// The scenario that the flags describe.
+fn flags(args: &SimulateArgs, bar: &mut Bar) -> Outcome<Scenario> {
+    let sources = args.jobs.iter().map(|text| {
+        let mut source = source(text, &args.site, bar)?;
+        source.pick.of = args.cluster.iter().cloned().collect();
+        (source.pick.from, source.pick.to) = (args.from, args.to);
+        Ok(source)
+    });
+    Ok(Scenario {
+        sources: sources.collect::<Outcome<Vec<Source>>>()?,
+        sites: args.site.clone(),
+        load: args.load_scale.clone(),
+        shift: args.time_shift.clone(),
+        policy: Policy {
+            spill_after: (!args.no_spill).then_some(args.spill_after),
+            ..Policy::default()
+        },
+        look: args.look,
+        prices: prices(args, bar)?,
+        seed: args.seed,
+    })
+}
+
+fn unfit(path: &Path, error: FileError) -> Failure {
+    match error {
+        FileError::Io { source, .. } if source.kind() == ErrorKind::NotFound => {
+            Failure::file("read", path, &source)
+        }
+        FileError::Io { source, .. } => {
+            Failure::usage(format!("cannot read {}: {source}", path.display()))
+        }
+        FileError::Form(error) => error.into(),
     }
 }
 
@@ -71,7 +112,7 @@ fn source(text: &str, sites: &[SiteSetup], bar: &mut Bar) -> Outcome<Source> {
     let (home, path) =
         named.or(first).ok_or_else(|| Failure::usage("there is no site; name one with --site"))?;
     let rows = read_jobs(Path::new(path), Needs::Times, bar).map_err(unread)?;
-    Ok(Source { home, path: path.to_owned(), rows: Arc::new(rows) })
+    Ok(Source::new(home, path, Arc::new(rows)))
 }
 
 fn prices(args: &SimulateArgs, bar: &mut Bar) -> Outcome<Option<Prices>> {
@@ -80,23 +121,29 @@ fn prices(args: &SimulateArgs, bar: &mut Bar) -> Outcome<Option<Prices>> {
 }
 
 fn impossible(error: SimulateError) -> Failure {
+    Failure::new(code_of(&error), error.to_string())
+}
+
+fn code_of(error: &SimulateError) -> FaultCode {
     match error {
         SimulateError::Broken { .. } | SimulateError::Internal(_) | SimulateError::Refused(_) => {
-            Failure::new(FaultCode::Internal, error.to_string())
+            FaultCode::Internal
         }
+        SimulateError::Case { fault, .. } => code_of(fault),
         SimulateError::Row { .. }
         | SimulateError::Sites { .. }
         | SimulateError::Repeated { .. }
         | SimulateError::NoSite { .. }
         | SimulateError::NoJobs
         | SimulateError::Nodes { .. }
-        | SimulateError::Load { .. } => Failure::usage(error.to_string()),
+        | SimulateError::Range { .. }
+        | SimulateError::Load { .. } => FaultCode::InvalidArgument,
     }
 }
 
 /// Writes the page, if one is wanted.
-fn put_page(args: &SimulateArgs, page: impl FnOnce() -> String) -> Outcome<()> {
-    let Some(path) = &args.html else { return Ok(()) };
+fn put_page(path: Option<&Path>, page: impl FnOnce() -> String) -> Outcome<()> {
+    let Some(path) = path else { return Ok(()) };
     fs::write(path, page()).map_err(|error| Failure::file("write", path, &error))
 }
 
@@ -117,19 +164,19 @@ fn tell(app: &App, args: &SimulateArgs, report: &Report) -> Outcome<()> {
         let gangs: Vec<GangLine> = report.sites.iter().flat_map(of_site).collect();
         line("", "\n")?;
         output.list(&gangs, None)?;
-        energy(report);
+        energy("", report);
     }
     Ok(())
 }
 
 /// What electricity came to, on a line of its own for each site with prices.
-fn energy(report: &Report) {
+fn energy(prefix: &str, report: &Report) {
     for site in &report.sites {
         let Some(energy) = &site.energy else { continue };
         let carbon =
             energy.co2_kg.map_or(String::new(), |kg| format!(", {:.1} t CO2", kg / 1_000.0));
         let (mwh, eur) = (energy.kwh / 1_000.0, energy.eur);
-        note(&format!("{}: {mwh:.1} MWh, {eur:.0} EUR{carbon}", site.site));
+        note(&format!("{prefix}{}: {mwh:.1} MWh, {eur:.0} EUR{carbon}", site.site));
     }
 }
 
@@ -149,10 +196,32 @@ fn tell_sweep(app: &App, args: &SimulateArgs, mut report: SweepReport) -> Outcom
         let lines: Vec<TrialLine> = lines.filter(|line| line.site.jobs > 0).collect();
         output.list(&lines, None)?;
     }
-    match (&report.goal, &report.answer) {
-        (Some(goal), Some(answer)) => note(&format!("{goal} from {} = {answer} on", report.varied)),
-        (Some(goal), None) => note(&format!("{goal} with no value of {} tried", report.varied)),
-        (None, _) => {}
+    if let Some(told) = report.told() {
+        note(&told);
+    } else if report.searched {
+        note("without --until only both ends of a range are tried");
+    }
+    Ok(())
+}
+
+fn tell_cases(app: &App, args: &SimulateArgs, report: Comparison) -> Outcome<()> {
+    let output = app.output(args.format);
+    if args.format.format == Format::Json {
+        return output.document("SimulationComparison", document(&report)?);
+    }
+    for CaseReport { case, report } in &report.cases {
+        for told in notes_of(report) {
+            note(&format!("{case}: {told}"));
+        }
+    }
+    let lines: Vec<CaseLine> = report
+        .cases
+        .iter()
+        .flat_map(|case| case.report.sites.iter().map(move |site| CaseLine { case, site }))
+        .collect();
+    output.list(&lines, None)?;
+    for CaseReport { case, report } in &report.cases {
+        energy(&format!("{case}: "), report);
     }
     Ok(())
 }
@@ -164,22 +233,28 @@ fn document(report: &impl serde::Serialize) -> Outcome<Value> {
 }
 
 /// What is not as the files say.
-fn notes(report: &Report) {
+fn notes_of(report: &Report) -> Vec<String> {
+    let mut notes = Vec::new();
     if report.rows_without_gpus > 0 {
-        note(&format!("{} rows need no GPU and were left out", report.rows_without_gpus));
+        notes.push(format!("{} rows need no GPU and were left out", report.rows_without_gpus));
     }
     if report.rounded_gangs > 0 {
-        note(&format!(
+        notes.push(format!(
             "{} gangs do not fill their nodes alike and ask for a GPU or more besides",
             report.rounded_gangs
         ));
     }
     for site in report.sites.iter().filter(|site| site.never_started > 0) {
-        note(&format!(
+        notes.push(format!(
             "{} jobs of {} never started: nobody lets them in",
             site.never_started, site.site
         ));
     }
+    notes
+}
+
+fn notes(report: &Report) {
+    notes_of(report).iter().for_each(|told| note(told));
 }
 
 /// A span for people; a dash for ever.
@@ -347,5 +422,66 @@ impl Listed for TrialLine<'_> {
 
     fn json(&self) -> Value {
         json!({ "value": self.trial.value })
+    }
+}
+
+/// A site, in one case of several.
+struct CaseLine<'a> {
+    case: &'a CaseReport,
+    site: &'a SiteReport,
+}
+
+impl Listed for CaseLine<'_> {
+    const KIND: &'static str = KIND;
+    const HEADERS: &'static [&'static str] = &[
+        "CASE",
+        "SITE",
+        "GPUS",
+        "JOBS",
+        "MEAN WAIT",
+        "P50",
+        "P95",
+        "LONGEST",
+        "USE",
+        "STRANDED",
+        "STOPS",
+        "GPU-H OUT",
+        "GPU-H IN",
+        "NEVER STARTED",
+    ];
+
+    fn row(&self, _: Timestamp) -> Vec<Item> {
+        let site = self.site;
+        let waits = [
+            told(site.mean_wait_s),
+            whole(site.p50_wait_s),
+            whole(site.p95_wait_s),
+            whole(site.max_wait_s),
+        ];
+        let waits = waits.map(|item| if site.jobs > 0 { item } else { Item::of("-") });
+        let mut row = vec![
+            Item::of(&self.case.case),
+            Item::of(&site.site),
+            Item::of(site.gpus),
+            Item::of(site.jobs),
+        ];
+        row.extend(waits);
+        row.extend([
+            Item::of(percent(site.utilisation)),
+            Item::of(percent(site.stranded)),
+            Item::of(site.stops),
+            Item::of(hours(site.spilled_gpu_hours_out)),
+            Item::of(hours(site.spilled_gpu_hours_in)),
+            Item::of(site.never_started),
+        ]);
+        row
+    }
+
+    fn name(&self) -> String {
+        self.case.case.clone()
+    }
+
+    fn json(&self) -> Value {
+        json!({ "case": self.case.case, "site": self.site.site })
     }
 }

@@ -7,7 +7,7 @@ use federation_replay::read::NoProgress;
 use federation_replay::simulate::prices::read_prices;
 use federation_replay::simulate::sweep::sweep;
 use federation_replay::simulate::{
-    Report, Said, Scenario, SimulateError, Source, simulate, simulate_checked,
+    Policy, Report, Said, Scenario, SimulateError, Source, simulate, simulate_checked,
 };
 use federation_replay::trace::JobRow;
 use specs::unit::Millis;
@@ -24,13 +24,10 @@ fn scenario(sites: &[&str], rows: Vec<JobRow>) -> Scenario {
     let home = sites[0].name.clone();
     Scenario {
         sites,
-        sources: vec![Source { home, path: "jobs.csv".into(), rows: Arc::new(rows) }],
-        cluster: None,
-        from: 0,
-        to: u64::MAX,
+        sources: vec![Source::new(home, "jobs.csv", Arc::new(rows))],
         load: Vec::new(),
         shift: Vec::new(),
-        spill_after: Some(Millis(0)),
+        policy: Policy::default(),
         look: Millis(30_000),
         prices: None,
         seed: 1,
@@ -81,12 +78,12 @@ fn a_second_job_leaves_at_once_for_a_site_that_lends() {
 fn a_job_that_may_leave_after_a_time_waits_for_it() {
     let rows = vec![job(0, 8, 3_600), job(60, 8, 1_800)];
     let mut late = scenario(&["berlin=1x8", "giga=1x8"], rows.clone());
-    late.spill_after = Some(Millis(600_000));
+    late.policy.spill_after = Some(Millis(600_000));
     let report = simulate_checked(&late).unwrap();
     let wait = report.sites[0].max_wait_s.unwrap();
     // A leader looks each 30 s, and then asks for a grant.
     assert!((600..=660).contains(&wait), "{wait}");
-    late.spill_after = None;
+    late.policy.spill_after = None;
     let report = simulate_checked(&late).unwrap();
     assert_eq!(report.sites[0].max_wait_s, Some(3_540));
 }
@@ -242,6 +239,11 @@ fn a_sweep_finds_the_least_size_that_will_do() {
     assert_eq!(run("giga=0,16,32,80").answer.as_deref(), Some("32"));
     assert_eq!(run("giga=0,16").answer, None);
     assert_eq!(run("spill-after=never,0s").trials[0].measured, Some(29_997.0));
+    assert_eq!(found.told().unwrap(), "max_wait(berlin)<1m from gpus(giga) = 24 on");
+    let listed = run("giga=32,0,80").told().unwrap();
+    assert_eq!(listed, "max_wait(berlin)<1m with gpus(giga) = 32, 80");
+    let none = sweep(&scenario, &"giga=3..5".parse().unwrap(), None, &mut NoProgress).unwrap_err();
+    assert_eq!(none.to_string(), "no number of GPUs from 3 to 5 fills nodes of 8");
     let odd = sweep(&scenario, &"giga=12".parse().unwrap(), None, &mut NoProgress).unwrap_err();
     assert_eq!(odd.to_string(), "12 GPUs of `giga` do not fill nodes of 8");
 }

@@ -13,12 +13,23 @@ use crate::args::{FormatArgs, parse_span};
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct SimulateArgs {
+    /// A file with sites, jobs and policies, of which several are compared: YAML, TOML or JSON, as
+    /// in `specs/examples/what-if.yaml`
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = [
+            "jobs", "site", "cluster", "from", "to", "load_scale", "time_shift", "spill_after",
+            "no_spill", "look", "prices", "watts_per_gpu", "seed",
+        ]
+    )]
+    pub(crate) scenario: Option<PathBuf>,
     /// The jobs, as CSV or gzipped CSV; at home at the first site, or at the one named
-    #[arg(long, required = true, value_name = "[SITE=]FILE")]
+    #[arg(long, required_unless_present = "scenario", value_name = "[SITE=]FILE")]
     pub(crate) jobs: Vec<String>,
     /// A site; options after `:` are lend=N or N% (default all), keep=N (GPUs kept free for its own
     /// jobs), busy=N or N% (taken for good) and class=NAME (then jobs' `gpu_type` counts)
-    #[arg(long, required = true, value_name = "NAME=NODESxGPUS[:OPTION,…]")]
+    #[arg(long, required_unless_present = "scenario", value_name = "NAME=NODESxGPUS[:OPTION,…]")]
     pub(crate) site: Vec<SiteSetup>,
     /// Only jobs with this `tenant` or, if there is none, with this `cluster`
     #[arg(long, value_name = "NAME")]
@@ -65,7 +76,7 @@ pub(crate) struct SimulateArgs {
     /// Which value of the sweep will do; with a range it is searched for by halving
     #[arg(long, requires = "sweep", value_name = "CONDITION")]
     pub(crate) until: Option<Goal>,
-    /// Write a report with plots, a page of its own
+    /// Write a report with plots, a page of its own, in place of the one that the scenario names
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
     #[command(flatten)]
@@ -76,7 +87,8 @@ const EXAMPLES: &str = "\
 Examples:
   federation simulate --jobs jobs.csv --site berlin=32x8 --site gigafactory=400x8:lend=25%
   federation simulate --jobs jobs.csv --site berlin=32x8 --site gigafactory=64x8 \\
-    --sweep gigafactory=0..512 --until 'p95_wait(berlin)<10m'";
+    --sweep gigafactory=0..512 --until 'p95_wait(berlin)<10m'
+  federation simulate --scenario specs/examples/what-if.yaml --html report.html";
 
 /// The site that something is said of, if any, and what is said.
 fn of_site(text: &str) -> Result<(Option<SiteId>, &str), String> {

@@ -32,6 +32,8 @@ const SAMPLES_AFTER: u64 = 200;
 const GRANT_LOOKS: u32 = 4;
 /// Looks in which nothing starts although nothing runs, before what waits is given up.
 const IDLE_LOOKS_MAX: u32 = 64;
+/// Of a job of which nothing else is said, as in a job's file.
+const PRIORITY: u32 = 50;
 /// Exchanges that one change may take before something goes round in circles.
 const ROUNDS_MAX: u32 = 10_000;
 
@@ -85,6 +87,8 @@ pub(super) struct World<'a> {
     due: BTreeSet<(usize, usize)>,
     /// Which home last wanted more of which host.
     wanted: BTreeSet<(usize, usize)>,
+    /// Sites that jobs come to. The others draw on nobody, so nobody has to ask them.
+    are_homes: Vec<bool>,
     index: BTreeMap<SiteId, usize>,
     is_look_due: bool,
     /// Jobs with an end, that run.
@@ -134,8 +138,7 @@ pub(super) fn run(
 
 impl<'a> World<'a> {
     fn new(scenario: &Scenario, jobs: &'a Jobs, is_checked: bool) -> Result<Self, SimulateError> {
-        let spill_after = scenario.spill_after.unwrap_or_default();
-        let found = |setup| Site::found(setup, spill_after, is_checked);
+        let found = |setup| Site::found(setup, &scenario.policy, is_checked);
         let mut sites = scenario.sites.iter().map(found).collect::<Result<Vec<_>, _>>()?;
         let names: Vec<SiteId> = sites.iter().map(|site| site.name.clone()).collect();
         for (nth, site) in sites.iter_mut().enumerate() {
@@ -149,7 +152,7 @@ impl<'a> World<'a> {
             jobs: &jobs.jobs,
             tenants: &jobs.tenants,
             look: Millis(scenario.look.0.max(1_000)),
-            may_spill: scenario.spill_after.is_some(),
+            may_spill: scenario.policy.spill_after.is_some(),
             index: names.into_iter().enumerate().map(|(nth, name)| (name, nth)).collect(),
             books: Books::new(sites.len(), &jobs.jobs, last),
             sites,
@@ -158,6 +161,7 @@ impl<'a> World<'a> {
             now: 0,
             due: BTreeSet::new(),
             wanted: BTreeSet::new(),
+            are_homes: homes(jobs, scenario.sites.len()),
             is_look_due: false,
             running: 0,
             to_come: jobs.jobs.len() as u64,
@@ -272,7 +276,9 @@ impl<'a> World<'a> {
                 return Ok(());
             }
             for (host, home) in std::mem::take(&mut self.due) {
-                self.exchange(host, home)?;
+                if self.are_homes[home] {
+                    self.exchange(host, home)?;
+                }
             }
         }
         Err(SimulateError::Internal("sites and their peers do not come to rest"))
@@ -367,14 +373,23 @@ impl<'a> World<'a> {
     }
 }
 
+fn homes(jobs: &Jobs, sites: usize) -> Vec<bool> {
+    let mut homes = vec![false; sites];
+    for job in jobs.jobs.iter().filter(|job| !job.is_background) {
+        homes[job.home] = true;
+    }
+    homes
+}
+
 /// What a site is told of a job. How long it will run is not in it.
 fn spec(job: &Job, may_spill: bool) -> Result<JobSpec, SimulateError> {
     let class = if job.is_background { JobClass::Service } else { JobClass::Training };
-    let needs = Needs { gpu_milli: job.milli, ..Needs::default() };
+    let together = job.manner.together.clone();
+    let needs = Needs { gpu_milli: job.milli, together, ..Needs::default() };
     let spec = JobSpec {
         name: "job".parse().map_err(|_| SimulateError::Internal("a job's name"))?,
         class,
-        priority: 50,
+        priority: job.manner.priority.unwrap_or(PRIORITY),
         nodes: job.nodes,
         tasks_per_node: 1,
         gpus_per_node: GpuCount(job.per_node),
@@ -395,7 +410,7 @@ fn spec(job: &Job, may_spill: bool) -> Result<JobSpec, SimulateError> {
         labels: BTreeMap::new(),
         needs: OrDefault(needs),
         account: None,
-        preemptible: None,
+        preemptible: job.manner.preemptible,
         array_running_max: 0,
     };
     spec.check().map_err(|error| SimulateError::Refused(error.to_string()))?;

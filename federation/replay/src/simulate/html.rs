@@ -1,8 +1,11 @@
 //! A report as a page of its own: no script, nothing from elsewhere, light or dark as the reader
 //! likes it.
 
+mod compare;
+
 use std::fmt::Write;
 
+pub use crate::simulate::html::compare::compare_page;
 use crate::simulate::plot::{Bars, Chart, Line, bars, number, plain};
 use crate::simulate::report::{Report, SiteReport, Waits};
 use crate::simulate::sweep::{SweepReport, Trial};
@@ -12,11 +15,16 @@ const DAY: f64 = 86_400.0;
 /// A wait is shown up to so many times its bound.
 const BOUNDS_SHOWN: f64 = 6.0;
 
+/// How many lines and bars can be told apart.
+const COLOURS: usize = 8;
+
 const STYLE: &str = "\
 :root{color-scheme:light dark;--bg:#fbfbfa;--card:#fff;--ink:#1c2024;--soft:#5b636b;--rule:#dfe3e6;\
---c1:#1f6feb;--c2:#d9730d;--c3:#1a8f5a;--c4:#8b5cd6;--bad:#c62828}\
+--c1:#1f6feb;--c2:#d9730d;--c3:#1a8f5a;--c4:#8b5cd6;\
+--c5:#c2477f;--c6:#6b7280;--c7:#0e8fa8;--c8:#8a6d1a;--bad:#c62828}\
 @media(prefers-color-scheme:dark){:root{--bg:#14171a;--card:#1c2024;--ink:#e8eaed;--soft:#9aa3ab;\
---rule:#333a40;--c1:#6ea8ff;--c2:#f2a65a;--c3:#5cc998;--c4:#b79af0;--bad:#ff7b72}}\
+--rule:#333a40;--c1:#6ea8ff;--c2:#f2a65a;--c3:#5cc998;--c4:#b79af0;\
+--c5:#f08ab8;--c6:#a3adb8;--c7:#56c7dd;--c8:#d4b85a;--bad:#ff7b72}}\
 *{box-sizing:border-box}body{margin:0;background:var(--bg);color:var(--ink);\
 font:15px/1.45 system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif}\
 main{max-width:1360px;margin:0 auto;padding:28px 24px 48px}h1{font-size:24px;margin:0 0 4px}\
@@ -31,14 +39,18 @@ figcaption{display:flex;flex-wrap:wrap;justify-content:space-between;gap:4px 16p
 .keys{display:flex;flex-wrap:wrap;gap:4px 14px;color:var(--soft);font-size:13px}\
 .key i{display:inline-block;width:11px;height:11px;border-radius:2px;margin-right:5px}\
 .k1{background:var(--c1)}.k2{background:var(--c2)}.k3{background:var(--c3)}.k4{background:var(--c4)}\
+.k5{background:var(--c5)}.k6{background:var(--c6)}.k7{background:var(--c7)}.k8{background:var(--c8)}\
 svg{display:block;width:100%;height:auto}svg text{fill:var(--ink);font-size:11.5px}\
 svg .unit,svg .note{fill:var(--soft);font-size:11.5px}svg .grid{stroke:var(--rule);stroke-width:1}\
 svg .axis{stroke:var(--soft);stroke-width:1}svg .line{fill:none;stroke-width:1.6}\
 svg .area{stroke:none;fill-opacity:.22}svg .bound{stroke:var(--bad);stroke-width:1.3;stroke-dasharray:5 4}\
 svg .open{fill-opacity:.25}\
 .line.c1{stroke:var(--c1)}.line.c2{stroke:var(--c2)}.line.c3{stroke:var(--c3)}.line.c4{stroke:var(--c4)}\
+.line.c5{stroke:var(--c5)}.line.c6{stroke:var(--c6)}.line.c7{stroke:var(--c7)}.line.c8{stroke:var(--c8)}\
 .area.c1,.bar.c1,.dot.c1{fill:var(--c1)}.area.c2,.bar.c2,.dot.c2{fill:var(--c2)}\
-.area.c3,.bar.c3,.dot.c3{fill:var(--c3)}.area.c4,.bar.c4,.dot.c4{fill:var(--c4)}";
+.area.c3,.bar.c3,.dot.c3{fill:var(--c3)}.area.c4,.bar.c4,.dot.c4{fill:var(--c4)}\
+.area.c5,.bar.c5,.dot.c5{fill:var(--c5)}.area.c6,.bar.c6,.dot.c6{fill:var(--c6)}\
+.area.c7,.bar.c7,.dot.c7{fill:var(--c7)}.area.c8,.bar.c8,.dot.c8{fill:var(--c8)}";
 
 /// The page of one simulation.
 #[must_use]
@@ -58,13 +70,7 @@ pub fn sweep_page(sweep: &SweepReport) -> String {
     if let Some(trial) = sweep.trials.first() {
         body.push_str(&scope(&trial.report));
     }
-    let answer = match (&sweep.goal, &sweep.answer) {
-        (Some(goal), Some(answer)) => {
-            format!("{} holds from {varied} = {} on.", plain(goal), plain(answer))
-        }
-        (Some(goal), None) => format!("{} holds with no value that was tried.", plain(goal)),
-        (None, _) => String::new(),
-    };
+    let answer = sweep.told().map_or(String::new(), |told| format!("{}.", plain(&told)));
     let _ = write!(body, "<p class=\"answer\">{answer}</p>");
     body.push_str("<div class=\"grid2\">");
     body.push_str(&trials_chart(sweep));

@@ -18,7 +18,9 @@
 //! Deliberately absent: CPU and memory of nodes, priorities, moving of data.
 
 mod books;
+pub mod compare;
 mod engine;
+pub mod file;
 pub mod html;
 mod plot;
 pub mod prices;
@@ -30,7 +32,8 @@ pub mod sweep;
 use crate::read::Progress;
 pub use crate::simulate::report::{Energy, Report, Series, SiteReport, Spill, Waits};
 pub use crate::simulate::scenario::{
-    Amount, LOAD_MAX, SITE_NODES_MAX, SITES_MAX, Said, Scenario, SiteSetup, Source,
+    Amount, LOAD_MAX, Layout, Lending, Manner, Pick, Policy, SITE_NODES_MAX, SITES_MAX, Said,
+    Scenario, SiteSetup, Source,
 };
 
 /// Why a scenario cannot be simulated.
@@ -48,8 +51,12 @@ pub enum SimulateError {
     NoJobs,
     #[error("{gpus} GPUs of `{name}` do not fill nodes of {per_node}")]
     Nodes { name: String, gpus: u32, per_node: u32 },
+    #[error("no number of GPUs from {from} to {to} fills nodes of {per_node}")]
+    Range { from: u32, to: u32, per_node: u32 },
     #[error("a load of {load} is not between 0 and {LOAD_MAX}")]
     Load { load: f64 },
+    #[error("case `{case}`: {fault}")]
+    Case { case: String, fault: Box<SimulateError> },
     #[error("a command was refused: {0}")]
     Refused(String),
     #[error("after {at_s} s an invariant of {site} does not hold: {detail}")]

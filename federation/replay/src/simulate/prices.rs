@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use specs::id::SiteId;
+
 use crate::read::{Progress, ReadError, Table};
 use crate::simulate::books::Level;
 use crate::simulate::report::Energy;
@@ -25,6 +27,8 @@ pub struct Prices {
     of: BTreeMap<String, Vec<Price>>,
     /// What a GPU in use takes, with its part of the node and of the cooling.
     watts_per_gpu: u32,
+    /// The same of sites of which it was said.
+    watts_of: BTreeMap<String, f64>,
 }
 
 /// Reads a file with the columns `time_s`, `site`, `eur_per_kwh` and, if it likes,
@@ -40,7 +44,7 @@ pub fn read_prices(
     let mut table = Table::open(path, progress)?;
     let (time, site) = (table.needed("time_s")?, table.needed("site")?);
     let (eur, co2) = (table.needed("eur_per_kwh")?, table.column("kg_co2_per_kwh"));
-    let mut prices = Prices { of: BTreeMap::new(), watts_per_gpu };
+    let mut prices = Prices { watts_per_gpu, ..Prices::default() };
     while table.advance()? {
         let price = Price {
             from_s: table.number(time)?,
@@ -68,6 +72,35 @@ pub fn read_prices(
 }
 
 impl Prices {
+    /// No prices yet.
+    #[must_use]
+    pub fn new(watts_per_gpu: u32) -> Self {
+        Self { watts_per_gpu, ..Self::default() }
+    }
+
+    /// A GPU in use takes so much at the site, with its part of the node and of the cooling.
+    pub fn set_watts(&mut self, site: &SiteId, watts: f64) {
+        self.watts_of.insert(site.to_string(), watts);
+    }
+
+    /// What holds at the site at all times, where nothing is said that goes with time.
+    pub fn set_flat(&mut self, site: &SiteId, eur_per_kwh: f64, kg_co2_per_kwh: Option<f64>) {
+        let price = Price { from_s: 0, eur_per_kwh, kg_co2_per_kwh };
+        self.of.entry(site.to_string()).or_insert_with(|| vec![price]);
+    }
+
+    /// The carbon of a kilowatt-hour at the site wherever its prices do not say.
+    pub fn set_carbon(&mut self, site: &SiteId, kg_co2_per_kwh: f64) {
+        for price in self.of.entry(site.to_string()).or_default() {
+            price.kg_co2_per_kwh.get_or_insert(kg_co2_per_kwh);
+        }
+    }
+
+    #[must_use]
+    pub fn has(&self, site: &SiteId) -> bool {
+        self.of.contains_key(site.as_str())
+    }
+
     /// The sites that have prices.
     pub(super) fn sites(&self) -> impl Iterator<Item = &str> {
         self.of.keys().map(String::as_str)
@@ -83,11 +116,13 @@ impl Prices {
     ) -> Option<Energy> {
         let prices = self.of.get(site)?;
         let at = |price: &Price| price.from_s.saturating_sub(first_s) * 1_000;
+        let usual = f64::from(self.watts_per_gpu);
+        let watts = self.watts_of.get(site).copied().unwrap_or(usual);
         let (mut kwh, mut eur, mut co2) = (0.0, 0.0, 0.0);
         for (nth, level) in levels.iter().enumerate().filter(|(_, level)| level.busy > 0) {
             let until = levels.get(nth + 1).map_or(end, |next| next.at).min(end);
             let gpus = level.busy as f64 / f64::from(WHOLE);
-            let kilowatts = gpus * f64::from(self.watts_per_gpu) / 1_000.0;
+            let kilowatts = gpus * watts / 1_000.0;
             let first = prices.partition_point(|price| at(price) <= level.at).saturating_sub(1);
             let mut from = level.at;
             for (nth, price) in prices.iter().enumerate().skip(first) {
@@ -117,7 +152,7 @@ mod tests {
     fn what_is_used_is_paid_at_the_price_of_its_time() {
         let price = |from_s, eur_per_kwh| Price { from_s, eur_per_kwh, kg_co2_per_kwh: None };
         let of = [("b".to_owned(), vec![price(1_000, 0.1), price(4_600, 0.3)])];
-        let prices = Prices { of: of.into(), watts_per_gpu: 1_000 };
+        let prices = Prices { of: of.into(), ..Prices::new(1_000) };
         let level = |at, busy| Level { at, busy, ..Level::default() };
         // Two GPUs for two hours from second 1,000 on: one hour at each price.
         let levels = [level(0, 2_000), level(7_200_000, 0)];

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use specs::id::{GpuClass, SiteId};
-use specs::job::{GPUS_PER_NODE_MAX, NODES_MAX};
-use specs::unit::Millis;
+use specs::id::{AccountId, GpuClass, SiteId};
+use specs::job::{GPUS_PER_NODE_MAX, NODES_MAX, Together};
+use specs::quota::Limit;
+use specs::site::LendRule;
+use specs::unit::{GpuCount, Millis};
+use specs::wire::agent::Facts;
 
 use crate::rng::Rng;
 use crate::simulate::SimulateError;
@@ -63,16 +66,49 @@ impl FromStr for Amount {
     }
 }
 
+/// Whom a site lends to, and how much.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lending {
+    /// None for every other site.
+    pub to: Option<SiteId>,
+    /// Most that it grants under this rule at once.
+    pub gpus: Amount,
+    /// GPUs that it keeps free for its own jobs when it grants.
+    pub keep_free: u32,
+}
+
+/// How nodes stand together, in their order; zero where that is not said.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Layout {
+    pub nodes_per_domain: u32,
+    pub nodes_per_rack: u32,
+    pub nodes_per_hall: u32,
+}
+
+impl Layout {
+    /// What a node says of where it stands.
+    pub(super) fn facts(self, node: u32) -> Facts {
+        let of = |size: u32, letter: char| {
+            node.checked_div(size).map_or(String::new(), |nth| format!("{letter}{nth:04}"))
+        };
+        Facts {
+            hall: of(self.nodes_per_hall, 'h'),
+            rack: of(self.nodes_per_rack, 'r'),
+            domain: of(self.nodes_per_domain, 'd'),
+            ..Facts::default()
+        }
+    }
+}
+
 /// A site as it is written: `NAME=NODESxGPUS[:lend=50%,busy=10%,keep=8,class=b200]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SiteSetup {
     pub name: SiteId,
     pub nodes: u32,
     pub gpus_per_node: u32,
-    /// Most that it grants to others at once.
-    pub lend: Amount,
-    /// GPUs that it keeps free for its own jobs when it grants.
-    pub keep_free: u32,
+    /// The first rule that fits a home decides; none lends nothing.
+    pub lend: Vec<Lending>,
+    pub layout: Layout,
     /// Whole nodes that jobs of its own have for good.
     pub busy: Amount,
     pub class: GpuClass,
@@ -86,8 +122,57 @@ impl SiteSetup {
         self.nodes.saturating_mul(self.gpus_per_node)
     }
 
+    /// The site, all of which it lends to all others.
+    #[must_use]
+    pub fn new(name: SiteId, nodes: u32, gpus_per_node: u32, class: Option<GpuClass>) -> Self {
+        let has_class = class.is_some();
+        let any = || ANY_CLASS.parse().expect("the name of a class");
+        Self {
+            name,
+            nodes,
+            gpus_per_node: gpus_per_node.max(1),
+            lend: vec![Lending { to: None, gpus: Amount::Percent(100), keep_free: 0 }],
+            layout: Layout::default(),
+            busy: Amount::Percent(0),
+            class: class.unwrap_or_else(any),
+            has_class,
+        }
+    }
+
+    /// The rule for all others, which there is if it is to be changed.
+    fn lend_to_all(&mut self) -> &mut Lending {
+        let nth = self.lend.iter().position(|rule| rule.to.is_none()).unwrap_or_else(|| {
+            self.lend.push(Lending { to: None, gpus: Amount::Percent(100), keep_free: 0 });
+            self.lend.len() - 1
+        });
+        &mut self.lend[nth]
+    }
+
+    /// Lends so much to anybody, whatever was said before.
+    pub(super) fn lend_only(&mut self, gpus: Amount) {
+        let keep_free = self.lend_to_all().keep_free;
+        self.lend = vec![Lending { to: None, gpus, keep_free }];
+    }
+
+    /// Most that it grants under one rule.
     pub(super) fn lent_gpus(&self) -> u32 {
-        self.lend.of(self.gpus())
+        self.lend.iter().map(|rule| rule.gpus.of(self.gpus())).max().unwrap_or(0)
+    }
+
+    /// Most that it grants to that home.
+    fn lent_to(&self, home: &SiteId) -> u32 {
+        let fits = |rule: &&Lending| rule.to.as_ref().is_none_or(|to| to == home);
+        self.lend.iter().find(fits).map_or(0, |rule| rule.gpus.of(self.gpus()))
+    }
+
+    pub(super) fn lend_rules(&self) -> Vec<LendRule> {
+        let rule = |rule: &Lending| LendRule {
+            to: rule.to.clone(),
+            class: None,
+            gpus_max: GpuCount(rule.gpus.of(self.gpus())),
+            keep_free: GpuCount(rule.keep_free),
+        };
+        self.lend.iter().map(rule).filter(|rule| rule.gpus_max > GpuCount::ZERO).collect()
     }
 
     pub(super) fn busy_nodes(&self) -> u32 {
@@ -99,11 +184,11 @@ impl SiteSetup {
             .split_once('=')
             .ok_or_else(|| format!("`{option}` is not an option: write it as `lend=50%`"))?;
         match name {
-            "lend" => self.lend = value.parse()?,
+            "lend" => self.lend_to_all().gpus = value.parse()?,
             "busy" => self.busy = value.parse()?,
             "keep" => {
                 let wrong = |_| format!("`{value}` is not a number of GPUs");
-                self.keep_free = value.parse().map_err(wrong)?;
+                self.lend_to_all().keep_free = value.parse().map_err(wrong)?;
             }
             "class" => {
                 self.class = value.parse().map_err(|error| format!("{error}"))?;
@@ -132,16 +217,10 @@ impl FromStr for SiteSetup {
             let within = number.filter(|number| *number <= max);
             within.ok_or_else(|| format!("`{text}` {what} are not between 0 and {max}; {form}"))
         };
-        let mut site = Self {
-            name: name.parse().map_err(|error| format!("{error}"))?,
-            nodes: number(nodes, "nodes", SITE_NODES_MAX)?,
-            gpus_per_node: number(gpus, "GPUs of a node", GPUS_PER_NODE_MAX)?.max(1),
-            lend: Amount::Percent(100),
-            keep_free: 0,
-            busy: Amount::Percent(0),
-            class: ANY_CLASS.parse().map_err(|error| format!("{error}"))?,
-            has_class: false,
-        };
+        let name = name.parse().map_err(|error| format!("{error}"))?;
+        let nodes = number(nodes, "nodes", SITE_NODES_MAX)?;
+        let gpus = number(gpus, "GPUs of a node", GPUS_PER_NODE_MAX)?;
+        let mut site = Self::new(name, nodes, gpus, None);
         for option in options.split(',').filter(|option| !option.is_empty()) {
             site.set(option)?;
         }
@@ -164,6 +243,50 @@ pub(super) fn said<T: Copy>(all: &[Said<T>], site: &SiteId, otherwise: T) -> T {
     found.map_or(otherwise, |it| it.value)
 }
 
+/// What the jobs of a file have in common.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// The usual one if it is not said.
+    pub priority: Option<u32>,
+    /// As a training job's if it is not said.
+    pub preemptible: Option<bool>,
+    /// Of gangs of more than one node.
+    pub together: Option<Together>,
+}
+
+/// Which jobs of a file come, and how.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pick {
+    /// Only jobs of these tenants or, if a row has none, of these clusters; of all if empty.
+    pub of: Vec<String>,
+    /// The first and the last second of submission.
+    pub from: u64,
+    pub to: u64,
+    /// The least and the most GPUs.
+    pub gpus_min: u32,
+    pub gpus_max: u32,
+    /// Copies of each job, in the mean.
+    pub load: f64,
+    /// By how much they come later.
+    pub shift: Millis,
+}
+
+impl Default for Pick {
+    fn default() -> Self {
+        let (from, to, gpus_min, gpus_max) = (0, u64::MAX, 0, u32::MAX);
+        Self { of: Vec::new(), from, to, gpus_min, gpus_max, load: 1.0, shift: Millis(0) }
+    }
+}
+
+impl Pick {
+    fn takes(&self, row: &JobRow) -> bool {
+        let name = if row.tenant.is_empty() { &row.cluster } else { &row.tenant };
+        (self.from..=self.to).contains(&row.submit_s)
+            && (self.of.is_empty() || self.of.contains(name))
+            && (self.gpus_min..=self.gpus_max).contains(&row.gpus)
+    }
+}
+
 /// Jobs of one file, which are at home at one site.
 #[derive(Debug, Clone)]
 pub struct Source {
@@ -171,6 +294,35 @@ pub struct Source {
     /// As errors name it.
     pub path: String,
     pub rows: Arc<Vec<JobRow>>,
+    pub pick: Pick,
+    pub manner: Manner,
+}
+
+impl Source {
+    /// All jobs of the file.
+    #[must_use]
+    pub fn new(home: SiteId, path: impl Into<String>, rows: Arc<Vec<JobRow>>) -> Self {
+        let (pick, manner) = (Pick::default(), Manner::default());
+        Self { home, path: path.into(), rows, pick, manner }
+    }
+}
+
+/// Settings of the planner, the same at all sites.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// How long a job waits at home before it may leave; none if it never may.
+    pub spill_after: Option<Millis>,
+    /// How long a job is passed over before nodes are kept for it; as the planner has it if none.
+    pub patience: Option<Millis>,
+    /// Jobs may be stopped for others.
+    pub preempts: bool,
+    pub quotas: Vec<(AccountId, Limit)>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { spill_after: Some(Millis(0)), patience: None, preempts: true, quotas: Vec::new() }
+    }
 }
 
 /// All that a simulation starts from.
@@ -178,17 +330,11 @@ pub struct Source {
 pub struct Scenario {
     pub sites: Vec<SiteSetup>,
     pub sources: Vec<Source>,
-    /// Only jobs of this tenant or, if there is none, of this cluster.
-    pub cluster: Option<String>,
-    /// The first and the last second of submission.
-    pub from: u64,
-    pub to: u64,
-    /// Copies of each job, in the mean.
+    /// Copies of each job besides what its file's [`Pick`] says, in the mean.
     pub load: Vec<Said<f64>>,
-    /// By how much a site's jobs come later.
+    /// By how much a site's jobs come later, besides that.
     pub shift: Vec<Said<Millis>>,
-    /// How long a job waits at home before it may leave; none if it never may.
-    pub spill_after: Option<Millis>,
+    pub policy: Policy,
     /// Leaders look at waiting jobs at least this often.
     pub look: Millis,
     /// Tell what the sites that have prices pay.
@@ -209,6 +355,7 @@ pub(super) struct Job {
     pub(super) classes: Vec<GpuClass>,
     /// Place in [`Jobs::tenants`].
     pub(super) tenant: usize,
+    pub(super) manner: Manner,
     /// Takes its place for good, and is nobody's in the report.
     pub(super) is_background: bool,
 }
@@ -293,9 +440,9 @@ impl Scenario {
         let first = self.first_second();
         for source in &self.sources {
             let home = self.site(&source.home)?;
-            let load = said(&self.load, &source.home, 1.0);
-            let shift = said(&self.shift, &source.home, Millis(0)).0;
-            for row in source.rows.iter().filter(|row| self.is_asked_for(row)) {
+            let load = source.pick.load * said(&self.load, &source.home, 1.0);
+            let shift = source.pick.shift.0 + said(&self.shift, &source.home, Millis(0)).0;
+            for row in source.rows.iter().filter(|row| source.pick.takes(row)) {
                 if row.gpus == 0 {
                     made.without_gpus += 1;
                     continue;
@@ -322,18 +469,13 @@ impl Scenario {
         Ok(made)
     }
 
-    fn is_asked_for(&self, row: &JobRow) -> bool {
-        let belongs = |name: &String| {
-            if row.tenant.is_empty() { row.cluster == *name } else { row.tenant == *name }
-        };
-        (self.from..=self.to).contains(&row.submit_s) && self.cluster.as_ref().is_none_or(belongs)
-    }
-
     /// When the simulation begins, by the clock of the files.
     pub(super) fn first_second(&self) -> u64 {
-        let rows = self.sources.iter().flat_map(|source| source.rows.iter());
-        let asked = rows.filter(|row| row.gpus > 0 && self.is_asked_for(row));
-        asked.map(|row| row.submit_s).min().unwrap_or(0)
+        let of = |source: &Source| {
+            let rows = source.rows.iter().filter(|row| row.gpus > 0 && source.pick.takes(row));
+            rows.map(|row| row.submit_s).min()
+        };
+        self.sources.iter().filter_map(of).min().unwrap_or(0)
     }
 
     /// The gang stands on as few nodes of its home as will do, with as many GPUs on each.
@@ -352,6 +494,7 @@ impl Scenario {
             milli: if gpus == 1 && row.row.gpu_milli < WHOLE { row.row.gpu_milli } else { 0 },
             classes: self.classes(row)?,
             tenant: 0,
+            manner: self.manner(row, nodes),
             is_background: false,
         };
         if job.nodes > NODES_MAX || !self.could_run(&job) {
@@ -363,12 +506,22 @@ impl Scenario {
         Ok(job)
     }
 
+    fn manner(&self, row: &Row<'_>, nodes: u32) -> Manner {
+        let mut manner = row.source.manner.clone();
+        manner.together = manner.together.filter(|_| nodes > 1);
+        if !self.policy.preempts {
+            manner.preemptible = Some(false);
+        }
+        manner
+    }
+
     fn could_run(&self, job: &Job) -> bool {
+        let may_leave = self.policy.spill_after.is_some() && job.milli == 0;
+        let home = &self.sites[job.home].name;
         self.sites.iter().enumerate().any(|(nth, site)| {
             let has_class = job.classes.is_empty() || job.classes.contains(&site.class);
             let nodes = site.nodes.saturating_sub(site.busy_nodes());
-            let is_let_in = nth == job.home
-                || (self.spill_after.is_some() && job.milli == 0 && site.lent_gpus() >= job.gpus());
+            let is_let_in = nth == job.home || (may_leave && site.lent_to(home) >= job.gpus());
             has_class && is_let_in && nodes >= job.nodes && site.gpus_per_node >= job.per_node
         })
     }
@@ -401,6 +554,7 @@ impl Scenario {
                 milli: 0,
                 classes: Vec::new(),
                 tenant: 0,
+                manner: Manner::default(),
                 is_background: true,
             };
             std::iter::repeat_n(job, site.busy_nodes() as usize)

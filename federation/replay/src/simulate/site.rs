@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use federation_core::{
     AcceptNode, AddPeer, AdmitJobs, Command, Effect, FoundSite, KNOWN, Leader, OpenToken,
-    PackedSpec, PeerRecord, Reply, Retention, SetVersion, State, TokenKind, apply, check,
+    PackedSpec, PeerRecord, Reply, Retention, SetQuota, SetVersion, State, TokenKind, apply, check,
 };
 use specs::codec::{Blob, OrDefault};
 use specs::gpu::{GpuInfo, InventorySource};
@@ -14,8 +14,8 @@ use specs::id::{
     Boot, GpuClass, GpuIndex, JobId, LeaseId, NodeId, Question, Revision, SiteId, TokenId,
 };
 use specs::job::JobSpec;
-use specs::site::{LendRule, SiteSpec, Terms};
-use specs::unit::{GpuCount, Instant, Millis, Timestamp};
+use specs::site::{SiteSpec, Terms};
+use specs::unit::{Instant, Millis, Timestamp};
 use specs::version::ClusterVersion;
 use specs::wire::agent::{
     AttemptPhase, AttemptReport, Ending, Inventory, NodeReport, Outcome, Want,
@@ -23,7 +23,7 @@ use specs::wire::agent::{
 use specs::wire::peer::{PeerOrders, PeerReport};
 
 use crate::simulate::SimulateError;
-use crate::simulate::scenario::SiteSetup;
+use crate::simulate::scenario::{Policy, SiteSetup};
 
 /// Midnight, 1 January 2026: the second 0 of a simulation. Nothing but stamps rests on it.
 const EPOCH: u64 = 1_767_225_600_000;
@@ -83,15 +83,9 @@ impl Site {
     /// Founds the site at the newest version, with all its nodes, before anything else happens.
     pub(super) fn found(
         setup: &SiteSetup,
-        spill_after: Millis,
+        policy: &Policy,
         is_checked: bool,
     ) -> Result<Self, SimulateError> {
-        let lend = LendRule {
-            to: None,
-            class: None,
-            gpus_max: GpuCount(setup.lent_gpus()),
-            keep_free: GpuCount(setup.keep_free),
-        };
         let spec = SiteSpec {
             site: setup.name.clone(),
             country: "DE".parse().map_err(|_| SimulateError::Internal("country"))?,
@@ -100,17 +94,21 @@ impl Site {
                 suspect_node_after: NEVER,
                 suspect_peer_after: NEVER,
                 grant_term: NEVER,
-                spill_after,
+                spill_after: policy.spill_after.unwrap_or_default(),
                 ..Terms::default()
             },
-            lend: if setup.lent_gpus() > 0 { vec![lend] } else { Vec::new() },
+            lend: setup.lend_rules(),
             trust: None,
         };
         let retention = Retention { jobs: ENDED_KEPT, age_min: Millis(0) };
+        let mut leader = Leader::new(Instant(0), 1).archiving(retention);
+        if let Some(patience) = policy.patience {
+            leader = leader.patient(patience);
+        }
         let mut site = Self {
             name: setup.name.clone(),
             state: State::default(),
-            leader: Leader::new(Instant(0), 1).archiving(retention),
+            leader,
             agents: Vec::new(),
             nodes_due: BTreeSet::new(),
             peers_due: BTreeSet::new(),
@@ -126,14 +124,19 @@ impl Site {
             let version = ClusterVersion(version);
             site.apply(0, &Command::SetVersion(SetVersion { version }))?;
         }
-        for node in 0..setup.nodes as usize {
+        for (account, limit) in &policy.quotas {
+            let (account, limit) = (account.clone(), Some(limit.clone()));
+            site.apply(0, &Command::SetQuota(SetQuota { account, limit, weight: 0 }))?;
+        }
+        for node in 0..setup.nodes {
             site.enrol(node, setup)?;
         }
         site.is_checked = is_checked;
         Ok(site)
     }
 
-    fn enrol(&mut self, node: usize, setup: &SiteSetup) -> Result<(), SimulateError> {
+    fn enrol(&mut self, number: u32, setup: &SiteSetup) -> Result<(), SimulateError> {
+        let node = number as usize;
         let name = name_of(node);
         self.last_token += 1;
         let token = TokenId(self.last_token);
@@ -151,7 +154,9 @@ impl Site {
         let id: NodeId = name.parse().map_err(|_| SimulateError::Internal("a node's name"))?;
         let accept = AcceptNode { token, node: id.clone(), digest: Blob(name.into()), at: now };
         self.apply(0, &Command::AcceptNode(accept))?;
-        self.agents.push(first_report(id, &setup.class, setup.gpus_per_node));
+        let mut report = first_report(id, &setup.class, setup.gpus_per_node);
+        report.inventory.facts = OrDefault(setup.layout.facts(number));
+        self.agents.push(report);
         self.ask(node, 0)
     }
 

@@ -111,6 +111,8 @@ pub struct SweepReport {
     pub bound_s: Option<f64>,
     /// The first value that meets the goal; with a range, the least one, if more is better.
     pub answer: Option<String>,
+    /// It was searched for in a range, by halving.
+    pub searched: bool,
     pub trials: Vec<Trial>,
 }
 
@@ -180,6 +182,12 @@ impl Knob {
         }
     }
 
+    /// The scenario with the value that is written.
+    pub(super) fn turned(&self, scenario: &Scenario, text: &str) -> Result<Scenario, String> {
+        let value = self.value(text)?;
+        self.set(scenario, value).map_err(|error| error.to_string())
+    }
+
     /// The scenario with that value.
     fn set(&self, scenario: &Scenario, value: Value) -> Result<Scenario, SimulateError> {
         let mut scenario = scenario.clone();
@@ -196,7 +204,7 @@ impl Knob {
             }
             (Self::Lend(site), Value::Gpus(gpus)) => {
                 let nth = scenario.site(site)?;
-                scenario.sites[nth].lend = Amount::Gpus(gpus);
+                scenario.sites[nth].lend_only(Amount::Gpus(gpus));
             }
             (Self::Busy(site), Value::Gpus(gpus)) => {
                 let nth = scenario.site(site)?;
@@ -205,7 +213,7 @@ impl Knob {
             (Self::Load(site), Value::Factor(value)) => {
                 scenario.load.push(Said { site: site.clone(), value });
             }
-            (Self::SpillAfter, Value::Span(span)) => scenario.spill_after = span,
+            (Self::SpillAfter, Value::Span(span)) => scenario.policy.spill_after = span,
             (
                 Self::Gpus(_) | Self::Lend(_) | Self::Busy(_) | Self::Load(_) | Self::SpillAfter,
                 Value::Gpus(_) | Value::Factor(_) | Value::Span(_),
@@ -343,6 +351,21 @@ impl Goal {
     }
 }
 
+impl SweepReport {
+    /// What came of the goal, in a sentence without its end; none without a goal.
+    #[must_use]
+    pub fn told(&self) -> Option<String> {
+        let (goal, varied) = (self.goal.as_ref()?, &self.varied);
+        let met = self.trials.iter().filter(|trial| trial.met == Some(true));
+        let met: Vec<&str> = met.map(|trial| trial.value.as_str()).collect();
+        Some(match &self.answer {
+            None => format!("{goal} with no value of {varied} that was tried"),
+            Some(answer) if self.searched => format!("{goal} from {varied} = {answer} on"),
+            Some(_) => format!("{goal} with {varied} = {}", met.join(", ")),
+        })
+    }
+}
+
 /// Runs the scenario with each value.
 ///
 /// # Errors
@@ -373,6 +396,9 @@ pub fn sweep(
         }
         Values::Between(from, to) => {
             let step = sweep.knob.step(scenario)?;
+            if from.div_ceil(step) > to / step {
+                return Err(SimulateError::Range { from: *from, to: *to, per_node: step });
+            }
             least(from.div_ceil(step), to / step, |steps| attempt(Value::Gpus(steps * step)))?
                 .map(|steps| Value::Gpus(steps * step))
         }
@@ -389,6 +415,7 @@ pub fn sweep(
         goal: goal.map(|goal| goal.text.clone()),
         bound_s: goal.filter(|goal| goal.measure.is_wait()).map(|goal| goal.bound),
         answer: answer.map(|value| value.to_string()),
+        searched: matches!(sweep.values, Values::Between(..)),
         trials: trials.into_iter().map(|(_, trial)| trial).collect(),
     })
 }
