@@ -27,33 +27,31 @@ pub(crate) const PARTS_MAX: usize = 4_096;
 
 /// What is left of grants at one peer.
 #[derive(Debug, Clone, Default)]
-struct HeldMap {
+struct HeldMap<'a> {
     slots: Slots,
     /// GPUs by class, node and grant.
     grants: BTreeMap<(GpuClass, NodeId), BTreeMap<GrantId, GpuCount>>,
     /// Where their nodes stand.
-    places: BTreeMap<NodeId, Facts>,
+    places: BTreeMap<&'a NodeId, &'a Facts>,
 }
 
-impl HeldMap {
-    fn of(state: &State, peer: &SiteId) -> Self {
+impl<'a> HeldMap<'a> {
+    fn of(state: &'a State, peer: &SiteId) -> Self {
         let mut map = Self::default();
         let mut counts = Counts::new();
-        let mut facts: BTreeMap<&NodeId, &Facts> = BTreeMap::new();
         for (grant, held) in state.held_at(peer).filter(|(_, it)| !it.recalled && !it.returned) {
             for slot in &held.slots {
                 let key = DrawKey { host: peer.clone(), grant, node: Some(slot.node.clone()) };
                 let drawn = state.drawn.get(&key).copied().unwrap_or_default();
                 let key = (slot.class.clone(), slot.node.clone());
                 let left = slot.gpus.minus(drawn);
-                facts.extend(slot.facts.as_deref().map(|facts| (&slot.node, facts)));
+                map.places.extend(slot.facts.as_deref().map(|facts| (&slot.node, facts)));
                 map.grants.entry(key.clone()).or_default().insert(grant, left);
                 let sum = counts.entry(key).or_default();
                 *sum = sum.plus(left);
             }
         }
-        map.slots = Slots::of(&counts, |node| facts.get(node).copied());
-        map.places = facts.into_iter().map(|(node, facts)| (node.clone(), facts.clone())).collect();
+        map.slots = Slots::of(&counts, |node| map.places.get(node).copied());
         map
     }
 
@@ -120,7 +118,7 @@ pub(crate) fn plan(
     may_spill: impl Fn(&Seen) -> bool,
 ) -> Plan {
     let mut plan = Plan { base: state.revision, ..Plan::default() };
-    let mut held: BTreeMap<SiteId, HeldMap> = BTreeMap::new();
+    let mut held: BTreeMap<SiteId, HeldMap<'_>> = BTreeMap::new();
     // What found no place finds none later in the same plan: all that a plan does is to take.
     let (mut full_here, mut full_there) = (BTreeSet::new(), BTreeSet::new());
     let mut parts = 0;
@@ -199,11 +197,11 @@ fn here(
 
 /// The first peer, in the order of names, that holds enough for the job. What is held at a peer is
 /// counted once for a plan, when the first job asks.
-fn there(
-    state: &State,
+fn there<'a>(
+    state: &'a State,
     spec: &JobSpec,
     closed: &[GpuClass],
-    held: &mut BTreeMap<SiteId, HeldMap>,
+    held: &mut BTreeMap<SiteId, HeldMap<'a>>,
 ) -> Option<(GpuClass, Place)> {
     if !fits::may_leave(state, spec) {
         return None;
