@@ -10,11 +10,11 @@ use futures::stream::FuturesUnordered;
 use specs::codec::Message;
 use specs::fault::{Fault, FaultCode};
 use specs::id::{JobId, RequestId};
-use specs::job::JobSpec;
+use specs::job::{JobSpec, Needs};
 use specs::wire::client::{JobSubmit, JobSubmitted, SubmitAnswer, SubmitFrame};
 
 use crate::raft::Committed;
-use crate::service::{Asked, decode, encode, quota};
+use crate::service::{Asked, decode, encode};
 use crate::shared::Shared;
 
 /// Most submissions of a lane that are agreed on together.
@@ -142,16 +142,22 @@ fn check(shared: &Shared, state: &State, request: &RequestId, spec: &JobSpec) ->
         Fault::new(FaultCode::InvalidArgument, format!("the job is not valid: {error}"))
     })?;
     if spec.since() > state.version {
-        quota::check_version(state, "an account, `preemptible` or `array.maxRunning`")?;
-        let (version, needed) = (state.version, spec.since());
-        let message = format!(
-            "the site has version {version}, and what the job asks of its nodes needs version {needed}"
-        );
-        return Err(Fault::new(FaultCode::Conflict, message).with_hint(
-            "raise it with `federation upgrade finalize` once all controllers run this release",
-        ));
+        return Err(comes_later(state, spec));
     }
     if state.requests.contains(request) { Ok(()) } else { placeable(shared, state, spec) }
+}
+
+/// The site's version does not know all that the job says.
+fn comes_later(state: &State, spec: &JobSpec) -> Fault {
+    let (has, needed) = (state.version, spec.since());
+    let what = if spec.needs.0 == Needs::default() {
+        "an account, `preemptible` or `array.maxRunning`"
+    } else {
+        "what the job asks of its nodes"
+    };
+    let message = format!("{what} needs version {needed} of the site, which has version {has}");
+    let hint = "once all controllers run this release: `federation upgrade finalize`";
+    Fault::new(FaultCode::Conflict, message).with_hint(hint)
 }
 
 /// Refuses what no site could ever run, as far as is known.

@@ -172,7 +172,7 @@ const GOLDEN_TAIL: &str =
 
 #[test]
 fn archived_jobs_keep_their_bytes() {
-    let job = specs::id::JobId(5 << 64 | 7);
+    let job = JobId(5 << 64 | 7);
     let request = ArchiveRequest { from: 3, upto: 300, job: Some(job) };
     let archived = WireArchived { number: 3, id: job, job: Blob(b"xy".to_vec()) };
     let response = ArchiveResponse { jobs: vec![archived] };
