@@ -30,7 +30,8 @@
 //! # What PTX is known
 //! What the shipped kernels use: `ptx::lower` is the list. Any other instruction is refused by its
 //! name and its line when the module is loaded. Also refused: calls, local
-//! memory, bytes and half words in memory, grids of more than one dimension.
+//! memory, bytes and half words in memory, grids of more than one dimension, and the targets sm_90a
+//! and sm_100a.
 //!
 //! # Invariants
 //! * Equal control files and calls give equal results, whatever the machine: no clock, no chance.
