@@ -1,5 +1,6 @@
 //! Kinds of GPUs and what a node says of its own.
 
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -174,6 +175,8 @@ crate::message! {
         5 => ended_at: Timestamp,
         /// By the agent's clock; zero if it never began.
         6 => took: Millis,
+        /// What was measured, by name with the unit last; at most [`NUMBERS_MAX`].
+        7 => numbers: BTreeMap<String, u64>,
     }
 
     /// That a GPU may be burnt in. Each permit has a number of its own; it is good for one burn-in.
@@ -203,6 +206,8 @@ crate::message! {
     }
 }
 
+/// Most numbers of a burn-in that are told.
+pub const NUMBERS_MAX: usize = 64;
 /// So many GPUs of a class are quarantined on an agent's word, however few there are.
 pub const QUARANTINED_FEW: u32 = 2;
 /// Within which quarantines are counted.

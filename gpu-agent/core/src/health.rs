@@ -25,8 +25,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use specs::gpu::{
-    BurnInEnd, BurnInPermit, BurnInResult, BurnInTier, GpuHealth, GpuReport, GpuState, SignedProof,
-    cut_to_limit,
+    BurnInEnd, BurnInPermit, BurnInResult, BurnInTier, GpuHealth, GpuReport, GpuState, NUMBERS_MAX,
+    SignedProof, cut_to_limit,
 };
 use specs::id::{GpuIndex, Revision};
 use specs::unit::{Instant, Millis, Timestamp};
@@ -330,6 +330,14 @@ impl Health {
         let end = if gpu.is_quarantined() { BurnInEnd::Fault } else { end };
         if let Some(permit) = burnt.permit() {
             gpu.answer(&permit, end, why, (wall, now.since(burnt.since)));
+        }
+    }
+
+    /// What the burn-in measured that was learnt of last.
+    pub fn handle_numbers(&mut self, index: GpuIndex, numbers: BTreeMap<String, u64>) {
+        let last = self.gpus.get_mut(&index).and_then(|gpu| gpu.last.as_mut());
+        if let Some(last) = last {
+            last.numbers = numbers.into_iter().take(NUMBERS_MAX).collect();
         }
     }
 
@@ -852,7 +860,8 @@ impl Gpu {
         (ended_at, took): (Timestamp, Millis),
     ) {
         let (number, tier, why) = (permit.number, permit.tier, cut_to_limit(why));
-        self.last = Some(BurnInResult { number, tier, end, why, ended_at, took });
+        let numbers = BTreeMap::new();
+        self.last = Some(BurnInResult { number, tier, end, why, ended_at, took, numbers });
     }
 
     /// The burn-in that it needs, or needs before its proof expires.

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use fabric_quic::env::Env;
 use fabric_quic::pki::Credentials;
 use gpu_agent_core::Runner;
+use gpu_agent_core::burn_in::measured::Measured;
 use gpu_agent_core::health::{BurnIn, Evidence, Health, Policy};
 use specs::gpu::{BurnInTier, GpuReport, InventorySource};
 use specs::id::{GpuIndex, NodeId};
@@ -60,7 +61,7 @@ pub struct HealthOptions {
 pub(crate) enum News {
     Learnt(GpuIndex, Evidence),
     /// By the burn-in's number; none if it was stopped.
-    BurntIn(u64, BurnIn, Option<Evidence>),
+    BurntIn(u64, BurnIn, Option<(Evidence, Measured)>),
     Reset(GpuIndex, Result<(), String>),
     /// None if there was no answer.
     Read(GpuIndex, Option<Box<Gauges>>),
@@ -149,14 +150,15 @@ impl Ward {
                     self.end_burn_in(now, gpu);
                 }
             }
-            News::BurntIn(run, it, evidence) => {
+            News::BurntIn(run, it, told) => {
                 // One that was ended, and whose answer was on the way, says nothing.
                 let is_mine = self.under_way.get(&it.gpu).is_some_and(|it| it.number == run);
-                let Some(evidence) = evidence.filter(|_| is_mine) else { return };
+                let Some((evidence, measured)) = told.filter(|_| is_mine) else { return };
                 self.under_way.remove(&it.gpu);
                 self.metrics.count_burn_in(it.tier, Some(&evidence));
                 note(it.gpu, &evidence);
                 self.health.handle_evidence(now, it.gpu, evidence);
+                self.health.handle_numbers(it.gpu, measured.0);
             }
             News::Reset(gpu, outcome) => {
                 match &outcome {

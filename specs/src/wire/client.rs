@@ -609,6 +609,7 @@ pub fn may_be_stale(method: Method) -> bool {
         Method::JobShow,
         Method::NodeList,
         Method::GpuList,
+        Method::HealthLimitsShow,
         Method::SiteList,
         Method::Capacity,
         Method::GrantList,

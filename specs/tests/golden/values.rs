@@ -294,6 +294,7 @@ fn burn_in_result() -> BurnInResult {
         why: "no majority".to_owned(),
         ended_at: Timestamp(1_780_000_000_007),
         took: Millis(231_000),
+        numbers: [("memoryBytesPerSecond".to_owned(), 4_300_000_000_000)].into(),
     }
 }
 

@@ -135,6 +135,11 @@ impl Report {
         findings.max_by_key(|it| it.severity).map(|it| format!("{}: {}", it.check, it.message))
     }
 
+    /// What of the first GPU a site compares.
+    pub(crate) fn measured(&self) -> Measured {
+        self.gpus.first().map(|gpu| gpu.measured.compared.clone()).unwrap_or_default()
+    }
+
     /// The first GPU's name.
     pub(crate) fn product(&self) -> String {
         self.gpus.first().map(|gpu| gpu.name.clone()).unwrap_or_default()

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use fabric_quic::env::Env;
 use gpu_agent_core::burn_in::counters::{self, Counters};
+use gpu_agent_core::burn_in::measured::Measured;
 use gpu_agent_core::burn_in::{Severity, Tier, Verdict};
 use gpu_agent_core::health::{BurnIn, Evidence, Recovery, Reset, Rung};
 use specs::gpu::{BurnInTier, GpuInfo};
@@ -28,6 +29,9 @@ const READ_PATIENCE: Duration = Duration::from_secs(6);
 const CHECK_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a command that resets may take, and then how long a machine may take to go down.
 const RESET_SPAN: Millis = Millis(600_000);
+
+/// What a burn-in found and measured.
+type Found = (Evidence, Measured);
 
 /// A burn-in that is under way.
 pub(super) struct UnderWay {
@@ -79,18 +83,19 @@ impl Doctor {
         let (end, ended) = oneshot::channel();
         let doctor = self.clone();
         self.env.spawn(async move {
-            let evidence = doctor.burnt_in(it, peers, stop).await;
+            let told = doctor.burnt_in(it, peers, stop).await;
             drop(end);
             // Nobody listens once the agent has ended.
-            let _ = doctor.tell.send(News::BurntIn(number, it, evidence)).await;
+            let _ = doctor.tell.send(News::BurntIn(number, it, told)).await;
         });
         UnderWay { number, tier: it.tier, stop: handle, ended }
     }
 
     /// None if it was stopped.
-    async fn burnt_in(&self, it: BurnIn, peers: bool, stop: Stop) -> Option<Evidence> {
+    async fn burnt_in(&self, it: BurnIn, peers: bool, stop: Stop) -> Option<Found> {
+        let unknown = |why: String| Some((Evidence::Unknown(why), Measured::default()));
         let Some(info) = self.info(it.gpu) else {
-            return Some(Evidence::Unknown("the GPU is gone".into()));
+            return unknown("the GPU is gone".into());
         };
         let tier = Tier::from(it.tier);
         let most = self.options.burn_in_seconds;
@@ -115,14 +120,15 @@ impl Doctor {
         };
         let report = match burn_in::run(&options, &mut |_| ()).await {
             Ok(report) => report?,
-            Err(fault) => return Some(Evidence::Unknown(fault.to_string())),
+            Err(fault) => return unknown(fault.to_string()),
         };
         let why = report.worst().unwrap_or_default();
-        Some(match report.verdict() {
+        let evidence = match report.verdict() {
             Verdict::Fault => Evidence::Fault(why),
             Verdict::Unknown => Evidence::Unknown(why),
             Verdict::Pass => self.passed(info, report.product(), it.tier),
-        })
+        };
+        Some((evidence, report.measured()))
     }
 
     fn passed(&self, info: &GpuInfo, product: String, tier: BurnInTier) -> Evidence {
