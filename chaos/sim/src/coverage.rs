@@ -35,6 +35,11 @@ marks! {
     NodesRebooted = "nodes_rebooted",
     BurnIns = "burn_ins",
     GpusQuarantined = "gpus_quarantined",
+    GpusSpared = "gpus_spared_by_the_breaker",
+    BurnInsWanted = "burn_ins_wanted",
+    BurnInsInterrupted = "burn_ins_interrupted",
+    RetestsPermitted = "retests_permitted",
+    PermitsEnded = "permits_ended_with_their_node",
     InventoryShrunk = "inventory_shrunk",
     CutsNode = "cuts_node",
     CutsSite = "cuts_site",
@@ -109,6 +114,10 @@ impl Coverage {
         if let Some(at) = Mark::ALL.iter().position(|it| *it == mark) {
             self.counts[at] += count;
         }
+    }
+
+    pub(crate) fn count(&self, mark: Mark) -> u64 {
+        Mark::ALL.iter().position(|it| *it == mark).map_or(0, |at| self.counts[at])
     }
 
     /// Adds another run's counts.

@@ -14,6 +14,7 @@ use specs::wire::method::Method;
 
 use crate::clock::Time;
 use crate::coverage::Mark;
+use crate::health;
 use crate::invariant::s8_proven;
 use crate::network::{self, Frames, MachineId, Packet};
 use crate::supervisor::Process;
@@ -47,6 +48,8 @@ pub(crate) struct Node {
     /// What the agent knows of its GPUs, and which are truly bad.
     pub(crate) health: Health,
     pub(crate) sick: BTreeSet<GpuIndex>,
+    /// Its agent is of a release that knows no permits.
+    pub(crate) is_old: bool,
 }
 
 impl Node {
@@ -67,6 +70,7 @@ impl Node {
             durable: BTreeMap::new(),
             health: Health::new(Instant::ZERO, []),
             sick: BTreeSet::new(),
+            is_old: false,
         }
     }
 
@@ -137,7 +141,10 @@ impl World {
         }
         let Some(runner) = &mut node.runner else { return };
         runner.handle_timeout(now);
-        let report = runner.ask(now);
+        let mut report = runner.ask(now);
+        if node.is_old {
+            health::forget_permits(&mut report);
+        }
         let (from, target) = (node.machine, node.target);
         let to = self.sites[at.site].controllers[target].machine;
         let bytes = network::request(Method::NodeReport, call, &report);
@@ -209,6 +216,9 @@ impl World {
                 leases.join(", ")
             )
         });
+        if orders.permits_only {
+            self.tend_when_over(at, orders.lease_term);
+        }
         let node = self.node_mut(at);
         node.misses = 0;
         if let Some(runner) = &mut node.runner {

@@ -12,10 +12,13 @@ use specs::wire::client::{JobSubmit, JobSubmitted};
 
 use federation_core::{Command, Reply};
 
+use crate::clock::Time;
 use crate::coverage::Mark;
+use crate::invariant::burn_ins::Burning;
 use crate::invariant::{
-    agreed_state, l3_cancel, needs_hold, only_grows, preemption, s1_one_copy, s2_nothing_lost,
-    s3_finished_kept, s4_one_owner, s5_escrow, s6_quota, s7_residency, stops_are_wanted,
+    agreed_state, burn_ins, l3_cancel, needs_hold, only_grows, preemption, s1_one_copy,
+    s2_nothing_lost, s3_finished_kept, s4_one_owner, s5_escrow, s6_quota, s7_residency,
+    stops_are_wanted,
 };
 use crate::supervisor::Process;
 use crate::world::{Event, NodeRef, World};
@@ -67,6 +70,12 @@ pub(crate) struct Oracle {
     /// Ends as they were first agreed.
     pub(crate) ends: BTreeMap<JobId, (usize, Outcome)>,
     pub(crate) cancelled: BTreeSet<JobId>,
+    /// Burn-ins that go on; a node has one at most.
+    pub(crate) burning: BTreeMap<NodeRef, Burning>,
+    /// GPUs that are to be burnt in, and since when.
+    pub(crate) wished: BTreeMap<(NodeRef, GpuIndex), Time>,
+    /// When a site quarantined by itself.
+    pub(crate) quarantines: BTreeMap<usize, Vec<Time>>,
 }
 
 pub(crate) fn has_exited(report: &AttemptReport) -> bool {
@@ -194,6 +203,9 @@ impl World {
         found.extend(s3_finished_kept::on_commit(self, site, &entry.command, &before, &after));
         found.extend(s6_quota::on_commit(&entry.command, &before, &after));
         found.extend(preemption::on_commit(self, &entry.command, &before, &after));
+        if entry.reply == Reply::Done || matches!(entry.reply, Reply::Placed { .. }) {
+            found.extend(burn_ins::on_commit(self, site, &entry.command, &before, &after));
+        }
         if index.is_multiple_of(self.knobs.check_every) {
             found.extend(agreed_state::check(&after));
         }
@@ -317,6 +329,10 @@ impl World {
             }
             Command::SetQuota(_) | Command::RemoveQuota(_) => (Mark::QuotasSet, 1),
             Command::PreemptJobs(_) => (Mark::Preemptions, 1),
+            Command::PermitBurnIns(_) => (Mark::RetestsPermitted, permitted(before, after)),
+            Command::EndPermits(_) => (Mark::PermitsEnded, 1),
+            Command::WantBurnIns(_) => (Mark::BurnInsWanted, 1),
+            Command::RecordHealth(_) => (Mark::GpusSpared, spared(before, after)),
             Command::FoundSite(_)
             | Command::AdmitJobs(_)
             | Command::CancelJob(_)
@@ -331,11 +347,23 @@ impl World {
             | Command::EndRecovery(_)
             | Command::SetVersion(_)
             | Command::SetTrust(_)
-            | Command::RecordHealth(_)
+            | Command::SetHealthLimits(_)
             | Command::WithholdGpu(_) => return,
         };
         self.coverage.add(counted.0, counted.1);
     }
+}
+
+/// How many more retests are permitted.
+fn permitted(before: &federation_core::State, after: &federation_core::State) -> u64 {
+    let retests = |state| federation_core::permitted(state).0;
+    u64::from(retests(after).saturating_sub(retests(before)))
+}
+
+/// How many more GPUs are bad and have jobs that run on.
+fn spared(before: &federation_core::State, after: &federation_core::State) -> u64 {
+    let spared = |state| federation_core::limits_view(state).spared;
+    u64::from(spared(after).saturating_sub(spared(before)))
 }
 
 /// A command in a few words.

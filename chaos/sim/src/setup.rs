@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use federation_core::{
-    AcceptNode, Command, FoundSite, OpenToken, Retention, SetTrust, SetVersion, State, TokenKind,
+    AcceptNode, Command, FoundSite, OpenToken, Retention, SetHealthLimits, SetTrust, SetVersion,
+    State, TokenKind,
 };
 use specs::codec::Blob;
-use specs::gpu::{GpuClass, GpuInfo};
+use specs::gpu::{GpuClass, GpuInfo, HealthLimits};
 use specs::id::{ControllerId, Country, GpuIndex, NodeId, SiteId, TokenId, UserId};
 use specs::site::{LendRule, SiteSpec, Terms, Trust};
 use specs::unit::{GpuCount, Millis, Timestamp};
@@ -19,6 +20,7 @@ use crate::accounts;
 use crate::clock::{Clock, Time};
 use crate::controller::Controller;
 use crate::faults::FaultKind;
+use crate::health;
 use crate::log::Log;
 use crate::needs;
 use crate::network::MachineId;
@@ -74,6 +76,8 @@ pub(crate) struct Knobs {
     pub(crate) accounts: Option<accounts::Habits>,
     /// The sites run nothing on GPUs without a proof, and GPUs fall sick.
     pub(crate) asks_for_proofs: bool,
+    /// How much such sites test at once; none if they have a version that knows nothing of it.
+    pub(crate) limits: Option<HealthLimits>,
     /// The sites have the version that stops jobs for others.
     pub(crate) preempts: bool,
     /// And the one that weighs what several leaders have decided together.
@@ -130,6 +134,8 @@ impl Knobs {
         if is_tight {
             faults[place_of(FaultKind::CutNode)] = rng.range(5_000, 10_000);
         }
+        let asks_for_proofs = Rng::of(seed, "proofs").chance(400);
+        let limits = health::draw_limits(seed).filter(|_| asks_for_proofs);
         Self {
             sites: if rng.chance(600) { 2 } else { 3 },
             terms,
@@ -160,8 +166,9 @@ impl Knobs {
             is_spilling,
             retention: draw_retention(seed),
             accounts: accounts::Habits::draw(seed),
-            asks_for_proofs: Rng::of(seed, "proofs").chance(400),
-            preempts: Rng::of(seed, "preemption").chance(500),
+            asks_for_proofs,
+            preempts: limits.is_some() || Rng::of(seed, "preemption").chance(500),
+            limits,
             weighs_together: Rng::of(seed, "sites").chance(500),
             asks_of_nodes: Rng::of(seed, "needs").chance(300),
             patience: Millis(Rng::of(seed, "patience").range(1_000, 40_000)),
@@ -254,6 +261,10 @@ pub(crate) fn populate(world: &mut World) {
     world.plan_work();
     let sicken_at = world.chance_health.range(1_000, 12_000);
     world.schedule_in(sicken_at, Event::Sicken);
+    if world.knobs.limits.is_some() {
+        let want_at = world.chance_burn_ins.range(500, 6_000);
+        world.schedule_in(want_at, Event::Want);
+    }
     let heal_at = world.knobs.heal_at;
     world.schedule(heal_at, Event::Heal);
 }
@@ -354,6 +365,14 @@ fn found_site(world: &mut World, index: usize) {
     }
     if world.knobs.preempts {
         raise_to(world, index, ClusterVersion::PREEMPTION);
+    }
+    if let Some(limits) = world.knobs.limits.clone() {
+        raise_to(world, index, ClusterVersion::BURN_INS);
+        world.append_directly(index, Command::SetHealthLimits(SetHealthLimits { limits }));
+        for node in 0..nodes.len() {
+            let is_old = world.chance_burn_ins.chance(150);
+            world.node_mut(NodeRef { site: index, node }).is_old = is_old;
+        }
     }
     if world.knobs.weighs_together || world.knobs.asks_of_nodes {
         raise_to(world, index, ClusterVersion::SITES);

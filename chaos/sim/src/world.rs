@@ -124,6 +124,18 @@ pub(crate) enum Event {
         at: NodeRef,
         life: u64,
         burn_in: BurnIn,
+        run: u64,
+    },
+    /// An agent's orders may have run out.
+    Tend {
+        at: NodeRef,
+        life: u64,
+    },
+    /// An operator wants a burn-in, or holds a GPU back for a while.
+    Want,
+    LetGo {
+        at: NodeRef,
+        gpu: GpuIndex,
     },
     /// A GPU falls sick.
     Sicken,
@@ -262,6 +274,7 @@ pub(crate) struct World {
     pub(crate) chance_queue: Rng,
     pub(crate) chance_needs: Rng,
     pub(crate) chance_health: Rng,
+    pub(crate) chance_burn_ins: Rng,
     hash: u64,
     trace: Option<Vec<String>>,
 }
@@ -321,6 +334,7 @@ impl World {
             chance_queue: Rng::of(seed, "queue"),
             chance_needs: Rng::of(seed, "what jobs ask for"),
             chance_health: Rng::of(seed, "health"),
+            chance_burn_ins: Rng::of(seed, "burn-ins"),
             hash: 0xcbf2_9ce4_8422_2325,
             trace: with_trace.then(Vec::new),
         }
@@ -412,6 +426,7 @@ impl World {
             Event::Ask { at, .. }
             | Event::Notice { at, .. }
             | Event::Burnt { at, .. }
+            | Event::Tend { at, .. }
             | Event::SicknessShows { at, .. }
             | Event::Rise(at) => (self.node(*at).machine, Some(*at)),
             Event::Confirmed { at, .. }
@@ -434,6 +449,8 @@ impl World {
             | Event::Operate { .. }
             | Event::CancelDue { .. }
             | Event::Sicken
+            | Event::Want
+            | Event::LetGo { .. }
             | Event::Repair { .. }
             | Event::Heal
             | Event::Inspect => return None,
@@ -458,7 +475,10 @@ impl World {
                 self.agent_noticed(at, life, lease, notice)
             }
             Event::Rise(at) => self.agent_rises(at),
-            Event::Burnt { at, life, burn_in } => self.burnt(at, life, burn_in),
+            Event::Burnt { at, life, burn_in, run } => self.burnt(at, life, burn_in, run),
+            Event::Tend { at, life } => self.tend_again(at, life),
+            Event::Want => self.want_burn_in(),
+            Event::LetGo { at, gpu } => self.let_go(at, gpu),
             Event::Sicken => self.sicken(),
             Event::SicknessShows { at, life, gpu } => self.sickness_shows(at, life, gpu),
             Event::Repair { at, gpu } => self.repair(at, gpu),

@@ -9,7 +9,9 @@ use crate::command::Command;
 use crate::effect::{Effect, Effects};
 use crate::queue::preempt;
 use crate::state::State;
-use crate::{archive, exchange, health, job, lease, node, quota, restore, site, version};
+use crate::{
+    archive, breaker, burn_in, exchange, health, job, lease, node, quota, restore, site, version,
+};
 
 /// What the proposer of a command is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +70,10 @@ pub fn apply(state: &mut State, command: &Command) -> (Reply, Vec<Effect>) {
         Command::SetTrust(it) => health::set_trust(state, fx, it),
         Command::RecordHealth(it) => health::record(state, fx, it),
         Command::WithholdGpu(it) => health::withhold(state, fx, it),
+        Command::WantBurnIns(it) => burn_in::want(state, fx, it),
+        Command::PermitBurnIns(it) => burn_in::permit(state, fx, it),
+        Command::EndPermits(it) => burn_in::end(state, fx, it),
+        Command::SetHealthLimits(it) => breaker::set_limits(state, fx, it),
         #[cfg(feature = "next")]
         Command::Note(_) => crate::next::note(state),
     };

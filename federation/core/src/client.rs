@@ -250,10 +250,10 @@ pub fn gpu_views(state: &State, leader: Option<&Leader>) -> Vec<GpuView> {
                 job: lease.map(|lease| lease.job),
                 granted_to: grant.map(|grant| grant.home.clone()),
                 proof: proof.and_then(proof_view),
-                wanted: None,
-                permitted: None,
-                last: None,
-                spared: false,
+                wanted: gpu.wish.as_ref().map(|wish| wish.tier),
+                permitted: gpu.permit.as_ref().map(|permit| permit.tier),
+                last: leader.and_then(|it| it.last_burn_in(&node.id, gpu.info.index)).cloned(),
+                spared: gpu.doubt.as_ref().is_some_and(|doubt| doubt.spared),
             });
         }
     }

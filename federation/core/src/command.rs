@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use specs::codec::Blob;
-use specs::gpu::GpuHealth;
+use specs::gpu::{BurnInTier, GpuHealth, HealthLimits};
 use specs::id::{
     AccountId, Boot, ControllerId, Country, Epoch, GpuClass, GpuIndex, GrantId, JobId, NodeId,
     RequestId, Revision, SiteId, TokenId,
@@ -284,6 +284,52 @@ specs::message! {
         1 => node: NodeId,
         2 => boot: Boot,
         3 => gpus: Vec<GpuHealth>,
+        /// Permits that the agent has answered. Absent below [`ClusterVersion::BURN_INS`], as is
+        /// the next.
+        4 => ended: Vec<PermitEnd>,
+        5 => at: Timestamp,
+    }
+
+    /// How a permit of a GPU ended.
+    pub struct PermitEnd {
+        1 => index: GpuIndex,
+        2 => number: Revision,
+        /// The burn-in had a result.
+        3 => judged: bool,
+    }
+
+    /// Wants GPUs of a node to be burnt in before anything runs on them again. Since
+    /// [`ClusterVersion::BURN_INS`], as are the next three.
+    pub struct WantBurnIns {
+        1 => node: NodeId,
+        2 => gpus: Vec<GpuIndex>,
+        3 => tier: BurnInTier,
+    }
+
+    /// One GPU that may be burnt in.
+    pub struct NewPermit {
+        1 => node: NodeId,
+        /// The life of its agent that said that it heeds permits.
+        2 => boot: Boot,
+        3 => index: GpuIndex,
+        4 => tier: BurnInTier,
+    }
+
+    /// Permits burn-ins, as many as the site's limits leave room for.
+    pub struct PermitBurnIns {
+        1 => permits: Vec<NewPermit>,
+    }
+
+    /// Ends the permits of a node that was silent for so long since it was suspected that its agent
+    /// has ended them.
+    pub struct EndPermits {
+        1 => node: NodeId,
+        2 => suspicion: Revision,
+    }
+
+    /// Says how much is tested and taken out of service at once.
+    pub struct SetHealthLimits {
+        1 => limits: HealthLimits,
     }
 
     /// Holds a GPU back for an operator, or no longer.
@@ -343,6 +389,10 @@ specs::choice! {
         64 => SetTrust(SetTrust),
         65 => RecordHealth(RecordHealth),
         66 => WithholdGpu(WithholdGpu),
+        67 => WantBurnIns(WantBurnIns),
+        68 => PermitBurnIns(PermitBurnIns),
+        69 => EndPermits(EndPermits),
+        72 => SetHealthLimits(SetHealthLimits),
         70 => ArchiveJobs(ArchiveJobs),
         #[cfg(feature = "next")]
         1_000 => Note(Note),

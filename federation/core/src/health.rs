@@ -15,13 +15,16 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use specs::gpu::{GpuHealth, GpuReport, GpuState, InventorySource};
-use specs::id::{GpuIndex, LeaseId, NodeId};
+use specs::gpu::{BurnInTier, GpuHealth, GpuInfo, GpuReport, GpuState, InventorySource};
+use specs::id::{GpuIndex, GrantId, LeaseId, NodeId};
 use specs::site::Trust;
+use specs::unit::Timestamp;
 use specs::version::ClusterVersion;
 use specs::wire::agent::NodeReport;
 
 use crate::apply::Reply;
+use crate::breaker;
+use crate::burn_in;
 use crate::command::{RecordHealth, SetTrust, WithholdGpu};
 use crate::effect::{Effect, Effects};
 use crate::job;
@@ -39,10 +42,13 @@ impl Gpu {
     /// True if something new may run on it.
     #[must_use]
     pub fn is_fit(&self) -> bool {
-        self.doubt.is_none() && self.withheld.is_none()
+        self.doubt.is_none()
+            && self.withheld.is_none()
+            && self.wish.is_none()
+            && self.permit.is_none()
     }
 
-    fn is_quarantined(&self) -> bool {
+    pub(crate) fn is_quarantined(&self) -> bool {
         let is_left = |doubt: &Doubt| matches!(doubt.state, GpuState::Quarantined | GpuState::Rma);
         self.doubt.as_ref().is_some_and(is_left)
     }
@@ -63,7 +69,7 @@ fn first_doubt(trust: Option<Trust>, source: Option<InventorySource>) -> Option<
     match (trust, source) {
         (None, _) | (Some(Trust::Declared), Some(InventorySource::Declared)) => None,
         (Some(Trust::Declared | Trust::Proven), _) => {
-            Some(Doubt { state: GpuState::Discovered, why: UNPROVEN.into() })
+            Some(Doubt { state: GpuState::Discovered, why: UNPROVEN.into(), spared: false })
         }
     }
 }
@@ -78,19 +84,31 @@ fn doubt(trust: Option<Trust>, source: Option<InventorySource>, it: &GpuHealth) 
         | GpuState::Suspect
         | GpuState::Quarantined
         | GpuState::Resetting
-        | GpuState::Rma => Some(Doubt { state: it.state, why: it.why.clone() }),
+        | GpuState::Rma => Some(Doubt { state: it.state, why: it.why.clone(), spared: false }),
     }
 }
 
-/// What of a GPU's record outlives its agent: what was held against it, and who holds it back.
+/// A GPU that an agent found. What of its record outlives the agent's life: what was held against
+/// it, who holds it back, and what is wanted of it.
 pub(crate) fn inherit(
     state: &State,
     source: InventorySource,
+    info: &GpuInfo,
     before: Option<&Gpu>,
-) -> (Option<Doubt>, Option<String>, bool) {
+    grant: Option<GrantId>,
+) -> Gpu {
     let fresh = first_doubt(trust(state), Some(source));
-    let Some(before) = before else { return (fresh, None, false) };
-    (before.doubt.clone().or(fresh), before.withheld.clone(), before.released)
+    Gpu {
+        info: info.clone(),
+        lease: None,
+        grant,
+        shares: Vec::new(),
+        doubt: before.and_then(|before| before.doubt.clone()).or(fresh),
+        withheld: before.and_then(|before| before.withheld.clone()),
+        released: before.is_some_and(|before| before.released),
+        wish: before.and_then(|before| before.wish.clone()),
+        permit: None,
+    }
 }
 
 pub(crate) fn set_trust(state: &mut State, fx: &mut Effects, it: &SetTrust) -> Reply {
@@ -127,12 +145,17 @@ pub(crate) fn record(state: &mut State, fx: &mut Effects, it: &RecordHealth) -> 
         return TOO_EARLY;
     }
     let trust = trust(state);
+    match state.nodes.get(&it.node) {
+        None => return Reply::NoOp("there is no such node"),
+        Some(node) if node.boot != it.boot => {
+            return Reply::NoOp("another life of the agent is known");
+        }
+        Some(_) => {}
+    }
+    let spared = breaker::trip(state, it);
     let Some(node) = state.agreed.nodes.get_mut(&it.node) else {
         return Reply::NoOp("there is no such node");
     };
-    if node.boot != it.boot {
-        return Reply::NoOp("another life of the agent is known");
-    }
     let source = node.source;
     let mut broken: Vec<LeaseId> = Vec::new();
     for health in &it.gpus {
@@ -140,11 +163,16 @@ pub(crate) fn record(state: &mut State, fx: &mut Effects, it: &RecordHealth) -> 
         let Some(gpu) = found else { continue };
         gpu.doubt = doubt(trust, source, health);
         gpu.released &= gpu.is_quarantined();
-        if ends_attempts(health.state) {
+        let is_spared = spared.contains(&health.index);
+        if let Some(doubt) = &mut gpu.doubt {
+            doubt.spared = is_spared;
+        }
+        if ends_attempts(health.state) && !is_spared {
             broken.extend(gpu.lease);
             broken.extend(gpu.shares.iter().map(|share| share.lease));
         }
     }
+    burn_in::answered(state, &it.node, &it.ended);
     for lease in broken {
         job::stop_lease(state, fx, lease, StopReason::Unsound);
     }
@@ -154,34 +182,49 @@ pub(crate) fn record(state: &mut State, fx: &mut Effects, it: &RecordHealth) -> 
     Reply::Done
 }
 
-fn ends_attempts(state: GpuState) -> bool {
+/// Whether what runs on a GPU in that state is stopped, but for the breaker.
+pub(crate) fn ends_attempts(state: GpuState) -> bool {
     match state {
         GpuState::Quarantined | GpuState::Resetting | GpuState::Rma => true,
         GpuState::Discovered | GpuState::BurningIn | GpuState::Healthy | GpuState::Suspect => false,
     }
 }
 
-/// Holds a GPU back, or no longer. What runs there runs on: an operator can cancel it.
+/// Holds a GPU back, or no longer. What runs there runs on: an operator can cancel it. But what runs
+/// on a GPU that its agent knows to be bad, and that was spared, is stopped: an operator agrees.
 pub(crate) fn withhold(state: &mut State, fx: &mut Effects, it: &WithholdGpu) -> Reply {
     if state.version < SINCE {
         return TOO_EARLY;
     }
-    let trust = trust(state);
+    let (trust, version, number) = (trust(state), state.version, state.revision);
     let Some(node) = state.agreed.nodes.get_mut(&it.node) else {
         return Reply::NoOp("there is no such node");
     };
-    let source = node.source;
+    let first = first_doubt(trust, node.source);
     let Some(gpu) = node.gpus.iter_mut().find(|gpu| gpu.info.index == it.index) else {
         return Reply::NoOp("the node has no such GPU");
     };
     let is_released = it.why.is_none() && gpu.is_quarantined();
-    if gpu.withheld == it.why && gpu.released == is_released {
+    let spared = gpu.doubt.as_mut().filter(|_| it.why.is_some()).map(|doubt| &mut doubt.spared);
+    let is_agreed = spared.is_some_and(core::mem::take);
+    if gpu.withheld == it.why && gpu.released == is_released && !is_agreed {
         return Reply::NoOp("nothing changes");
     }
     gpu.withheld.clone_from(&it.why);
     gpu.released = is_released;
+    if it.why.is_none() && first.is_some() && version >= burn_in::SINCE {
+        burn_in::wish(gpu, number, BurnInTier::T2);
+    }
     if it.why.is_none() && gpu.doubt.is_none() {
-        gpu.doubt = first_doubt(trust, source);
+        gpu.doubt = first;
+    }
+    let mut broken: Vec<LeaseId> = Vec::new();
+    if is_agreed {
+        broken.extend(gpu.lease);
+        broken.extend(gpu.shares.iter().map(|share| share.lease));
+    }
+    for lease in broken {
+        job::stop_lease(state, fx, lease, StopReason::Unsound);
     }
     sync_homes(state, fx, &it.node);
     fx.insert(Effect::Plan);
@@ -202,7 +245,7 @@ pub(crate) fn released(node: &Node) -> Vec<GpuIndex> {
 }
 
 /// What a report says of health that the log does not have yet.
-pub(crate) fn news(state: &State, report: &NodeReport) -> Option<RecordHealth> {
+pub(crate) fn news(state: &State, report: &NodeReport, at: Timestamp) -> Option<RecordHealth> {
     if state.version < SINCE {
         return None;
     }
@@ -212,12 +255,21 @@ pub(crate) fn news(state: &State, report: &NodeReport) -> Option<RecordHealth> {
     let trust = trust(state);
     let differs = |it: &GpuHealth| {
         let known = node.gpus.iter().find(|gpu| gpu.info.index == it.index);
-        is_new_life || known.is_some_and(|gpu| gpu.doubt != doubt(trust, source, it))
+        is_new_life || known.is_some_and(|gpu| !is_same(gpu, doubt(trust, source, it).as_ref()))
     };
     let told = report.health.iter().map(claim);
     let gpus: Vec<GpuHealth> = told.filter(differs).collect();
+    let ended = burn_in::ends(state, report);
+    let at = if state.version >= burn_in::SINCE { at } else { Timestamp(0) };
     let (node, boot) = (report.node.clone(), report.boot);
-    (!gpus.is_empty()).then_some(RecordHealth { node, boot, gpus })
+    let is_news = !gpus.is_empty() || !ended.is_empty();
+    is_news.then_some(RecordHealth { node, boot, gpus, ended, at })
+}
+
+/// Whether that much is held against a GPU; whether it was spared is the site's to say.
+fn is_same(gpu: &Gpu, doubt: Option<&Doubt>) -> bool {
+    let of = |doubt: &Doubt| (doubt.state, doubt.why.clone());
+    gpu.doubt.as_ref().map(of) == doubt.map(of)
 }
 
 /// Who says healthy shows a proof, or has said nothing.

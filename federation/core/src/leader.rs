@@ -23,7 +23,7 @@ use alloc::vec::Vec;
 use core::cmp::Reverse;
 
 use specs::fault::{Fault, FaultCode};
-use specs::gpu::SignedProof;
+use specs::gpu::{BurnInResult, SignedProof};
 use specs::id::{
     AccountId, Boot, Epoch, GpuClass, GpuIndex, GrantId, JobId, LeaseId, NodeId, Question,
     Revision, SiteId,
@@ -42,10 +42,12 @@ use specs::wire::peer::{
 };
 
 use crate::archive::{Archivist, Retention};
+use crate::breaker;
+use crate::burn_in::{self, Needs};
 use crate::command::{
-    AttemptKey, Command, CommitPlan, EndRecovery, ExpireGrant, ObeyPeer, RecordParts, RecordPeer,
-    RegisterNode, ReleaseNode, ReleasePeer, RestoreNode, RestorePeer, ReturnGrant, SuspectNode,
-    SuspectPeer,
+    AttemptKey, Command, CommitPlan, EndPermits, EndRecovery, ExpireGrant, ObeyPeer, RecordParts,
+    RecordPeer, RegisterNode, ReleaseNode, ReleasePeer, RestoreNode, RestorePeer, ReturnGrant,
+    SuspectNode, SuspectPeer,
 };
 use crate::exchange::host::{Admission, in_use, judge};
 use crate::health;
@@ -113,6 +115,7 @@ struct NodeMemory {
     watch: Watch,
     /// As its last report showed them.
     proofs: BTreeMap<GpuIndex, SignedProof>,
+    burn_ins: BTreeMap<GpuIndex, BurnInResult>,
 }
 
 /// The leader's memory of one reign.
@@ -142,6 +145,10 @@ pub struct Leader {
     summary: Summary,
     keeper: Keeper,
     clearing: Clearing,
+    /// What nodes need to have burnt in, as their last reports showed it.
+    needs: BTreeMap<NodeId, Needs>,
+    /// How many GPUs of which nodes are bad, and have jobs that run on.
+    spared: BTreeMap<NodeId, usize>,
 }
 
 /// What a plan goes by. Held only to be compared.
@@ -206,6 +213,8 @@ struct Waiting {
 pub enum Alarm {
     /// Releases are held back: too few nodes are heard, so the silence may be this site's own.
     ReleasesHeld { heard: usize, nodes: usize },
+    /// More GPUs turned bad than are taken out of service at once: jobs run on so many of them.
+    GpusSpared { gpus: usize },
 }
 
 impl Leader {
@@ -230,6 +239,8 @@ impl Leader {
             summary: Summary::default(),
             keeper: Keeper::default(),
             clearing: Clearing::default(),
+            needs: BTreeMap::new(),
+            spared: BTreeMap::new(),
         }
     }
 
@@ -300,10 +311,23 @@ impl Leader {
             let node = report.node.clone();
             commands.push(Command::RestoreNode(RestoreNode { node, suspicion }));
         }
-        commands.extend(health::news(state, report).map(Command::RecordHealth));
+        commands.extend(health::news(state, report, at).map(Command::RecordHealth));
+        let burn_ins = report.health.iter();
+        let burn_ins = burn_ins.filter_map(|it| Some((it.health.index, it.last.clone()?)));
+        memory.burn_ins = burn_ins.collect();
         let proofs = report.health.iter();
         let proofs = proofs.filter_map(|it| Some((it.health.index, it.proof.clone()?)));
         memory.proofs = proofs.collect();
+        match breaker::spared(node) {
+            0 => self.spared.remove(&report.node),
+            gpus => self.spared.insert(report.node.clone(), gpus),
+        };
+        let needs = burn_in::needs(state, report);
+        if needs.is_empty() {
+            self.needs.remove(&report.node);
+        } else {
+            self.needs.insert(report.node.clone(), needs);
+        }
         Ok(commands)
     }
 
@@ -508,6 +532,10 @@ impl Leader {
         self.poll_plan(now, at, state, &mut commands);
         if looks {
             self.poll_held(now, state, &mut commands);
+            if !self.needs.is_empty() {
+                commands
+                    .extend(burn_in::plan(state, self.needs.iter()).map(Command::PermitBurnIns));
+            }
         }
         commands.extend(self.archivist.plan(at, state).map(Command::ArchiveJobs));
         (commands, alarms)
@@ -543,6 +571,13 @@ impl Leader {
             if waited && state.leases_of(node).any(is_released_by_time) {
                 over.push(ReleaseNode { node: node.clone(), suspicion, at });
             }
+            if waited && burn_in::has_permits(state, node) {
+                let node = node.clone();
+                commands.push(Command::EndPermits(EndPermits { node, suspicion }));
+            }
+        }
+        if !self.spared.is_empty() {
+            alarms.push(Alarm::GpusSpared { gpus: self.spared.values().sum() });
         }
         let share_counts = nodes >= HEARD_SHARE_FROM_NODES;
         let too_few = heard * 100 < nodes * usize::try_from(terms.heard_percent_min).unwrap_or(100);
@@ -767,6 +802,12 @@ impl Leader {
     #[must_use]
     pub fn proof(&self, node: &NodeId, gpu: GpuIndex) -> Option<&SignedProof> {
         self.nodes.get(node).and_then(|memory| memory.proofs.get(&gpu))
+    }
+
+    /// What a node's last report said of a GPU's last permitted burn-in.
+    #[must_use]
+    pub fn last_burn_in(&self, node: &NodeId, gpu: GpuIndex) -> Option<&BurnInResult> {
+        self.nodes.get(node).and_then(|memory| memory.burn_ins.get(&gpu))
     }
 
     /// Since a peer was last known to hear this leader; none if it never was.

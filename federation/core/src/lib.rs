@@ -24,6 +24,8 @@ extern crate alloc;
 
 mod apply;
 mod archive;
+mod breaker;
+mod burn_in;
 mod client;
 mod command;
 mod effect;
@@ -49,14 +51,17 @@ mod watch;
 
 pub use apply::{Reply, apply};
 pub use archive::{Leaving, Retention, leaving};
+pub use breaker::{limits, limits_view};
+pub use burn_in::permitted;
 pub use client::{
     gpu_views, grant_views, job_state, job_view, loan_views, node_views, resolve_jobs, site_views,
 };
 pub use command::{
     AcceptNode, AcceptPeer, AddController, AddPeer, AdmitJobs, ArchiveJobs, Assignment, AttemptKey,
-    CancelJob, Command, CommitPlan, DrainNode, FoundSite, LeasePlan, LoanPlan, MakeGrant,
-    OpenToken, PartPlan, PeerRecord, Place, PreemptJobs, RecallGrant, RecordHealth, RecordParts,
-    RegisterNode, RemoveController, RemoveQuota, SetQuota, SetTrust, SetVersion, WithholdGpu,
+    CancelJob, Command, CommitPlan, DrainNode, EndPermits, FoundSite, LeasePlan, LoanPlan,
+    MakeGrant, NewPermit, OpenToken, PartPlan, PeerRecord, PermitBurnIns, PermitEnd, Place,
+    PreemptJobs, RecallGrant, RecordHealth, RecordParts, RegisterNode, RemoveController,
+    RemoveQuota, SetHealthLimits, SetQuota, SetTrust, SetVersion, WantBurnIns, WithholdGpu,
 };
 pub use effect::Effect;
 pub use health::asks_for_proofs;
@@ -79,7 +84,7 @@ pub use state::chunk::{CHUNK_BYTES_MAX, Chunk, ChunkError, StateBuilder};
 pub use state::compact::{Few, PackedSpec};
 pub use state::{
     Agreed, Attempt, Controller, Doubt, Gpu, Grant, Guest, GuestKey, Held, Job, JobPhase, Lease,
-    Loan, Node, Part, Peer, State, Token, TokenKind,
+    Loan, Node, Part, Peer, Permit, PermitKind, State, Token, TokenKind, Wish,
 };
 pub use table::{Index, Table};
 pub use version::{KNOWN, raised_by};

@@ -8,6 +8,7 @@ use specs::job::OnPartition;
 use specs::wire::agent::AttemptPhase;
 
 use crate::apply::Reply;
+use crate::burn_in;
 use crate::command::{DrainNode, RecordParts, RegisterNode, ReleaseNode, RestoreNode, SuspectNode};
 use crate::effect::{Effect, Effects};
 use crate::exchange;
@@ -51,10 +52,17 @@ fn forget_lapsed(state: &mut State, it: &RegisterNode) {
     }
 }
 
+/// How many GPUs a node has.
+pub(crate) fn count_gpus(node: &Node) -> u32 {
+    u32::try_from(node.gpus.len()).unwrap_or(u32::MAX)
+}
+
 /// Takes over the inventory; a granted GPU stays granted if it is there and of the same class.
 fn replace_gpus(state: &mut State, fx: &mut Effects, it: &RegisterNode) {
     let Some(node) = state.agreed.nodes.get_mut(&it.node) else { return };
+    let before = count_gpus(node);
     let old = core::mem::take(&mut node.gpus);
+    let absent = core::mem::take(&mut node.absent);
     let mut gpus: Vec<Gpu> = Vec::new();
     for info in &it.inventory.gpus {
         if gpus.iter().any(|gpu| gpu.info.index == info.index) {
@@ -64,14 +72,15 @@ fn replace_gpus(state: &mut State, fx: &mut Effects, it: &RegisterNode) {
         let same = before.filter(|gpu| gpu.info.class == info.class);
         let grant = same.and_then(|gpu| gpu.grant);
         let same = same.filter(|gpu| gpu.info.uuid == info.uuid);
-        let (doubt, withheld, released) = health::inherit(state, it.inventory.source, same);
+        let same = same.or_else(|| burn_in::absent(&absent, info));
         // A lease that outlives a restart cannot exist: its part was lost above.
-        let info = info.clone();
-        let shares = Vec::new();
-        gpus.push(Gpu { info, lease: None, grant, shares, doubt, withheld, released });
+        gpus.push(health::inherit(state, it.inventory.source, info, same, grant));
     }
+    let absent = burn_in::leave(state, &it.node, old, absent, &gpus);
     if let Some(node) = state.agreed.nodes.get_mut(&it.node) {
         node.gpus = gpus;
+        node.absent = absent;
+        state.gpus = state.gpus.saturating_sub(before).saturating_add(count_gpus(node));
     }
     exchange::host::shrink_grants(state, fx, &it.node);
 }
@@ -173,6 +182,7 @@ impl Node {
             draining: false,
             facts: OrDefault::default(),
             alone: None,
+            absent: Vec::new(),
         }
     }
 }

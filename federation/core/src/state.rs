@@ -10,7 +10,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use specs::codec::{Blob, DecodeError, Message, OrDefault};
-use specs::gpu::{GpuInfo, GpuState, InventorySource};
+use specs::gpu::{BurnInTier, GpuInfo, GpuState, HealthLimits, InventorySource};
 use specs::id::{
     AccountId, Boot, ControllerId, Country, Epoch, GpuClass, GpuIndex, GrantId, JobId, LeaseId,
     NodeId, RequestId, Revision, SiteId, TokenId,
@@ -39,6 +39,14 @@ specs::enumeration! {
     pub enum TokenKind {
         1 => Invite = "invite",
         2 => Enrol = "enrol",
+    }
+
+    /// Which budget a burn-in is taken from.
+    pub enum PermitKind {
+        /// Of a GPU that could run jobs meanwhile.
+        1 => Retest = "retest",
+        /// Of any other.
+        2 => Admission = "admission",
     }
 
     /// Why an attempt is to be stopped.
@@ -166,6 +174,24 @@ specs::message! {
         1 => state: GpuState,
         /// For people.
         2 => why: String,
+        /// It is bad, and what runs on it runs on: too many are. Absent below
+        /// [`ClusterVersion::BURN_INS`].
+        3 => spared: bool,
+    }
+
+    /// That a GPU is to be burnt in before anything runs on it again.
+    pub struct Wish {
+        /// The revision at which it was wished.
+        1 => number: Revision,
+        2 => tier: BurnInTier,
+    }
+
+    /// That a GPU may be burnt in, once.
+    pub struct Permit {
+        /// The revision at which it was given. Invariant: larger than that of the wish it is for.
+        1 => number: Revision,
+        2 => tier: BurnInTier,
+        3 => kind: PermitKind,
     }
 
     /// A GPU and who has it.
@@ -185,6 +211,10 @@ specs::message! {
         11 => withheld: Option<String>,
         /// An operator lets it go, and its agent has not said that it burns it in.
         12 => released: bool,
+        /// Absent below [`ClusterVersion::BURN_INS`], as is the next.
+        13 => wish: Option<Wish>,
+        /// Invariant: nothing is leased on it since the permit was given.
+        14 => permit: Option<Permit>,
     }
 
     /// A machine with an agent.
@@ -203,6 +233,10 @@ specs::message! {
         /// The lease beside which nothing else may run here. Invariant: it exists, and has a part
         /// here.
         10 => alone: Option<LeaseId>,
+        /// GPUs that its agent no longer finds, and what is wanted of them should they come back.
+        /// Invariant: without a lease, a grant and a permit; at most
+        /// [`crate::burn_in::ABSENT_MAX`]. Absent below [`ClusterVersion::BURN_INS`].
+        11 => absent: Vec<Gpu>,
     }
 
     /// What of a lease one node runs.
@@ -356,6 +390,10 @@ specs::message! {
         30 => quotas: Table<AccountId, Quota>,
         /// Likewise.
         31 => recent: Table<AccountId, Recent>,
+        /// None below [`ClusterVersion::BURN_INS`], and where nobody has set any.
+        50 => health_limits: Option<HealthLimits>,
+        /// When GPUs were quarantined on an agent's word lately, by the clocks of leaders.
+        51 => quarantined_at: Vec<Timestamp>,
         /// How many notes were taken.
         #[cfg(feature = "next")]
         1_000 => notes: u64,
@@ -440,6 +478,10 @@ pub struct State {
     /// How many jobs of an array hold GPUs, by the revision of its admission; of arrays with a
     /// limit only.
     pub(crate) running: Index<Revision, u32>,
+    /// Burn-ins that are permitted.
+    pub(crate) permits: Index<(NodeId, GpuIndex), PermitKind>,
+    /// How many GPUs its nodes have.
+    pub(crate) gpus: u32,
 }
 
 impl core::ops::Deref for State {
@@ -473,6 +515,8 @@ impl Default for State {
             archived: 0,
             quotas: Table::default(),
             recent: Table::default(),
+            health_limits: None,
+            quarantined_at: Vec::new(),
             #[cfg(feature = "next")]
             notes: 0,
         })
@@ -519,8 +563,22 @@ impl State {
                 node_lapsed.insert((part.node.clone(), lease.id), ());
             }
         }
+        let permits = crate::burn_in::index(&agreed);
+        let gpus = agreed.nodes.values().map(crate::node::count_gpus).sum();
         let (queue, ended) = (queue.into_iter().collect(), ended.into_iter().collect());
-        Self { agreed, queue, ended, node_leases, node_lapsed, peer_loans, drawn, used, running }
+        Self {
+            agreed,
+            queue,
+            ended,
+            node_leases,
+            node_lapsed,
+            peer_loans,
+            drawn,
+            used,
+            running,
+            permits,
+            gpus,
+        }
     }
 
     /// The bytes of a snapshot.

@@ -63,6 +63,10 @@ impl Command {
                 ClusterVersion::HEALTH
             }
             Self::PreemptJobs(_) => ClusterVersion::PREEMPTION,
+            Self::WantBurnIns(_)
+            | Self::PermitBurnIns(_)
+            | Self::EndPermits(_)
+            | Self::SetHealthLimits(_) => ClusterVersion::BURN_INS,
             #[cfg(feature = "next")]
             Self::Note(_) => crate::next::SINCE,
         }

@@ -17,6 +17,7 @@ use specs::wire::peer::{
     Slot,
 };
 
+use crate::burn_in;
 use crate::health;
 use crate::state::{Gpu, Grant, Lease, Node, State};
 
@@ -44,8 +45,8 @@ pub(crate) fn node_orders(
         prove: health::asks_for_proofs(state),
         withheld: health::withheld(node),
         released: health::released(node),
-        permits_only: false,
-        permits: Vec::new(),
+        permits_only: state.version >= burn_in::SINCE,
+        permits: burn_in::permits_of(node),
     };
     if orders.hold {
         return Some(orders);

@@ -4,12 +4,16 @@
 use std::sync::Arc;
 
 use federation_core::{
-    AcceptNode, AddController, AddPeer, AdmitJobs, ArchiveJobs, CancelJob, Command, FoundSite,
-    JobPhase, Leader, OpenToken, PackedSpec, PeerRecord, Reply, Retention, SetTrust, SetVersion,
-    State, TokenKind, WithholdGpu, apply, check, job_state, leaving,
+    AcceptNode, AddController, AddPeer, AdmitJobs, Alarm, ArchiveJobs, CancelJob, Command,
+    FoundSite, JobPhase, Leader, OpenToken, PackedSpec, PeerRecord, Reply, Retention,
+    SetHealthLimits, SetTrust, SetVersion, State, TokenKind, WantBurnIns, WithholdGpu, apply,
+    check, job_state, leaving, limits_view, permitted,
 };
 use specs::codec::{Blob, OrDefault};
-use specs::gpu::{GpuHealth, GpuInfo, GpuReport, GpuState, InventorySource, SignedProof};
+use specs::gpu::{
+    Bound, BoundUnit, BurnInEnd, BurnInResult, BurnInTier, GpuHealth, GpuInfo, GpuReport, GpuState,
+    HealthLimits, InventorySource, SignedProof,
+};
 use specs::id::{Boot, Epoch, GpuIndex, JobId, LeaseId, NodeId, Question, Revision, TokenId};
 use specs::job::{JobClass, JobSpec, OnPartition, PlacementSpec};
 use specs::site::{LendRule, SiteSpec, Terms, Trust};
@@ -249,6 +253,224 @@ impl Site {
             why: why.map(str::to_owned),
         }))
     }
+}
+
+impl Site {
+    /// A site that permits burn-ins.
+    fn permitting() -> Self {
+        let mut site = Self::asking(Trust::Proven);
+        while site.state.version < ClusterVersion::BURN_INS {
+            let version = site.state.version.next();
+            site.apply(Command::SetVersion(SetVersion { version }));
+        }
+        site
+    }
+
+    fn limit(&mut self, retests: u32, admissions: u32, quarantined: u32, quarantines: u32) {
+        let gpus = |value| Bound { unit: BoundUnit::Gpus, value };
+        let limits = HealthLimits {
+            retests: gpus(retests),
+            admissions: gpus(admissions),
+            quarantined: gpus(quarantined),
+            quarantines,
+        };
+        assert_eq!(self.apply(Command::SetHealthLimits(SetHealthLimits { limits })), Reply::Done);
+    }
+
+    fn want(&mut self, index: u16, tier: BurnInTier) -> Reply {
+        let gpus = vec![GpuIndex(index)];
+        self.apply(Command::WantBurnIns(WantBurnIns { node: "n1".parse().unwrap(), gpus, tier }))
+    }
+
+    fn is_due(&mut self, index: u16, tier: Option<BurnInTier>) {
+        let it = self.health.iter_mut().find(|it| it.health.index == GpuIndex(index));
+        it.unwrap().due = tier;
+    }
+
+    fn answers(&mut self, index: u16, number: Revision, end: BurnInEnd) {
+        let it = self.health.iter_mut().find(|it| it.health.index == GpuIndex(index)).unwrap();
+        it.last = Some(BurnInResult {
+            number,
+            tier: BurnInTier::T2,
+            end,
+            why: String::new(),
+            ended_at: AT,
+            took: Millis(1),
+            numbers: Default::default(),
+        });
+    }
+
+    /// What the node may burn in, a while later.
+    fn permits(&mut self, gpus: u16) -> Vec<(u16, Revision)> {
+        self.now = self.now.after(Millis(500));
+        self.ask("n1", 1, gpus, vec![]);
+        self.poll();
+        let permits = self.ask("n1", 1, gpus, vec![]).permits.into_iter();
+        permits.map(|it| (it.index.0, it.number)).collect()
+    }
+
+    fn runs_something(&mut self, id: u128) -> bool {
+        self.submit(id, job(1, 1));
+        self.poll();
+        self.state_of(id) == JobState::Starting
+    }
+}
+
+#[test]
+fn a_gpu_that_is_to_be_burnt_in_takes_nothing_before_a_result_that_came_of_it() {
+    let mut site = Site::permitting();
+    site.says(0, GpuState::Healthy);
+    site.node("n1", 1);
+    assert_eq!(site.want(0, BurnInTier::T2), Reply::Done);
+    assert!(!site.runs_something(1), "its proof is older than the wish");
+    let [(0, first)] = site.permits(1)[..] else { panic!("it is permitted") };
+    site.answers(0, Revision(first.0 - 1), BurnInEnd::Passed);
+    assert_eq!(site.permits(1), [(0, first)], "an answer to something else");
+    site.answers(0, first, BurnInEnd::Interrupted);
+    let [(0, second)] = site.permits(1)[..] else { panic!("it is permitted again") };
+    assert!(second > first);
+    site.want(0, BurnInTier::T1);
+    site.answers(0, second, BurnInEnd::Passed);
+    let [(0, third)] = site.permits(1)[..] else { panic!("it was wished for once more since") };
+    let orders = site.ask("n1", 1, 1, vec![]);
+    assert_eq!(orders.permits[0].tier, BurnInTier::T2, "what was wished before still is");
+    site.answers(0, third, BurnInEnd::Passed);
+    assert_eq!(site.permits(1), []);
+    assert_eq!(site.state_of(1), JobState::Starting);
+}
+
+#[test]
+fn what_was_let_go_while_its_agent_was_away_is_burnt_in_again() {
+    let mut site = Site::permitting();
+    site.says(0, GpuState::Healthy);
+    site.node("n1", 1);
+    site.withhold(0, Some("a look at it"));
+    site.withhold(0, None);
+    assert!(!site.runs_something(1), "the agent shows the proof that it had");
+    let [(0, number)] = site.permits(1)[..] else { panic!("it is permitted") };
+    site.answers(0, number, BurnInEnd::Passed);
+    site.permits(1);
+    assert_eq!(site.state_of(1), JobState::Starting);
+}
+
+#[test]
+fn what_is_wanted_of_a_gpu_outlives_its_absence() {
+    let mut site = Site::permitting();
+    site.says(0, GpuState::Healthy);
+    site.says(1, GpuState::Healthy);
+    site.node("n1", 2);
+    site.want(1, BurnInTier::T2);
+    let all = std::mem::take(&mut site.health);
+    site.health.push(all[0].clone());
+    site.ask("n1", 2, 1, vec![]);
+    site.health = all;
+    site.ask("n1", 3, 2, vec![]);
+    assert!(site.runs_something(1), "on the other one");
+    assert!(!site.runs_something(2));
+}
+
+#[test]
+fn an_agent_that_knows_no_permits_is_not_taken_to_have_obeyed() {
+    let mut site = Site::permitting();
+    site.heeds_permits = false;
+    site.says(0, GpuState::Healthy);
+    site.node("n1", 1);
+    site.want(0, BurnInTier::T2);
+    assert_eq!(site.permits(1), []);
+    site.says(0, GpuState::BurningIn);
+    site.permits(1);
+    site.says(0, GpuState::Healthy);
+    assert_eq!(site.permits(1), []);
+    assert!(!site.runs_something(1));
+    site.heeds_permits = true;
+    assert_eq!(site.permits(1).len(), 1);
+}
+
+#[test]
+fn no_more_is_burnt_in_at_once_than_the_limits_say() {
+    let mut site = Site::permitting();
+    for index in 0..4 {
+        site.says(index, GpuState::Healthy);
+        site.is_due(index, Some(BurnInTier::T2));
+    }
+    site.limit(1, 1, 8, 8);
+    site.node("n1", 4);
+    let number = site.permits(4)[0].1;
+    assert_eq!(permitted(&site.state), (1, 0), "a node has one at a time");
+    assert!(site.runs_something(1), "the others are as good as before");
+    site.answers(0, number, BurnInEnd::Passed);
+    site.is_due(0, None);
+    site.health[2].health.state = GpuState::Discovered;
+    site.limit(0, 1, 8, 8);
+    let [(2, _)] = site.permits(4)[..] else { panic!("one that could run nothing meanwhile") };
+    assert_eq!(permitted(&site.state), (0, 1));
+}
+
+#[test]
+fn permits_end_with_their_agent_or_when_it_was_silent_for_a_lease() {
+    let mut site = Site::permitting();
+    site.says(0, GpuState::Discovered);
+    site.is_due(0, Some(BurnInTier::T2));
+    site.node("n1", 1);
+    assert_eq!(site.permits(1).len(), 1);
+    site.ask("n1", 2, 1, vec![]);
+    assert_eq!(permitted(&site.state), (0, 0), "another life has none of it");
+    site.now = site.now.after(Millis(500));
+    site.poll();
+    assert_eq!(permitted(&site.state), (0, 1));
+    let terms = site.state.terms();
+    site.now = site.now.after(terms.suspect_node_after);
+    site.poll();
+    site.now = site.now.after(terms.node_lease);
+    site.poll();
+    assert_eq!(permitted(&site.state), (0, 1), "it may still burn in");
+    site.now = site.now.after(terms.release_node_after());
+    site.poll();
+    site.now = site.now.after(Millis(500));
+    site.poll();
+    assert_eq!(permitted(&site.state), (0, 0));
+}
+
+#[test]
+fn what_turns_bad_on_top_of_too_many_keeps_its_job_and_takes_no_other() {
+    let mut site = Site::permitting();
+    (0..4).for_each(|index| site.says(index, GpuState::Healthy));
+    site.limit(1, 1, 1, 8);
+    site.node("n1", 4);
+    for id in 1..=3 {
+        assert!(site.runs_something(id));
+    }
+    let parts: Vec<AttemptReport> = (1..=3).map(running).collect();
+    (0..3).for_each(|index| site.says(index, GpuState::Quarantined));
+    let orders = site.ask("n1", 1, 4, parts.clone());
+    let wanted: Vec<Want> = orders.leases.iter().map(|it| it.want).collect();
+    assert_eq!(wanted, [Want::Stop, Want::Stop, Want::Run], "at least two are taken out");
+    assert_eq!(limits_view(&site.state).spared, 1);
+    assert!(site.runs_something(4), "on the one that is sound");
+    assert!(!site.runs_something(5));
+    site.ask("n1", 1, 4, parts.clone());
+    site.now = site.now.after(Millis(500));
+    let (_, alarms) = site.leader.poll_commands(site.now, AT, &site.state);
+    assert_eq!(alarms, [Alarm::GpusSpared { gpus: 1 }]);
+    site.withhold(2, Some("it is bad indeed"));
+    let orders = site.ask("n1", 1, 4, parts);
+    assert_eq!(orders.leases[2].want, Want::Stop, "an operator has decided");
+    assert_eq!(limits_view(&site.state).spared, 0);
+}
+
+#[test]
+fn a_site_below_the_version_of_burn_ins_agrees_on_none() {
+    let mut site = Site::asking(Trust::Proven);
+    site.says(0, GpuState::Healthy);
+    site.is_due(0, Some(BurnInTier::T2));
+    site.node("n1", 1);
+    assert!(matches!(site.want(0, BurnInTier::T2), Reply::NoOp(_)));
+    assert_eq!(site.permits(1), []);
+    assert!(!site.ask("n1", 1, 1, vec![]).permits_only);
+    site.withhold(0, Some("x"));
+    site.withhold(0, None);
+    site.ask("n1", 1, 1, vec![]);
+    assert!(site.runs_something(1), "as before");
 }
 
 #[test]

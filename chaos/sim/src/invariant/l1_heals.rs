@@ -42,7 +42,8 @@ impl World {
         }
         let healing_for = self.now.since(self.knobs.heal_at);
         if healing_for > BOUND {
-            self.violate("L1: everything heals", left.join("; "));
+            let detail = [left, unfit(self)].concat().join("; ");
+            self.violate("L1: everything heals", detail);
             return;
         }
         let open: Vec<(usize, JobId)> = self.oracle.open.iter().copied().collect();
@@ -102,6 +103,10 @@ fn left_over(world: &World) -> Vec<String> {
             ("grants", state.grants.len()),
             ("held grants", state.held.len()),
             ("unanswered requests", usize::from(!site.client.is_served())),
+            ("permits", {
+                let (retests, admissions) = federation_core::permitted(state);
+                usize::try_from(retests + admissions).unwrap_or(usize::MAX)
+            }),
             ("processes", site.nodes.iter().map(|node| node.processes.len()).sum()),
         ];
         left.extend(open.into_iter().map(|job| format!("{}: {job}", site.name)));
@@ -109,6 +114,23 @@ fn left_over(world: &World) -> Vec<String> {
         left.extend(some.map(|(what, count)| format!("{}: {count} {what}", site.name)));
     }
     left
+}
+
+/// GPUs that nothing runs on, and why.
+fn unfit(world: &World) -> Vec<String> {
+    let mut all = Vec::new();
+    for site in &world.sites {
+        for node in site.log.latest().nodes.values() {
+            let unfit = node.gpus.iter().filter(|gpu| !gpu.is_fit());
+            all.extend(unfit.map(|gpu| {
+                let (name, id, index) = (&site.name, &node.id, gpu.info.index);
+                let (doubt, withheld) = (&gpu.doubt, &gpu.withheld);
+                let (wish, permit) = (&gpu.wish, &gpu.permit);
+                format!("{name} {id} GPU {index}: {doubt:?} {withheld:?} {wish:?} {permit:?}")
+            }));
+        }
+    }
+    all
 }
 
 /// Whether some site could run the job if nothing else ran.

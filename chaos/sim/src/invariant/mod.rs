@@ -2,6 +2,7 @@
 //! happened and at what is agreed, and lists what does not hold.
 
 pub(crate) mod agreed_state;
+pub(crate) mod burn_ins;
 pub(crate) mod index_follows;
 pub(crate) mod kept_nodes;
 pub(crate) mod l1_heals;
