@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use specs::gpu::{Bound, BoundUnit, BurnInTier};
 use specs::id::{
     AccountId, ControllerId, Country, GpuClass, GpuIndex, JobName, NodeId, RequestId, SiteId,
 };
@@ -394,6 +395,9 @@ pub(crate) enum NodeCommand {
         #[arg(long)]
         undo: bool,
     },
+    /// Burn GPUs in, and see what came of it
+    #[command(subcommand)]
+    BurnIn(BurnInCommand),
     /// Print a one-time token with which a node's agent gets its certificate
     Enroll {
         node: NodeId,
@@ -403,6 +407,44 @@ pub(crate) enum NodeCommand {
         #[command(flatten)]
         format: FormatArgs,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BurnInCommand {
+    /// Want the GPUs of a node to be burnt in before anything runs on them again
+    Start {
+        node: NodeId,
+        /// How much is tested: t1 to t4
+        #[arg(long, default_value = "t2", value_parser = parse_tier, value_name = "TIER")]
+        tier: BurnInTier,
+        /// Only this GPU, by its number on the node
+        #[arg(long, value_parser = parse_gpu, value_name = "N")]
+        gpu: Option<GpuIndex>,
+    },
+    /// What is wanted, permitted and found, GPU by GPU
+    Report {
+        node: NodeId,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GpuLimitsArgs {
+    /// Burn-ins at once of GPUs that could run jobs meanwhile: a number, or a share of all as `2%`
+    #[arg(long, value_parser = parse_bound, value_name = "N")]
+    pub(crate) retests: Option<Bound>,
+    /// Burn-ins at once of all other GPUs
+    #[arg(long, value_parser = parse_bound, value_name = "N")]
+    pub(crate) admissions: Option<Bound>,
+    /// GPUs of a class that agents alone may take out of service
+    #[arg(long, value_parser = parse_bound, value_name = "N")]
+    pub(crate) quarantined: Option<Bound>,
+    /// GPUs that agents alone may take out of service within ten minutes
+    #[arg(long, value_name = "N")]
+    pub(crate) quarantines: Option<u32>,
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -428,7 +470,9 @@ pub(crate) enum GpuCommand {
         #[command(flatten)]
         format: FormatArgs,
     },
-    /// Start nothing more on a GPU; what runs there runs on
+    /// Show or set how many GPUs are tested and taken out of service at once
+    Limits(GpuLimitsArgs),
+    /// Start nothing more on a GPU; what runs there runs on, unless its agent found it bad
     Quarantine {
         node: NodeId,
         /// Its number on the node
@@ -632,6 +676,26 @@ pub(crate) fn parse_span(text: &str) -> Result<Millis, String> {
 
 fn parse_gpus(text: &str) -> Result<GpuCount, String> {
     text.parse().map(GpuCount).map_err(|_| format!("`{text}` is not a number of GPUs"))
+}
+
+fn parse_tier(text: &str) -> Result<BurnInTier, String> {
+    let tier = BurnInTier::ALL.iter().copied().find(|tier| tier.as_str() == text);
+    let tier = tier.filter(|tier| *tier != BurnInTier::T0);
+    tier.ok_or_else(|| format!("`{text}` is none of t1, t2, t3 and t4"))
+}
+
+/// A number of GPUs, or a share: `12`, `2%`.
+fn parse_bound(text: &str) -> Result<Bound, String> {
+    let wrong = || format!("`{text}` is neither a number of GPUs nor a share as `2%`");
+    let (unit, number) = match text.strip_suffix('%') {
+        Some(number) => (BoundUnit::Percent, number),
+        None => (BoundUnit::Gpus, text),
+    };
+    let value: u32 = number.parse().map_err(|_| wrong())?;
+    if unit == BoundUnit::Percent && value > 100 {
+        return Err(format!("`{text}` is more than all"));
+    }
+    Ok(Bound { unit, value })
 }
 
 fn parse_gpu(text: &str) -> Result<GpuIndex, String> {

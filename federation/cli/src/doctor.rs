@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use specs::fault::FaultCode;
 use specs::id::ControllerId;
 use specs::unit::Timestamp;
-use specs::wire::client::ControllerStatus;
+use specs::wire::client::{ControllerStatus, Empty, HealthLimitsView};
+use specs::wire::method::Method;
 
 use crate::app::App;
 use crate::args::{DoctorArgs, Format};
@@ -28,7 +29,10 @@ pub(crate) async fn run(app: &App, args: DoctorArgs) -> Outcome<()> {
     }
     if args.dirs.is_empty() || args.online {
         match survey(app).await {
-            Ok((rows, _, stale)) => found.extend(group(app, &rows, stale)),
+            Ok((rows, _, stale)) => {
+                found.extend(group(app, &rows, stale));
+                found.extend(health(app).await);
+            }
             Err(failure) => {
                 let mut to = Findings::of("site");
                 let advice = "run a majority of the controllers; see what `federation serve` says";
@@ -51,6 +55,28 @@ pub(crate) async fn run(app: &App, args: DoctorArgs) -> Outcome<()> {
         return Err(Failure::new(FaultCode::Internal, message));
     }
     Ok(())
+}
+
+/// What is known of GPUs; nothing of a site whose controllers know nothing of limits.
+async fn health(app: &App) -> Vec<Finding> {
+    let mut to = Findings::of("site");
+    let Ok(mut client) = app.client() else { return Vec::new() };
+    let view: Outcome<HealthLimitsView> = client.read(Method::HealthLimitsShow, &Empty {}).await;
+    client.close().await;
+    let name = "GPUs";
+    match view {
+        Ok(HealthLimitsView { spared: 0, .. }) => {
+            to.ok(name, "none is bad and has jobs that run on")
+        }
+        Ok(HealthLimitsView { spared, .. }) => {
+            let detail = format!("{spared} turned bad on top of too many, and jobs on them run on");
+            let advice = "see `federation gpu ls --unfit`; quarantine those that are bad, or let \
+                          them go and take the agents' or the kernels' release back";
+            to.bad(name, detail, advice);
+        }
+        Err(_) => {}
+    }
+    to.found
 }
 
 fn group(app: &App, rows: &[Row], stale: Option<Stale>) -> Vec<Finding> {

@@ -10,6 +10,7 @@ use specs::wire::method::Method;
 
 use crate::app::App;
 use crate::args::GpuCommand;
+use crate::burn_in;
 use crate::client::Stale;
 use crate::error::{Failure, Outcome};
 use crate::output::{self, Item, Listed, Mood, Output, note};
@@ -25,6 +26,7 @@ pub(crate) async fn run(app: &App, command: GpuCommand) -> Outcome<()> {
         GpuCommand::Show { node, index, format } => {
             show(app, &node, index, app.output(format)).await
         }
+        GpuCommand::Limits(args) => burn_in::limits(app, args).await,
         GpuCommand::Quarantine { node, index, why } => withhold(app, node, index, Some(why)).await,
         GpuCommand::Release { node, index } => withhold(app, node, index, None).await,
     }
@@ -54,6 +56,8 @@ async fn show(app: &App, node: &NodeId, index: GpuIndex, output: Output) -> Outc
             ("Why", view.why.clone()),
             ("Fit", view.fit.to_string()),
             ("Held back", or_none(view.withheld.clone())),
+            ("Burn-in wanted", or_none(view.wanted.map(|tier| tier.to_string()))),
+            ("Burn-in permitted", or_none(view.permitted.map(|tier| tier.to_string()))),
             ("Job", or_none(view.job.map(|job| job.to_string()))),
             ("Granted to", or_none(view.granted_to.as_ref().map(ToString::to_string))),
             ("Proof", or_none(proof.map(|it| it.tier.to_string()))),
@@ -78,8 +82,20 @@ async fn withhold(app: &App, node: NodeId, index: GpuIndex, why: Option<String>)
     Ok(())
 }
 
-fn state(view: &GpuView) -> String {
-    view.state.map_or_else(|| "unasked".into(), |state| state.to_string())
+pub(crate) fn state(view: &GpuView) -> String {
+    let state = view.state.map_or_else(|| "unasked".into(), |state| state.to_string());
+    if view.spared { format!("{state} (spared)") } else { state }
+}
+
+/// Why nothing new runs on it.
+fn why(view: &GpuView) -> String {
+    let wanted = view.wanted.map(|tier| match view.permitted {
+        Some(_) => format!("{tier} is wanted of it, and permitted"),
+        None => format!("{tier} is wanted of it"),
+    });
+    let said = Some(view.why.clone()).filter(|why| !why.is_empty());
+    let renewed = view.permitted.map(|tier| format!("{tier} is permitted"));
+    view.withheld.clone().or(said).or(wanted).or(renewed).unwrap_or_default()
 }
 
 fn proof_json(it: &ProofView) -> Value {
@@ -95,9 +111,9 @@ fn proof_json(it: &ProofView) -> Value {
 impl Listed for GpuView {
     const KIND: &'static str = "Gpu";
     const HEADERS: &'static [&'static str] =
-        &["NODE", "GPU", "CLASS", "STATE", "FIT", "JOB", "GRANTED TO", "WHY"];
+        &["NODE", "GPU", "CLASS", "STATE", "FIT", "JOB", "GRANTED TO", "PROOF", "AGE", "WHY"];
 
-    fn row(&self, _now: Timestamp) -> Vec<Item> {
+    fn row(&self, now: Timestamp) -> Vec<Item> {
         let mood = match self.state {
             Some(GpuState::Healthy) | None => Mood::Good,
             Some(GpuState::Discovered | GpuState::BurningIn | GpuState::Resetting) => Mood::Busy,
@@ -111,7 +127,9 @@ impl Listed for GpuView {
             Item::of(self.fit),
             Item::maybe(self.job.as_ref()),
             Item::maybe(self.granted_to.as_ref()),
-            Item::of(self.withheld.as_ref().unwrap_or(&self.why)),
+            Item::maybe(self.proof.as_ref().map(|it| it.tier)),
+            Item::maybe(self.proof.as_ref().map(|it| output::age(it.passed_at, now))),
+            Item::of(why(self)),
         ]
     }
 
@@ -130,6 +148,10 @@ impl Listed for GpuView {
             "why": self.why,
             "fit": self.fit,
             "withheld": self.withheld,
+            "spared": self.spared,
+            "wanted": self.wanted.map(specs::gpu::BurnInTier::as_str),
+            "permitted": self.permitted.map(specs::gpu::BurnInTier::as_str),
+            "last_burn_in": self.last.as_ref().map(burn_in::result_json),
             "job": self.job.map(|job| job.to_string()),
             "granted_to": self.granted_to.as_ref().map(ToString::to_string),
             "proof": self.proof.as_ref().map(proof_json),

@@ -15,6 +15,7 @@
 mod app;
 mod args;
 mod backup;
+mod burn_in;
 mod client;
 mod context;
 mod controller;

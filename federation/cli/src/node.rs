@@ -24,6 +24,7 @@ pub(crate) async fn run(app: &App, command: NodeCommand) -> Outcome<()> {
         }
         NodeCommand::Show { node, format } => show(app, &node, app.output(format)).await,
         NodeCommand::Drain { node, undo } => drain(app, node, undo).await,
+        NodeCommand::BurnIn(command) => crate::burn_in::run(app, command).await,
         NodeCommand::Enroll { node, ttl, format } => {
             enroll(app, node, ttl, app.output(format)).await
         }

@@ -2,13 +2,14 @@
 //! members as agreed. Each reign has a memory of its own and ends with it.
 
 use std::collections::BTreeMap;
+use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 
 use federation_core::{Alarm, Command, Effect, Leader, RemoveController, State};
 use specs::codec::Message;
 use specs::fault::Fault;
 use specs::id::SiteId;
-use specs::unit::Millis;
+use specs::unit::{Instant, Millis};
 use specs::wire::agent::Nudge;
 use specs::wire::method::Method;
 use specs::wire::peer::{PeerNudge, PeerOrders};
@@ -78,7 +79,7 @@ async fn reign(shared: &Arc<Shared>, term: u64) {
 }
 
 async fn plan_loop(shared: &Arc<Shared>) {
-    let mut alarmed = None;
+    let mut alarmed: Vec<(Discriminant<Alarm>, Instant)> = Vec::new();
     loop {
         let state = shared.group.state();
         let at = shared.env.clock.wall();
@@ -86,8 +87,10 @@ async fn plan_loop(shared: &Arc<Shared>) {
         let Ok((commands, alarms)) = polled else { return };
         for alarm in alarms {
             let now = shared.env.clock.now();
-            if alarmed.is_none_or(|last| now.since(last) >= ALARM_GAP) {
-                alarmed = Some(now);
+            let kind = discriminant(&alarm);
+            alarmed.retain(|(_, last)| now.since(*last) < ALARM_GAP);
+            if alarmed.iter().all(|(known, _)| *known != kind) {
+                alarmed.push((kind, now));
                 raise(&alarm);
             }
         }
@@ -110,6 +113,10 @@ fn raise(alarm: &Alarm) {
             heard,
             nodes,
             "too few nodes are heard: nothing is released, the silence may be this site's own"
+        ),
+        Alarm::GpusSpared { gpus } => tracing::warn!(
+            gpus,
+            "more GPUs turned bad than are taken out of service at once: what runs on these runs on"
         ),
     }
 }

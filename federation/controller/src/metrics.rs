@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use federation_core::{State, job_state};
 use prometheus::{Encoder, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use specs::gpu::GpuState;
 use specs::wire::client::{JobState, NodeState};
 
 use crate::shared::Shared;
@@ -71,6 +72,7 @@ fn gather(shared: &Shared) -> prometheus::Result<String> {
     raft(shared, &gauges)?;
     jobs(&state, &gauges)?;
     gpus(&state, &gauges)?;
+    health(&state, &gauges)?;
     nodes(shared, &state, &gauges)?;
     peers(shared, &state, &gauges)?;
     gauges.many(
@@ -129,6 +131,28 @@ fn gpus(state: &State, gauges: &Gauges) -> prometheus::Result<()> {
     }
     let values = by_use.into_iter().map(|((model, usage), n)| ([model, usage.into()], n));
     gauges.many("spillway_gpus", "GPUs of this site, by model and use.", ["model", "state"], values)
+}
+
+fn health(state: &State, gauges: &Gauges) -> prometheus::Result<()> {
+    if !federation_core::asks_for_proofs(state) {
+        return Ok(());
+    }
+    let mut by_state: BTreeMap<&str, u64> =
+        GpuState::ALL.iter().map(|state| (state.as_str(), 0)).collect();
+    for gpu in state.nodes.values().flat_map(|node| &node.gpus) {
+        let state = gpu.doubt.as_ref().map_or(GpuState::Healthy, |doubt| doubt.state);
+        *by_state.entry(state.as_str()).or_default() += 1;
+    }
+    let values = by_state.into_iter().map(|(state, count)| ([state.into()], count));
+    let help = "GPUs of this site, by what is known of their health.";
+    gauges.many("spillway_gpus_by_health", help, ["health"], values)?;
+    let view = federation_core::limits_view(state);
+    let kinds = [("retest", view.retests), ("admission", view.admissions)];
+    let values = kinds.map(|(kind, count)| ([kind.into()], count.into()));
+    let help = "Burn-ins that the site permits at present, by the budget they are taken from.";
+    gauges.many("spillway_burn_ins_permitted", help, ["kind"], values)?;
+    let help = "GPUs found bad whose jobs run on, since too many are: an operator must decide.";
+    gauges.one("spillway_gpus_spared", help, view.spared.into())
 }
 
 fn nodes(shared: &Shared, state: &State, gauges: &Gauges) -> prometheus::Result<()> {

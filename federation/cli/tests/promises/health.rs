@@ -127,6 +127,52 @@ fn a_gpu_that_turns_bad_under_a_job_is_quarantined_and_the_job_runs_on_another()
 }
 
 #[test]
+fn a_burn_in_that_is_wanted_is_done_before_anything_runs_also_if_its_agent_was_away() {
+    let world = World::new();
+    let mut node = Emulated::new(&world);
+    for gpu in 0..2 {
+        node.await_gpu(gpu, "healthy", BURN_IN_MAX);
+    }
+    let early = node.site.run(&["node", "burn-in", "start", "b1"]);
+    early.refused(5, "conflict");
+    for _ in 0..2 {
+        node.site.run(&["upgrade", "finalize"]).done();
+    }
+    node.site.run(&["node", "burn-in", "start", "b2"]).refused(3, "not-found");
+    node.site.run(&["node", "burn-in", "start", "b1", "--gpu=7"]).refused(3, "not-found");
+
+    // Asked for while the agent answers.
+    let first = |node: &Emulated<'_>| {
+        node.site.list(&["node", "burn-in", "report", "b1"]).into_iter().next().unwrap_or_default()
+    };
+    node.site.run(&["node", "burn-in", "start", "b1", "--gpu=0"]).done();
+    assert_eq!(node.gpu(0)["fit"], false, "not before its result");
+    let done = await_some("it is burnt in", BURN_IN_MAX, || {
+        Some(first(&node)).filter(|it| it["last"]["verdict"] == "passed" && it["wanted"].is_null())
+    });
+    assert_eq!(
+        (&done["last"]["tier"], &done["state"]),
+        (&"t2".into(), &"healthy".into()),
+        "{done}"
+    );
+    let number = done["last"]["number"].as_u64().unwrap();
+
+    // Held back and let go while it is away: its proof is older than that.
+    node.agent.kill();
+    node.site.run(&["gpu", "quarantine", "b1", "0"]).done();
+    node.site.run(&["gpu", "release", "b1", "0"]).done();
+    node.agent.start();
+    let again = await_some("it is burnt in again", BURN_IN_MAX, || {
+        let (it, gpu) = (first(&node), node.gpu(0));
+        let is_done = it["last"]["verdict"] == "passed";
+        assert!(is_done || gpu["fit"] == false, "on an old proof: {gpu}");
+        Some(it).filter(|it| is_done && it["wanted"].is_null())
+    });
+    assert!(again["last"]["number"].as_u64().unwrap() > number, "{again}");
+    assert_eq!(node.gpu(0)["fit"], true);
+}
+
+#[test]
 fn what_was_only_declared_runs_nothing_where_proofs_are_asked_for() {
     let world = World::new();
     let plan = SitePlan { extra: &["--trust=proven"], ..SitePlan::small("berlin") };

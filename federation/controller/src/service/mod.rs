@@ -24,6 +24,7 @@ use crate::shared::{Shared, lock};
 
 mod agent;
 mod backup;
+mod burn_in;
 mod client;
 mod controller;
 mod logs;
@@ -241,12 +242,15 @@ async fn answer(shared: &Arc<Shared>, asked: Asked) -> Result<Bytes, Fault> {
         | Method::Capacity
         | Method::GrantList
         | Method::LoanList
-        | Method::QuotaList => read(shared, &asked, &shared.confirm().await?),
+        | Method::QuotaList
+        | Method::HealthLimitsShow => read(shared, &asked, &shared.confirm().await?),
         Method::JobWait => client::wait(shared, &asked).await,
         Method::JobWhy => client::why_not(shared, &asked).await,
         Method::JobLogs => logs::for_client(shared, &asked).await,
         Method::NodeDrain => site::drain(shared, &asked).await,
         Method::GpuWithhold => site::withhold(shared, &asked).await,
+        Method::BurnInStart => burn_in::start(shared, &asked).await,
+        Method::HealthLimitsSet => burn_in::set_limits(shared, &asked).await,
         Method::NodeEnroll => token::enroll(shared, &asked).await,
         Method::SiteInvite => token::invite(shared, &asked).await,
         Method::SiteJoin => token::join(shared, &asked).await,
@@ -263,9 +267,6 @@ async fn answer(shared: &Arc<Shared>, asked: Asked) -> Result<Bytes, Fault> {
         Method::BackupOpen => backup::open(shared, &asked).await,
         Method::BackupRead => backup::read(shared, &asked).await,
         Method::ControllerStatus
-        | Method::BurnInStart
-        | Method::HealthLimitsShow
-        | Method::HealthLimitsSet
         | Method::NodeNudge
         | Method::NodeLogs
         | Method::RaftAppend
@@ -300,6 +301,8 @@ fn read(shared: &Arc<Shared>, asked: &Asked, state: &State) -> Result<Bytes, Fau
         Ok(site::grants(state))
     } else if method == Method::LoanList {
         Ok(site::loans(state))
+    } else if method == Method::HealthLimitsShow {
+        Ok(burn_in::limits(state))
     } else if method == Method::QuotaList {
         Ok(quota::list(shared, state))
     } else if method == Method::ControllerList {
