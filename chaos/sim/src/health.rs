@@ -56,7 +56,7 @@ impl World {
     pub(crate) fn health_rises(&mut self, at: NodeRef) {
         let now = self.clock(self.node(at).machine);
         let keeps = self.chance_health.chance(700);
-        self.oracle.burning.remove(&at);
+        self.oracle.burning.retain(|(node, _), _| *node != at);
         let is_old_proof = self.knobs.limits.is_some() && self.chance_burn_ins.chance(500);
         let node = self.node_mut(at);
         let mut kept = node.health.kept(now);
@@ -88,13 +88,14 @@ impl World {
             node.health.handle_interrupted(now, gpu);
         }
         let burn_in = node.health.poll_burn_in(now);
-        let permit = permits
-            .and_then(|all| all.iter().find(|it| Some(it.index) == burn_in.map(|it| it.gpu)));
+        let begun = burn_in.map(|it| (it.gpu, it.tier));
+        let permit =
+            permits.and_then(|all| all.iter().find(|it| Some((it.index, it.tier)) == begun));
         let number = permit.map(|it| it.number);
         runner.set_health(node.health.reports());
         let life = node.life;
-        if interrupted.is_some() {
-            self.oracle.burning.remove(&at);
+        if let Some(gpu) = interrupted {
+            self.oracle.burning.remove(&(at, gpu));
             self.mark(Mark::BurnInsInterrupted);
         }
         if let Some(burn_in) = burn_in {
@@ -103,9 +104,12 @@ impl World {
             let run = self.coverage.count(Mark::BurnIns);
             self.schedule_in(span, Event::Burnt { at, life, burn_in, run });
             let burning = Burning { run, gpu: burn_in.gpu, number, since: self.now };
-            let found = burn_ins::on_start(self, at, &burning);
-            self.violate_all(found);
-            self.oracle.burning.insert(at, burning);
+            // Idle moments need no permit: they end at once when their GPU is wanted.
+            if burn_in.tier != BurnInTier::T4 {
+                let found = burn_ins::on_start(self, at, &burning);
+                self.violate_all(found);
+            }
+            self.oracle.burning.insert((at, burn_in.gpu), burning);
         }
     }
 
@@ -124,10 +128,11 @@ impl World {
 
     pub(crate) fn burnt(&mut self, at: NodeRef, life: u64, burn_in: BurnIn, run: u64) {
         let is_it = |it: &Burning| it.run == run;
-        if self.node(at).life != life || !self.oracle.burning.get(&at).is_some_and(is_it) {
+        let key = (at, burn_in.gpu);
+        if self.node(at).life != life || !self.oracle.burning.get(&key).is_some_and(is_it) {
             return;
         }
-        let Some(burning) = self.oracle.burning.remove(&at) else { return };
+        let Some(burning) = self.oracle.burning.remove(&key) else { return };
         let blob = Blob::default;
         let proof = SignedProof { body: blob(), signature: blob(), certificate: blob() };
         let may_be_unknown = self.knobs.limits.is_some() && !self.healing;

@@ -70,8 +70,8 @@ pub(crate) struct Oracle {
     /// Ends as they were first agreed.
     pub(crate) ends: BTreeMap<JobId, (usize, Outcome)>,
     pub(crate) cancelled: BTreeSet<JobId>,
-    /// Burn-ins that go on; a node has one at most.
-    pub(crate) burning: BTreeMap<NodeRef, Burning>,
+    /// Burn-ins that go on.
+    pub(crate) burning: BTreeMap<(NodeRef, GpuIndex), Burning>,
     /// GPUs that are to be burnt in, and since when.
     pub(crate) wished: BTreeMap<(NodeRef, GpuIndex), Time>,
     /// When a site quarantined by itself.

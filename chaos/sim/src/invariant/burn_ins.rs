@@ -106,7 +106,7 @@ fn is_bad(gpu: &Gpu) -> bool {
 /// Whatever is burnt in has its permit; an agent that does not execute cannot end anything.
 fn permits_hold(world: &World, site: usize, after: &State) -> Found {
     let mut found = Found::new();
-    for (at, it) in &world.oracle.burning {
+    for ((at, _), it) in &world.oracle.burning {
         let node = world.node(*at);
         let is_still = node.runner.is_none() || world.is_still(*at);
         if at.site != site || node.is_old || is_still || it.number.is_none() {
