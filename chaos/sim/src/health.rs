@@ -25,6 +25,10 @@ const WANT_EVERY: u64 = 6_000;
 /// Mean span between two GPUs that fall sick, in milliseconds.
 const SICK_EVERY: u64 = 9_000;
 
+pub(crate) fn asks_for_proofs(seed: u64) -> bool {
+    Rng::of(seed, "proofs").chance(400)
+}
+
 /// Tight ones.
 pub(crate) fn draw_limits(seed: u64) -> Option<HealthLimits> {
     let rng = &mut Rng::of(seed, "limits");
@@ -36,7 +40,7 @@ pub(crate) fn draw_limits(seed: u64) -> Option<HealthLimits> {
         quarantined: Bound { unit: BoundUnit::Percent, value: number(10..60) },
         quarantines: number(1..12),
     };
-    rng.chance(700).then_some(limits)
+    (asks_for_proofs(seed) && rng.chance(700)).then_some(limits)
 }
 
 /// What an agent of an earlier release would say.

@@ -134,8 +134,7 @@ impl Knobs {
         if is_tight {
             faults[place_of(FaultKind::CutNode)] = rng.range(5_000, 10_000);
         }
-        let asks_for_proofs = Rng::of(seed, "proofs").chance(400);
-        let limits = health::draw_limits(seed).filter(|_| asks_for_proofs);
+        let limits = health::draw_limits(seed);
         Self {
             sites: if rng.chance(600) { 2 } else { 3 },
             terms,
@@ -166,7 +165,7 @@ impl Knobs {
             is_spilling,
             retention: draw_retention(seed),
             accounts: accounts::Habits::draw(seed),
-            asks_for_proofs,
+            asks_for_proofs: health::asks_for_proofs(seed),
             preempts: limits.is_some() || Rng::of(seed, "preemption").chance(500),
             limits,
             weighs_together: Rng::of(seed, "sites").chance(500),
