@@ -134,7 +134,6 @@ impl Knobs {
         if is_tight {
             faults[place_of(FaultKind::CutNode)] = rng.range(5_000, 10_000);
         }
-        let limits = health::draw_limits(seed);
         Self {
             sites: if rng.chance(600) { 2 } else { 3 },
             terms,
@@ -166,8 +165,8 @@ impl Knobs {
             retention: draw_retention(seed),
             accounts: accounts::Habits::draw(seed),
             asks_for_proofs: health::asks_for_proofs(seed),
-            preempts: limits.is_some() || Rng::of(seed, "preemption").chance(500),
-            limits,
+            preempts: draw_preempts(seed),
+            limits: health::draw_limits(seed),
             weighs_together: Rng::of(seed, "sites").chance(500),
             asks_of_nodes: Rng::of(seed, "needs").chance(300),
             patience: Millis(Rng::of(seed, "patience").range(1_000, 40_000)),
@@ -178,6 +177,11 @@ impl Knobs {
     pub(crate) fn fault_every(&self, kind: FaultKind) -> u64 {
         self.faults.get(place_of(kind)).copied().unwrap_or(0)
     }
+}
+
+/// Versions come one after the other.
+fn draw_preempts(seed: u64) -> bool {
+    health::draw_limits(seed).is_some() || Rng::of(seed, "preemption").chance(500)
 }
 
 fn draw_slow_max(rng: &mut Rng, is_tight: bool) -> Millis {
