@@ -84,6 +84,8 @@ fn site(ends: &[Option<u16>], wanted: u32) -> State {
             doubt: None,
             withheld: None,
             released: false,
+            wish: None,
+            permit: None,
         };
         let gpus = (0..GPUS).map(gpu).collect();
         state.agreed.nodes.insert(node(n), Node { boot: Boot(1), gpus, ..Node::awaited(node(n)) });
