@@ -6,8 +6,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::codec::OrDefault;
-use crate::id::{AccountId, Country, GpuClass, JobName, SiteId};
-use crate::unit::{GpuCount, Millis};
+use crate::id::{AccountId, Country, DataName, GpuClass, JobName, SiteId};
+use crate::signals::DATA_BYTES_MAX;
+use crate::unit::{GpuCount, Millis, Timestamp};
 use crate::version::ClusterVersion;
 
 /// Most nodes of one gang.
@@ -48,6 +49,8 @@ pub const ATTRIBUTE_BYTES_MAX: usize = 63;
 pub const WORKDIR_BYTES_MAX: usize = 4_096;
 /// Longest run of an attempt: a leap year.
 pub const TIME_LIMIT_MAX: Millis = Millis(366 * 86_400_000);
+/// Most data sets that a job names.
+pub const DATA_MAX: usize = 16;
 /// Longest time that a stopped task may take to end by itself.
 pub const GRACE_MAX: Millis = Millis(600_000);
 
@@ -117,6 +120,21 @@ crate::message! {
         7 => together: Option<Together>,
     }
 
+    /// A data set that a job reads.
+    pub struct DataNeed {
+        1 => name: DataName,
+        /// Zero if the job does not say.
+        2 => bytes: u64,
+    }
+
+    /// When a job should have ended. Invariant: one of the two is zero.
+    #[derive(Copy)]
+    pub struct Deadline {
+        /// So long after it was admitted.
+        1 => within: Millis,
+        2 => by: Timestamp,
+    }
+
     /// A job as its tenant asked for it.
     pub struct JobSpec {
         1 => name: JobName,
@@ -153,6 +171,10 @@ crate::message! {
         31 => preemptible: Option<bool>,
         /// Most jobs of the array that hold GPUs at a time; zero for no limit.
         33 => array_running_max: u32,
+        /// What it reads. Absent below [`ClusterVersion::SITES`], as is the next.
+        40 => data: Vec<DataNeed>,
+        /// Misses nothing but the time: a job that is late runs on.
+        41 => deadline: Option<Deadline>,
     }
 }
 
@@ -226,6 +248,15 @@ impl Needs {
     }
 }
 
+impl Deadline {
+    /// The moment, for a job that was admitted then.
+    #[must_use]
+    pub fn from(self, admitted_at: Timestamp) -> Timestamp {
+        let within = Timestamp(admitted_at.0.saturating_add(self.within.0));
+        if self.by == Timestamp(0) { within } else { self.by }
+    }
+}
+
 impl JobSpec {
     /// Whether the job may run elsewhere than at its home.
     #[must_use]
@@ -251,6 +282,9 @@ impl JobSpec {
     /// The version that a site must have to keep all that this says.
     #[must_use]
     pub fn since(&self) -> ClusterVersion {
+        if !self.data.is_empty() || self.deadline.is_some() {
+            return ClusterVersion::SITES;
+        }
         let is_plain =
             self.account.is_none() && self.preemptible.is_none() && self.array_running_max == 0;
         if *self.needs != Needs::default() {
@@ -273,6 +307,16 @@ impl JobSpec {
             self.preemptible = None;
             self.array_running_max = 0;
         }
+        if version < ClusterVersion::SITES {
+            self.data.clear();
+            self.deadline = None;
+        }
+    }
+
+    /// When it should have ended, if it was admitted then.
+    #[must_use]
+    pub fn due(&self, admitted_at: Timestamp) -> Option<Timestamp> {
+        self.deadline.map(|deadline| deadline.from(admitted_at))
     }
 
     /// Checks what the types cannot say. Whoever decodes a spec calls this before using it.
@@ -304,6 +348,8 @@ impl JobSpec {
             return Err(JobSpecError { path: "spec.run.command", reason });
         }
         self.check_sizes()?;
+        self.check_data()?;
+        self.check_deadline()?;
         self.needs.check(self.nodes, self.gpus_per_node)?;
         self.check_env()
     }
@@ -337,6 +383,37 @@ impl JobSpec {
         if self.workdir.contains('\0') {
             let reason = "holds a zero byte".into();
             return Err(JobSpecError { path: "spec.run.workdir", reason });
+        }
+        Ok(())
+    }
+
+    fn check_data(&self) -> Result<(), JobSpecError> {
+        let path = "spec.data";
+        if self.data.len() > DATA_MAX {
+            let reason = alloc::format!("{} are more than {DATA_MAX}", self.data.len());
+            return Err(JobSpecError { path, reason });
+        }
+        for (nth, need) in self.data.iter().enumerate() {
+            if need.bytes > DATA_BYTES_MAX {
+                let reason = alloc::format!("`{}` is larger than an exbibyte", need.name);
+                return Err(JobSpecError { path, reason });
+            }
+            if self.data.iter().take(nth).any(|other| other.name == need.name) {
+                let reason = alloc::format!("`{}` is named twice", need.name);
+                return Err(JobSpecError { path, reason });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_deadline(&self) -> Result<(), JobSpecError> {
+        let Some(Deadline { within, by }) = self.deadline else { return Ok(()) };
+        let path = "spec.time.finishWithin";
+        if within > TIME_LIMIT_MAX {
+            return Err(JobSpecError { path, reason: "longer than a year".into() });
+        }
+        if (within == Millis::ZERO) == (by == Timestamp(0)) {
+            return Err(JobSpecError { path, reason: "a deadline is one span or one time".into() });
         }
         Ok(())
     }

@@ -58,13 +58,15 @@ macro_rules! quantities {
 quantities! {
     /// A number of GPUs.
     GpuCount(u32);
+    /// Money, in millionths of a euro.
+    MicroEuro(u64);
     /// A span in milliseconds.
     Millis(u64);
     /// An instant on one machine's monotonic clock that counts suspended time, in milliseconds
     /// from an arbitrary start. Never compared between machines, never sent.
     Instant(u64);
-    /// Wall-clock milliseconds since 1970. For people; no decision but the expiry of a token
-    /// rests on it.
+    /// Wall-clock milliseconds since 1970. For people; the expiry of a token and how urgent a job is
+    /// rest on it, and nothing that must be safe.
     Timestamp(u64);
 }
 

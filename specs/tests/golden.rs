@@ -11,6 +11,8 @@ use std::{env, fs};
 
 use specs::codec::{DecodeError, Message};
 
+#[path = "golden/signals.rs"]
+mod signals;
 #[path = "golden/values.rs"]
 mod values;
 
@@ -20,6 +22,7 @@ const SOURCES: &[&str] = &[
     "gpu",
     "job",
     "quota",
+    "signals",
     "site",
     "wire/agent",
     "wire/client",

@@ -11,7 +11,7 @@ use specs::job::{
 };
 use specs::job::{LABELS_MAX, SITES_MAX, Together, Vicinity};
 use specs::jobfile::{self, Format, JobFileError};
-use specs::unit::{GpuCount, Millis};
+use specs::unit::{GpuCount, Millis, Timestamp};
 
 const MINIMAL: &str = "\
 apiVersion: spillway/v1
@@ -277,6 +277,39 @@ fn a_mistake_in_toml_is_told_with_its_path_and_place() {
     ];
     for (lines, path, under, reason) in cases {
         assert_told(read(&format!("{good}{lines}")), path, under, reason);
+    }
+}
+
+#[test]
+fn what_a_job_reads_and_when_it_should_have_ended_is_read() {
+    let job = with(
+        "  data: [{name: acme/corpus, size: 2Ti}, {name: tokens}]
+  time: {finishWithin: 6h}",
+    )
+    .unwrap();
+    let read: Vec<(&str, u64)> =
+        job.data.iter().map(|need| (need.name.as_str(), need.bytes)).collect();
+    assert_eq!(read, [("acme/corpus", 2 << 40), ("tokens", 0)]);
+    assert_eq!(job.due(Timestamp(1_000)), Some(Timestamp(21_601_000)));
+    let job = with("  time: {finishBy: 2026-12-24T06:00:00+01:00}").unwrap();
+    assert_eq!(job.due(Timestamp(1_000)), Some(Timestamp(1_798_088_400_000)));
+    assert_eq!(yaml(MINIMAL).unwrap().due(Timestamp(1_000)), None);
+}
+
+#[test]
+fn what_cannot_be_read_or_ended_in_time_is_told() {
+    let wrong = [
+        ("data: [{name: No}]", "spec.data[0].name", "No", "not a data set"),
+        ("data: [{name: a, size: 2T}]", "spec.data[0].size", "2T", "is not a size"),
+        ("data: [{name: a, size: 0Gi}]", "spec.data[0].size", "0Gi", "zero"),
+        ("data: [{name: a}, {name: a}]", "spec.data", "data", "named twice"),
+        ("time: {finishWithin: 0s}", "spec.time.finishWithin", "0s", "no time to run"),
+        ("time: {finishWithin: 367d}", "spec.time.finishWithin", "367d", "a year"),
+        ("time: {finishBy: tomorrow}", "spec.time.finishBy", "tomorrow", "not a time"),
+        ("time: {finishBy: x, finishWithin: 1h}", "spec.time.finishBy", "x", "is given, too"),
+    ];
+    for (line, path, under, reason) in wrong {
+        assert_told(with(&format!("  {line}")), path, under, reason);
     }
 }
 

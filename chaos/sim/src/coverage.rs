@@ -83,6 +83,8 @@ marks! {
     CancelsWhileRunning = "cancels_while_running",
     Drains = "drains",
     QuotasSet = "quotas_set",
+    SignalsSet = "signals_set",
+    DataRead = "processes_started_that_read_data",
     QuotaBinds = "waiting_jobs_bound_by_quota",
     NodesKept = "plans_with_nodes_kept",
     Preemptions = "rooms_made_by_preemption",

@@ -22,6 +22,7 @@
 mod accounts;
 mod clock;
 mod controller;
+mod costs;
 mod coverage;
 mod faults;
 mod health;

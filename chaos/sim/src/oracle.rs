@@ -111,6 +111,8 @@ impl World {
     fn first_start(&mut self, at: NodeRef, lease: LeaseId, process: &Process) {
         let known = &process.known;
         self.mix(lease.0);
+        let reads = s7_residency::reads_data(self, process);
+        self.coverage.add(Mark::DataRead, u64::from(reads));
         self.note(|world| {
             let (node, job, epoch) = (world.node_name(at), known.job, known.epoch);
             format!("{node} runs {lease}: {job} epoch {epoch} of {}", known.home)
@@ -328,6 +330,7 @@ impl World {
                 (Mark::LateResultsKept, kept(after).saturating_sub(kept(before)) as u64)
             }
             Command::SetQuota(_) | Command::RemoveQuota(_) => (Mark::QuotasSet, 1),
+            Command::SetSignals(_) => (Mark::SignalsSet, 1),
             Command::PreemptJobs(_) => (Mark::Preemptions, 1),
             Command::PermitBurnIns(_) => (Mark::RetestsPermitted, permitted(before, after)),
             Command::EndPermits(_) => (Mark::PermitsEnded, 1),
@@ -348,6 +351,10 @@ impl World {
             | Command::SetVersion(_)
             | Command::SetTrust(_)
             | Command::SetHealthLimits(_)
+            | Command::SetWeights(_)
+            | Command::SetDataSet(_)
+            | Command::RemoveDataSet(_)
+            | Command::SetLink(_)
             | Command::WithholdGpu(_) => return,
         };
         self.coverage.add(counted.0, counted.1);

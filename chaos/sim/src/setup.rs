@@ -19,6 +19,7 @@ use fabric_core::identity::Identity;
 use crate::accounts;
 use crate::clock::{Clock, Time};
 use crate::controller::Controller;
+use crate::costs;
 use crate::faults::FaultKind;
 use crate::health;
 use crate::log::Log;
@@ -74,6 +75,8 @@ pub(crate) struct Knobs {
     pub(crate) retention: Option<Retention>,
     /// None if the sites have the version before there were accounts.
     pub(crate) accounts: Option<accounts::Habits>,
+    /// None if the sites have the version before they said what they cost.
+    pub(crate) costs: Option<costs::Habits>,
     /// The sites run nothing on GPUs without a proof, and GPUs fall sick.
     pub(crate) asks_for_proofs: bool,
     /// How much such sites test at once; none if they have a version that knows nothing of it.
@@ -164,6 +167,7 @@ impl Knobs {
             is_spilling,
             retention: draw_retention(seed),
             accounts: accounts::Habits::draw(seed),
+            costs: costs::Habits::draw(seed),
             asks_for_proofs: health::asks_for_proofs(seed),
             preempts: draw_preempts(seed),
             limits: health::draw_limits(seed),
@@ -379,6 +383,13 @@ fn found_site(world: &mut World, index: usize) {
     }
     if world.knobs.weighs_together || world.knobs.asks_of_nodes {
         raise_to(world, index, ClusterVersion::SITES);
+    }
+    // Now and then a peer is of the version before.
+    if world.knobs.costs.is_some() && (index == 0 || world.chance_costs.chance(800)) {
+        raise_to(world, index, ClusterVersion::SITES);
+        for said in costs::found(&mut world.chance_costs) {
+            world.append_directly(index, said);
+        }
     }
     for (nth, node) in nodes.into_iter().enumerate() {
         let token = TokenId(nth as u128 + 1);

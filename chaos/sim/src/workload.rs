@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use federation_core::{AddPeer, Command, DrainNode, PeerRecord, RecallGrant};
 use specs::codec::{Blob, Message, OrDefault};
-use specs::id::{CallId, JobId, JobName, RequestId};
+use specs::id::{CallId, JobId, JobName, RequestId, SiteId};
 use specs::job::{JobClass, JobSpec, OnPartition, PlacementSpec};
 use specs::unit::{GpuCount, Millis};
+use specs::version::ClusterVersion;
 use specs::wire::client::{JobSelector, JobSubmit, JobSubmitted};
 use specs::wire::method::Method;
 
 use crate::accounts;
+use crate::costs;
 use crate::coverage::Mark;
 use crate::needs;
 use crate::network::{self, Frames, MachineId, Packet};
@@ -28,6 +30,7 @@ pub(crate) enum Operation {
     Drain { node: usize, drain: bool },
     Recall,
     Quota,
+    Costs,
 }
 
 #[derive(Debug, Clone)]
@@ -98,6 +101,11 @@ impl World {
             let at = self.chance_queue.range(1_000, until);
             self.schedule_in(at, Event::Operate { site, operation: Operation::Quota });
         }
+        for _ in 0..self.knobs.costs.map_or(0, |it| it.says) {
+            let site = self.chance_costs.index(self.sites.len());
+            let at = self.chance_costs.range(1_000, until);
+            self.schedule_in(at, Event::Operate { site, operation: Operation::Costs });
+        }
     }
 
     fn draw_placement(&mut self, site: usize) -> PlacementSpec {
@@ -158,12 +166,17 @@ impl World {
             account: None,
             preemptible: None,
             array_running_max: 0,
+            data: vec![],
+            deadline: None,
         };
         if self.knobs.asks_of_nodes {
             needs::draw(&mut self.chance_needs, &mut spec);
         }
         if self.knobs.accounts.is_some() {
             accounts::draw(&mut self.chance_queue, &mut spec, self.knobs.job_max);
+        }
+        if self.sites[site].log.latest().version >= ClusterVersion::SITES {
+            costs::draw(&mut self.chance_costs, &mut spec);
         }
         spec
     }
@@ -316,6 +329,18 @@ impl World {
                     let command = Command::RecallGrant(RecallGrant { grant });
                     self.propose(CtlRef { site, ctl }, command);
                 }
+                None
+            }
+            Operation::Costs => {
+                let state = self.sites[site].log.latest();
+                let peers: Vec<SiteId> = state.peers.keys().cloned().collect();
+                let knows = state.version >= ClusterVersion::SITES;
+                let nth = self.chance_costs.index(peers.len().max(1));
+                let ctl = self.sites[site].log.leader.filter(|_| knows)?;
+                let at = CtlRef { site, ctl };
+                let wall = self.wall(self.machine_of(at));
+                let command = costs::say(&mut self.chance_costs, peers.get(nth).cloned(), wall);
+                self.propose(at, command);
                 None
             }
             Operation::Quota => {

@@ -275,6 +275,8 @@ pub(crate) struct World {
     pub(crate) chance_needs: Rng,
     pub(crate) chance_health: Rng,
     pub(crate) chance_burn_ins: Rng,
+    /// Chance of what sites cost.
+    pub(crate) chance_costs: Rng,
     hash: u64,
     trace: Option<Vec<String>>,
 }
@@ -335,6 +337,7 @@ impl World {
             chance_needs: Rng::of(seed, "what jobs ask for"),
             chance_health: Rng::of(seed, "health"),
             chance_burn_ins: Rng::of(seed, "burn-ins"),
+            chance_costs: Rng::of(seed, "what sites cost"),
             hash: 0xcbf2_9ce4_8422_2325,
             trace: with_trace.then(Vec::new),
         }

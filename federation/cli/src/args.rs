@@ -13,6 +13,7 @@ use specs::site::{LendRule, Trust};
 use specs::unit::{GpuCount, Millis};
 
 use crate::replay::ReplayCommand;
+use crate::signals::args::{DataCommand, LinkCommand, SignalsCommand, WeightsCommand};
 use crate::simulate::SimulateArgs;
 
 /// Run GPU jobs on a site and, when it is full, on the sites that lend to it.
@@ -375,6 +376,18 @@ pub(crate) enum SiteCommand {
         #[command(flatten)]
         format: FormatArgs,
     },
+    /// What running at each site costs
+    #[command(subcommand)]
+    Signals(SignalsCommand),
+    /// How this site weighs what others cost
+    #[command(subcommand)]
+    Weights(WeightsCommand),
+    /// Data sets: where they lie and where they may be used
+    #[command(subcommand)]
+    Data(DataCommand),
+    /// How fast data comes to peers
+    #[command(subcommand)]
+    Link(LinkCommand),
 }
 
 #[derive(Debug, Subcommand)]

@@ -7,7 +7,7 @@ use specs::jobfile;
 use specs::unit::{GpuCount, Instant, Millis, Timestamp};
 use specs::wire::client::{
     AttemptView, JobCancelled, JobList, JobSelector, JobState, JobView, JobViews, JobWait, JobWhy,
-    QueueWhy, SiteWhy,
+    QueueWhy, SiteCost, SiteWhy,
 };
 use specs::wire::method::Method;
 
@@ -155,6 +155,9 @@ fn details(job: &JobView) -> Vec<(&'static str, String)> {
         ("Finished", moment(job.finished_at)),
         ("On partition", spec.on_partition.to_string()),
     ];
+    if let Some(due) = job.due {
+        details.push(("Deadline", deadline_text(job, due)));
+    }
     if spec.array > 1 {
         details.push(("Array", format!("{} of 0..{}", job.array_index, spec.array)));
     }
@@ -169,6 +172,14 @@ fn details(job: &JobView) -> Vec<(&'static str, String)> {
         details.push(("Peer heard", text));
     }
     details
+}
+
+/// The deadline, and whether it was missed. That of a job that has not ended is told in its reason.
+fn deadline_text(job: &JobView, due: Timestamp) -> String {
+    let missed = job.state.is_terminal() && job.finished_at > due;
+    let late = Millis(job.finished_at.0.saturating_sub(due.0));
+    let missed = if missed { format!(", missed by {}", output::span(late)) } else { String::new() };
+    format!("{}{missed}", moment(due))
 }
 
 fn times(count: u32) -> String {
@@ -413,6 +424,7 @@ impl Listed for JobView {
             "submitted_ms": moment_ms(self.submitted_at),
             "started_ms": moment_ms(self.started_at),
             "finished_ms": moment_ms(self.finished_at),
+            "due_ms": self.due.map(|due| due.0),
             "remote_age_ms": self.remote_age.0,
             "archived": self.archived,
             "preemptions": self.preemptions,
@@ -470,6 +482,25 @@ impl Listed for SiteWhy {
     }
 
     fn json(&self) -> Value {
-        json!({ "site": self.site.as_str(), "constraint": self.constraint, "change": self.change })
+        let cost = |it: &SiteCost| {
+            json!({
+                "wait_ms": it.wait.0,
+                "bring_ms": it.bring.0,
+                "missing_bytes": it.missing_bytes,
+                "run_ms": it.run.0,
+                "gpu_hour_micro_euro": it.rate.0,
+                "gpu_total_micro_euro": it.total.0,
+                "patience_ms": it.patience.0,
+                "stale": it.stale,
+                "late": it.late,
+                "best": it.best,
+            })
+        };
+        json!({
+            "site": self.site.as_str(),
+            "constraint": self.constraint,
+            "change": self.change,
+            "cost": self.cost.as_ref().map(cost),
+        })
     }
 }

@@ -29,6 +29,7 @@ mod node;
 mod output;
 mod quota;
 mod replay;
+mod signals;
 mod simulate;
 mod site;
 mod submit;

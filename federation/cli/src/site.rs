@@ -19,6 +19,7 @@ use crate::client::Stale;
 use crate::error::{Failure, Outcome};
 use crate::node::heard;
 use crate::output::{self, Item, Listed, Mood, Output, joined, moment_ms, note, texts};
+use crate::signals;
 
 /// Longest token that is read from stdin, in bytes.
 const TOKEN_BYTES_MAX: u64 = 16 << 10;
@@ -30,10 +31,14 @@ pub(crate) async fn run(app: &App, command: SiteCommand) -> Outcome<()> {
             app.output(format).as_of(stale).list(&views.sites, Some(views.revision))
         }
         SiteCommand::Show { name, format } => show(app, &name, app.output(format)).await,
+        SiteCommand::Signals(command) => signals::run(app, command).await,
+        SiteCommand::Weights(command) => signals::weights(app, command).await,
+        SiteCommand::Data(command) => signals::data(app, command).await,
+        SiteCommand::Link(command) => signals::link(app, command).await,
     }
 }
 
-async fn all(app: &App, method: Method) -> Outcome<(SiteViews, Option<Stale>)> {
+pub(crate) async fn all(app: &App, method: Method) -> Outcome<(SiteViews, Option<Stale>)> {
     let mut client = app.client()?;
     let views = client.read(method, &Empty {}).await?;
     Ok((views, client.close().await))

@@ -115,6 +115,8 @@ fn spec() -> JobSpec {
         account: None,
         preemptible: None,
         array_running_max: 0,
+        data: vec![],
+        deadline: None,
     }
 }
 

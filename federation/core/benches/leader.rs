@@ -58,6 +58,8 @@ fn spec(n: u64) -> JobSpec {
         account: None,
         preemptible: None,
         array_running_max: 0,
+        data: vec![],
+        deadline: None,
         needs: OrDefault::default(),
     }
 }

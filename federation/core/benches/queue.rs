@@ -48,6 +48,8 @@ fn spec(account: &str, gpus: u32) -> JobSpec {
         account: Some(account.parse().unwrap()),
         preemptible: None,
         array_running_max: 0,
+        data: vec![],
+        deadline: None,
         needs: OrDefault::default(),
     }
 }

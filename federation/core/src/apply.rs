@@ -10,7 +10,8 @@ use crate::effect::{Effect, Effects};
 use crate::queue::preempt;
 use crate::state::State;
 use crate::{
-    archive, breaker, burn_in, exchange, health, job, lease, node, quota, restore, site, version,
+    archive, breaker, burn_in, exchange, health, job, lease, node, quota, restore, signals, site,
+    version,
 };
 
 /// What the proposer of a command is told.
@@ -74,6 +75,11 @@ pub fn apply(state: &mut State, command: &Command) -> (Reply, Vec<Effect>) {
         Command::PermitBurnIns(it) => burn_in::permit(state, fx, it),
         Command::EndPermits(it) => burn_in::end(state, fx, it),
         Command::SetHealthLimits(it) => breaker::set_limits(state, fx, it),
+        Command::SetSignals(it) => signals::set(state, fx, it),
+        Command::SetWeights(it) => signals::set_weights(state, fx, it),
+        Command::SetDataSet(it) => signals::set_data(state, fx, it),
+        Command::RemoveDataSet(it) => signals::remove_data(state, fx, it),
+        Command::SetLink(it) => signals::set_link(state, fx, it),
         #[cfg(feature = "next")]
         Command::Note(_) => crate::next::note(state),
     };

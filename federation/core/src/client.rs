@@ -7,17 +7,20 @@ use alloc::vec::Vec;
 use specs::codec::Message;
 use specs::fault::{Fault, FaultCode};
 use specs::gpu::{GpuState, HealthProof, SignedProof};
-use specs::id::{Boot, GrantId, JobId, SiteId};
+use specs::id::{Boot, DataName, GrantId, JobId, SiteId};
+use specs::signals::DataSet;
 use specs::unit::{GpuCount, Instant, Millis, Timestamp};
 use specs::wire::agent::{AttemptPhase, Ending, Outcome};
 use specs::wire::client::{
-    AttemptView, GpuView, GrantView, JobState, JobView, LoanView, NodeState, NodeView, ProofView,
-    SiteView,
+    AttemptView, DataView, GpuView, GrantView, JobState, JobView, LoanView, NodeState, NodeView,
+    ProofView, SiteView,
 };
 use specs::wire::peer::{ClassCapacity, GuestPhase};
 
 use crate::health::asks_for_proofs;
 use crate::leader::Leader;
+use crate::placement::sites::weights;
+use crate::quota::Taken;
 use crate::state::{Attempt, Held, HeldKey, Job, JobPhase, Node, State};
 use crate::view::capacity;
 
@@ -74,7 +77,17 @@ fn attempt_view(attempt: &Attempt) -> AttemptView {
     }
 }
 
-fn reason(state: &State, job: &Job) -> String {
+/// What a job waits for that never ran.
+fn waits_for(state: &State, job: &Job, at: Timestamp) -> String {
+    let late = if job.due().is_some_and(|due| at > due) { "; its deadline has passed" } else { "" };
+    match Taken::default().closed(state, job, &job.spec()) {
+        Ok(_) => alloc::format!("waits for capacity{late}"),
+        Err(bound) => alloc::format!("waits for quota: {bound}{late}"),
+    }
+}
+
+/// `at` is zero if nobody knows the time.
+fn reason(state: &State, job: &Job, at: Timestamp) -> String {
     let last = job.attempts.last();
     let preempted = last.and_then(|it| it.preempted.as_ref()).map(|it| it.by);
     match &job.phase {
@@ -83,7 +96,7 @@ fn reason(state: &State, job: &Job) -> String {
             (Some(outcome), None) => {
                 alloc::format!("waits again; the last attempt was {}", in_words(outcome))
             }
-            (None, None) => "waits for capacity".into(),
+            (None, None) => waits_for(state, job, at),
         },
         JobPhase::Loaned(loan) => {
             let silent = state.peers.get(&loan.peer).is_some_and(|peer| peer.suspicion.is_some());
@@ -126,7 +139,7 @@ pub fn job_view(state: &State, job: &Job, leader: Option<(&Leader, Instant)>) ->
             .unwrap_or_else(unnamed),
         host: last.map(|it| it.host.clone()),
         state: job_state(state, job),
-        reason: reason(state, job),
+        reason: reason(state, job, leader.map(|(leader, _)| leader.wall()).unwrap_or_default()),
         epoch: job.epoch,
         exit_code,
         signal,
@@ -141,6 +154,7 @@ pub fn job_view(state: &State, job: &Job, leader: Option<(&Leader, Instant)>) ->
         archived: false,
         preemptions: job.preemptions,
         preempted: job.made_room.iter().flat_map(|room| room.jobs.iter().copied()).collect(),
+        due: job.due(),
     }
 }
 
@@ -272,6 +286,10 @@ fn proof_view(it: &SignedProof) -> Option<ProofView> {
     })
 }
 
+fn data_view(name: &DataName, set: Option<&DataSet>) -> DataView {
+    DataView { name: name.clone(), set: set.cloned() }
+}
+
 /// This site and every peer.
 #[must_use]
 pub fn site_views(state: &State, leader: Option<(&Leader, Instant)>) -> Vec<SiteView> {
@@ -289,12 +307,18 @@ pub fn site_views(state: &State, leader: Option<(&Leader, Instant)>) -> Vec<Site
             capacity: capacity(state),
             loans_out: count(state.peer_loans.len()),
             guests_in: count(state.guests.len()),
+            signals: leader.and_then(|(leader, _)| leader.own_signals(state)),
+            data: state.data_sets.iter().map(|(name, set)| data_view(name, Some(set))).collect(),
+            link: None,
+            weights: Some(weights(state)),
+            outlook: leader.map(|(leader, _)| leader.outlook(state)).unwrap_or_default(),
         });
     }
     for peer in state.peers.values() {
         let heard = leader.and_then(|(leader, now)| leader.peer_silence(now, &peer.site));
         let capacity: Vec<ClassCapacity> =
             leader.map(|(leader, _)| leader.peer_capacity(&peer.site).to_vec()).unwrap_or_default();
+        let told = leader.and_then(|(leader, _)| leader.told(&peer.site));
         views.push(SiteView {
             site: peer.site.clone(),
             country: Some(peer.country),
@@ -306,6 +330,11 @@ pub fn site_views(state: &State, leader: Option<(&Leader, Instant)>) -> Vec<Site
             capacity,
             loans_out: count(state.loans_to(&peer.site).count()),
             guests_in: count(state.guests_of(&peer.site).count()),
+            signals: leader.and_then(|(leader, now)| leader.peer_signals(now, &peer.site)),
+            data: told.iter().flat_map(|it| &it.data).map(|name| data_view(name, None)).collect(),
+            link: state.links.get(&peer.site).cloned(),
+            weights: None,
+            outlook: told.map(|it| it.outlook.clone()).unwrap_or_default(),
         });
     }
     views

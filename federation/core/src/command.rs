@@ -8,14 +8,16 @@ use alloc::vec::Vec;
 use specs::codec::Blob;
 use specs::gpu::{BurnInTier, GpuHealth, HealthLimits};
 use specs::id::{
-    AccountId, Boot, ControllerId, Country, Epoch, GpuClass, GpuIndex, GrantId, JobId, NodeId,
-    RequestId, Revision, SiteId, TokenId,
+    AccountId, Boot, ControllerId, Country, DataName, Epoch, GpuClass, GpuIndex, GrantId, JobId,
+    NodeId, RequestId, Revision, SiteId, TokenId,
 };
 use specs::quota::Limit;
+use specs::signals::{DataSet, Link, Weights};
 use specs::site::{SiteSpec, Trust};
 use specs::unit::Timestamp;
 use specs::version::ClusterVersion;
 use specs::wire::agent::{AttemptReport, Inventory};
+use specs::wire::client::SignalsSet;
 use specs::wire::peer::{GrantReport, GuestReport, LoanOrder, LoanSlot};
 
 #[cfg(feature = "next")]
@@ -340,6 +342,33 @@ specs::message! {
         3 => why: Option<String>,
     }
 
+    /// Says what running here costs. Since [`ClusterVersion::SITES`], as are the next four.
+    pub struct SetSignals {
+        1 => said: SignalsSet,
+        2 => at: Timestamp,
+    }
+
+    /// Says how this site weighs what others cost.
+    pub struct SetWeights {
+        1 => weights: Weights,
+    }
+
+    /// Says what is known of a data set.
+    pub struct SetDataSet {
+        1 => name: DataName,
+        2 => set: DataSet,
+    }
+
+    pub struct RemoveDataSet {
+        1 => name: DataName,
+    }
+
+    /// Says how fast the link to a peer is; none if nobody knows.
+    pub struct SetLink {
+        1 => peer: SiteId,
+        2 => link: Option<Link>,
+    }
+
     /// Raises the site's version by one. Whoever proposes it knows that every member of the group
     /// knows the version; a member that does not stops here.
     pub struct SetVersion {
@@ -394,6 +423,11 @@ specs::choice! {
         69 => EndPermits(EndPermits),
         72 => SetHealthLimits(SetHealthLimits),
         70 => ArchiveJobs(ArchiveJobs),
+        80 => SetSignals(SetSignals),
+        81 => SetWeights(SetWeights),
+        82 => SetDataSet(SetDataSet),
+        83 => RemoveDataSet(RemoveDataSet),
+        84 => SetLink(SetLink),
         #[cfg(feature = "next")]
         1_000 => Note(Note),
     }

@@ -14,13 +14,13 @@
 //!   confirmed in between that it leads. The shell sees to it.
 //! * A span is counted on this leader's clock alone; a new leader starts at zero.
 
+mod sites;
+
 use alloc::borrow::Cow;
-use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::cmp::Reverse;
 
 use specs::fault::{Fault, FaultCode};
 use specs::gpu::{BurnInResult, SignedProof};
@@ -53,8 +53,10 @@ use crate::exchange::host::{Admission, in_use, judge};
 use crate::health;
 use crate::invariant::Violation;
 use crate::placement::capacity::Capacity;
-use crate::placement::lookout::{LOOKED_AT_MAX, Lookout, Seen};
+use crate::placement::lookout::{LOOKED_AT_MAX, Lookout};
 use crate::placement::plan::{Plan, plan};
+use crate::placement::sites::Told;
+use crate::placement::sites::outlook::Waits;
 use crate::placement::summary::Summary;
 use crate::placement::{fits, lend};
 use crate::queue::clearing::{self, Clearing};
@@ -100,7 +102,7 @@ struct Confirmed {
 struct PeerMemory {
     /// As its home: when it asked.
     watch: Watch,
-    capacity: Vec<ClassCapacity>,
+    told: Told,
     /// As its host: what was asked.
     asked: BTreeMap<Question, Asked>,
     answered: Question,
@@ -143,6 +145,10 @@ pub struct Leader {
     capacity: Capacity,
     /// What peers are told of it. Follows likewise.
     summary: Summary,
+    /// How long jobs waited for their first places here.
+    waits: Waits,
+    /// The wall clock when it was last told.
+    at: Timestamp,
     keeper: Keeper,
     clearing: Clearing,
     /// What nodes need to have burnt in, as their last reports showed it.
@@ -204,8 +210,9 @@ impl Planned {
 #[derive(Debug, Clone, Copy)]
 struct Waiting {
     job: JobId,
-    /// How often it has waited in vain for a grant: each time another host is asked.
-    turn: u64,
+    /// How often it has waited in vain for a grant: each time another host is asked. None while it
+    /// is better to wait at home.
+    turn: Option<u64>,
 }
 
 /// What an operator should be woken for.
@@ -237,6 +244,8 @@ impl Leader {
             archivist: Archivist::default(),
             capacity: Capacity::default(),
             summary: Summary::default(),
+            waits: Waits::default(),
+            at: Timestamp(0),
             keeper: Keeper::default(),
             clearing: Clearing::default(),
             needs: BTreeMap::new(),
@@ -270,6 +279,7 @@ impl Leader {
         state: &State,
         report: &NodeReport,
     ) -> Result<Vec<Command>, Fault> {
+        self.at = at;
         let Some(node) = state.nodes.get(&report.node) else {
             let message = alloc::format!("node {} is not enrolled here", report.node);
             return Err(Fault::new(FaultCode::NotFound, message));
@@ -367,6 +377,7 @@ impl Leader {
         state: &State,
         report: &PeerReport,
     ) -> Result<Vec<Command>, Fault> {
+        self.at = at;
         let Some(peer) = state.peers.get(&report.host) else {
             let message = alloc::format!("site {} is not joined", report.host);
             return Err(Fault::new(FaultCode::Forbidden, message));
@@ -377,7 +388,7 @@ impl Leader {
         let memory = self.peers.entry(report.host.clone()).or_default();
         let before = memory.watch.heard();
         memory.watch.hear(now, report.question, report.answered);
-        memory.capacity.clone_from(&report.capacity);
+        memory.told = sites::told(now, report);
         let mut commands = Vec::new();
         let guests = news_of_guests(state, report);
         let grants = grants_kept(state, &report.grants);
@@ -400,60 +411,9 @@ impl Leader {
     /// As a home: the answer to a host's question, from a state read after it came.
     #[must_use]
     pub fn peer_orders(&self, state: &State, report: &PeerReport) -> Option<PeerOrders> {
-        view::peer_orders(state, report, self.demand_for(state, &report.host))
-    }
-
-    /// What waiting jobs would use at the peer, if it is their turn's best of those that could
-    /// hold them.
-    fn demand_for(&self, state: &State, peer: &SiteId) -> Vec<Demand> {
-        let mut demand: Vec<Demand> = Vec::new();
-        for waiting in &self.waiting {
-            let Some(job) = state.jobs.get(&waiting.job) else { continue };
-            let JobPhase::Queued(_) = job.phase else { continue };
-            let Some(Seen { spec, .. }) = self.lookout.get(waiting.job) else { continue };
-            if !fits::may_leave(state, spec) {
-                continue;
-            }
-            let best = self.best_host(state, spec, waiting.turn);
-            let Some((site, class)) = best else { continue };
-            if site != *peer {
-                continue;
-            }
-            let (nodes, gpus_per_node) = (spec.nodes, spec.gpus_per_node);
-            let needs = Some(&*spec.needs).filter(|it| !it.fit_a_loan()).cloned().map(Box::new);
-            let same = demand.iter_mut().find(|it| {
-                it.class.as_ref() == Some(&class)
-                    && it.nodes == nodes
-                    && it.gpus_per_node == gpus_per_node
-                    && it.needs == needs
-            });
-            match same {
-                Some(same) => same.count += 1,
-                None => {
-                    let class = Some(class);
-                    demand.push(Demand { class, nodes, gpus_per_node, count: 1, needs });
-                }
-            }
-        }
-        demand
-    }
-
-    /// The peer and the class with most free GPUs among those that could hold the gang; the next
-    /// best at the next turn, since a home knows neither a host's lend rules nor its nodes.
-    fn best_host(&self, state: &State, spec: &JobSpec, turn: u64) -> Option<(SiteId, GpuClass)> {
-        let mut able: Vec<(Reverse<GpuCount>, &SiteId, &GpuClass)> = Vec::new();
-        for peer in state.peers.values().filter(|peer| peer.suspicion.is_none()) {
-            if !fits::may_run_at(spec, &peer.site, peer.country) {
-                continue;
-            }
-            let Some(memory) = self.peers.get(&peer.site) else { continue };
-            let classes = memory.capacity.iter().filter(|it| could_hold(it, spec));
-            able.extend(classes.map(|it| (Reverse(it.free), &peer.site, &it.class)));
-        }
-        able.sort();
-        let nth = turn.checked_rem(able.len() as u64)?;
-        let (_, site, class) = able.get(usize::try_from(nth).ok()?)?;
-        Some(((*site).clone(), (*class).clone()))
+        // No older than the report that is answered.
+        let now = self.peers.get(&report.host).map_or(self.since, |memory| memory.told.at);
+        view::peer_orders(state, report, self.demand_for(now, state, &report.host))
     }
 
     /// As a host: the next question to a home.
@@ -467,7 +427,11 @@ impl Leader {
         let question = self.next_question;
         self.summary.follow(state);
         let capacity = self.summary.classes();
-        let report = view::peer_report(state, home, (question, memory.answered), capacity)?;
+        let mut report = view::peer_report(state, home, (question, memory.answered), capacity)?;
+        report.signals = self.own_signals(state);
+        self.capacity.follow(state);
+        report.outlook = self.outlook(state);
+        let memory = self.peers.entry(home.clone()).or_default();
         self.next_question = Question(question.0 + 1);
         let ended = report.guests.iter().filter(|guest| guest.phase == GuestPhase::Ended);
         let ended = ended.map(|guest| (guest.job, guest.epoch)).collect();
@@ -515,6 +479,7 @@ impl Leader {
         at: Timestamp,
         state: &State,
     ) -> (Vec<Command>, Vec<Alarm>) {
+        self.at = at;
         let (mut commands, mut alarms) = (Vec::new(), Vec::new());
         let looks = self.looked_at.is_none_or(|last| now.since(last) >= LOOK_EVERY);
         if looks {
@@ -630,29 +595,20 @@ impl Leader {
             return;
         }
         let mut planned = Planned::from(now, state);
-        let spill_after = state.terms().spill_after;
         self.capacity.follow(state);
         self.clearing.review(state);
         self.keeper.review(now, at, state);
         let order = self.order(now, at);
-        let waited = |seen: &Seen| now.since(seen.since);
-        let may_spill = |seen: &Seen| waited(seen) >= spill_after;
-        let Plan { base, assignments, waiting, leaves_some } =
-            plan(state, &order, &mut self.capacity, &mut self.lookout, may_spill);
+        let sites = sites::sites(&self.peers, now, at, state);
+        let made = plan(state, &order, &mut self.capacity, &mut self.lookout, &sites);
+        let Plan { base, assignments, waiting: jobs, leaving, waited, leaves_some } = made;
         planned.leaves_some = leaves_some;
         self.planned = Some(planned);
         self.lookout.sweep(state);
-        let turn_takes = state.terms().grant_idle.0.max(1);
-        let in_vain = |job: JobId| {
-            let waited = waited(self.lookout.get(job)?);
-            let turn = waited.minus(spill_after).0 / turn_takes;
-            (waited >= spill_after).then_some(Waiting { job, turn })
-        };
-        let known: BTreeSet<JobId> = self.waiting.iter().map(|it| it.job).collect();
-        let jobs = waiting;
-        let waiting: Vec<Waiting> = jobs.iter().copied().filter_map(in_vain).collect();
-        self.waits_anew |= waiting.iter().any(|it| !known.contains(&it.job));
-        self.waiting = waiting;
+        for (class, nodes, waited) in waited {
+            self.waits.record(class, nodes, waited);
+        }
+        self.note_waiting(now, state, &jobs, &leaving);
         let seen = clearing::Seen {
             waiting: &jobs,
             assignments: &assignments,
@@ -716,7 +672,7 @@ impl Leader {
     /// What the order of the queue rests on.
     fn order(&self, now: Instant, at: Timestamp) -> Order {
         let mut capacity: BTreeMap<GpuClass, u64> = self.capacity.totals().collect();
-        for class in self.peers.values().flat_map(|memory| &memory.capacity) {
+        for class in self.peers.values().flat_map(|memory| &memory.told.capacity) {
             *capacity.entry(class.class.clone()).or_default() += u64::from(class.total.0);
         }
         let kept = self.keeper.kept().cloned();
@@ -743,7 +699,6 @@ impl Leader {
     /// room is kept or made.
     fn wanted_here(&self, state: &State) -> BTreeSet<GpuClass> {
         let mut wanted = BTreeSet::new();
-        let Some(site) = &state.site else { return wanted };
         let mut asks: BTreeSet<&[u8]> = BTreeSet::new();
         let waiting = self.waiting.iter().filter_map(|it| self.lookout.get(it.job));
         let mut specs: Vec<Arc<JobSpec>> =
@@ -751,7 +706,7 @@ impl Leader {
         let kept = self.keeper.kept().map(|kept| kept.job);
         let ahead = kept.into_iter().chain(self.clearing.claims().iter().map(|claim| claim.job));
         specs.extend(ahead.filter_map(|id| state.jobs.get(&id)).map(|job| job.spec()));
-        for spec in specs.iter().filter(|spec| fits::may_run_at(spec, &site.site, site.country)) {
+        for spec in specs.iter().filter(|spec| fits::may_be_here(state, spec)) {
             let others = self.capacity.classes().filter(|class| !wanted.contains(*class));
             let on: Vec<GpuClass> =
                 others.filter(|class| self.capacity.could_hold_on(spec, class)).cloned().collect();
@@ -820,7 +775,7 @@ impl Leader {
     /// What a peer said it has.
     #[must_use]
     pub fn peer_capacity(&self, peer: &SiteId) -> &[ClassCapacity] {
-        self.peers.get(peer).map_or(&[], |memory| &memory.capacity)
+        self.peers.get(peer).map_or(&[], |memory| &memory.told.capacity)
     }
 }
 

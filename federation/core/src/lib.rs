@@ -42,6 +42,7 @@ mod placement;
 mod queue;
 mod quota;
 mod restore;
+mod signals;
 mod site;
 mod state;
 mod table;
@@ -61,7 +62,8 @@ pub use command::{
     CancelJob, Command, CommitPlan, DrainNode, EndPermits, FoundSite, LeasePlan, LoanPlan,
     MakeGrant, NewPermit, OpenToken, PartPlan, PeerRecord, PermitBurnIns, PermitEnd, Place,
     PreemptJobs, RecallGrant, RecordHealth, RecordParts, RegisterNode, RemoveController,
-    RemoveQuota, SetHealthLimits, SetQuota, SetTrust, SetVersion, WantBurnIns, WithholdGpu,
+    RemoveDataSet, RemoveQuota, SetDataSet, SetHealthLimits, SetLink, SetQuota, SetSignals,
+    SetTrust, SetVersion, SetWeights, WantBurnIns, WithholdGpu,
 };
 pub use effect::Effect;
 pub use health::asks_for_proofs;

@@ -12,13 +12,14 @@ use alloc::vec::Vec;
 use specs::codec::{Blob, DecodeError, Message, OrDefault};
 use specs::gpu::{BurnInTier, GpuInfo, GpuState, HealthLimits, InventorySource};
 use specs::id::{
-    AccountId, Boot, ControllerId, Country, Epoch, GpuClass, GpuIndex, GrantId, JobId, LeaseId,
-    NodeId, RequestId, Revision, SiteId, TokenId,
+    AccountId, Boot, ControllerId, Country, DataName, Epoch, GpuClass, GpuIndex, GrantId, JobId,
+    LeaseId, NodeId, RequestId, Revision, SiteId, TokenId,
 };
 use specs::job::{GPU_MILLI, JobSpec};
 use specs::quota::Quota;
+use specs::signals::{DataSet, Link, Signals, Weights};
 use specs::site::{SiteSpec, Terms};
-use specs::unit::{GpuCount, Timestamp};
+use specs::unit::{GpuCount, Millis, Timestamp};
 use specs::version::ClusterVersion;
 use specs::wire::agent::{AttemptPhase, Ending, Facts, Outcome};
 use specs::wire::client::JobState;
@@ -390,6 +391,12 @@ specs::message! {
         30 => quotas: Table<AccountId, Quota>,
         /// Likewise.
         31 => recent: Table<AccountId, Recent>,
+        /// What running here costs. Absent below [`ClusterVersion::SITES`], as are the next three.
+        40 => signals: Option<Arc<Signals>>,
+        /// How what others cost is weighed; the usual way if absent.
+        41 => weights: Option<Arc<Weights>>,
+        42 => data_sets: Table<DataName, DataSet>,
+        43 => links: Table<SiteId, Link>,
         /// None below [`ClusterVersion::BURN_INS`], and where nobody has set any.
         50 => health_limits: Option<HealthLimits>,
         /// When GPUs were quarantined on an agent's word lately, by the clocks of leaders.
@@ -400,17 +407,23 @@ specs::message! {
     }
 }
 
-/// A queued job: higher priority first; then account by account, the earlier admission first. Whose
-/// turn it is within a priority is told by [`crate::queue::turns`].
+/// A queued job: higher priority first; then account by account, the one that should start first;
+/// then the earlier admission. Whose turn it is within a priority is told by [`crate::queue::turns`].
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct QueueKey {
     /// `PRIORITY_MAX` less the priority.
     pub rank: u32,
     pub account: AccountId,
+    /// A day after its admission; sooner if it has to start sooner to meet its deadline. So who is
+    /// pressed goes before who has waited for less than a day, and nobody is put off for ever.
+    pub should_start: Timestamp,
     pub order: Revision,
     pub array_index: u32,
     pub job: JobId,
 }
+
+/// Without a deadline a job should have started after so long.
+const UNHURRIED: Millis = Millis(86_400_000);
 
 /// When a job ended, by the clock of the leader that said so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -432,8 +445,14 @@ impl EndKey {
 impl QueueKey {
     /// Not before any of the account's jobs of this priority.
     pub(crate) fn last_of_account(&self) -> Self {
-        let (order, job) = (Revision(u64::MAX), JobId(u128::MAX));
-        Self { rank: self.rank, account: self.account.clone(), order, array_index: u32::MAX, job }
+        Self {
+            rank: self.rank,
+            account: self.account.clone(),
+            should_start: Timestamp(u64::MAX),
+            order: Revision(u64::MAX),
+            array_index: u32::MAX,
+            job: JobId(u128::MAX),
+        }
     }
 }
 
@@ -515,6 +534,10 @@ impl Default for State {
             archived: 0,
             quotas: Table::default(),
             recent: Table::default(),
+            signals: None,
+            weights: None,
+            data_sets: Table::default(),
+            links: Table::default(),
             health_limits: None,
             quarantined_at: Vec::new(),
             #[cfg(feature = "next")]
@@ -678,10 +701,18 @@ impl Job {
         QueueKey {
             rank: specs::job::PRIORITY_MAX.saturating_sub(self.spec.priority()),
             account: self.account(),
+            should_start: self.should_start(),
             order: self.order,
             array_index: self.array_index,
             job: self.id,
         }
+    }
+
+    /// By when it should start.
+    fn should_start(&self) -> Timestamp {
+        let unhurried = self.submitted_at.0.saturating_add(UNHURRIED.0);
+        let latest = self.spec.latest_start(self.submitted_at);
+        Timestamp(latest.map_or(unhurried, |latest| latest.0.min(unhurried)))
     }
 
     /// What the job asks for.
@@ -710,6 +741,12 @@ impl Job {
             JobPhase::Ended(_) => true,
             JobPhase::Queued(_) | JobPhase::Leased(_) | JobPhase::Loaned(_) => false,
         }
+    }
+
+    /// When it should have ended, if it has a deadline.
+    #[must_use]
+    pub fn due(&self) -> Option<Timestamp> {
+        self.spec.due(self.submitted_at)
     }
 
     /// How often others were stopped for it.

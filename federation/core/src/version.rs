@@ -67,6 +67,11 @@ impl Command {
             | Self::PermitBurnIns(_)
             | Self::EndPermits(_)
             | Self::SetHealthLimits(_) => ClusterVersion::BURN_INS,
+            Self::SetSignals(_)
+            | Self::SetWeights(_)
+            | Self::SetDataSet(_)
+            | Self::RemoveDataSet(_)
+            | Self::SetLink(_) => ClusterVersion::SITES,
             #[cfg(feature = "next")]
             Self::Note(_) => crate::next::SINCE,
         }

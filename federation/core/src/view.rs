@@ -5,7 +5,7 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
-use specs::id::{Epoch, GpuClass, JobId, LeaseId, Question, SiteId};
+use specs::id::{DataName, Epoch, GpuClass, JobId, LeaseId, Question, SiteId};
 use specs::job::OnPartition;
 use specs::unit::GpuCount;
 use specs::version::ClusterVersion;
@@ -19,6 +19,7 @@ use specs::wire::peer::{
 
 use crate::burn_in;
 use crate::health;
+use crate::placement::sites::data;
 use crate::state::{Gpu, Grant, Lease, Node, State};
 
 /// First port of the range in which a gang's tasks meet.
@@ -145,7 +146,12 @@ fn told(facts: &Facts) -> Facts {
     Facts { cpu_milli: 0, memory_mib: 0, ..facts.clone() }
 }
 
-/// At the host: all that the home should know.
+/// The data sets that lie here.
+fn held_data(state: &State) -> Vec<DataName> {
+    state.data_sets.iter().filter(|(_, set)| set.held).map(|(name, _)| name.clone()).collect()
+}
+
+/// At the host: all that the home should know and that is agreed.
 pub(crate) fn peer_report(
     state: &State,
     home: &SiteId,
@@ -174,6 +180,9 @@ pub(crate) fn peer_report(
         grants: grants.map(|grant| grant_report(state, grant)).collect(),
         capacity,
         country: site.country,
+        signals: None,
+        data: held_data(state),
+        outlook: Vec::new(),
     })
 }
 
@@ -204,7 +213,7 @@ pub(crate) fn peer_orders(
     for (job, loan) in state.loans_to(&report.host) {
         let body = (!known.contains(&(job.id, job.epoch))).then(|| LoanBody {
             slots: loan.slots.clone(),
-            spec: job.spec(),
+            spec: data::narrowed(state, job.spec()),
             array_index: job.array_index,
             submitter: job.submitter.clone(),
         });

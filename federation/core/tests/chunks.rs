@@ -69,6 +69,8 @@ fn spec(workdir: u16, priority: u8) -> JobSpec {
         account: None,
         preemptible: None,
         array_running_max: 0,
+        data: vec![],
+        deadline: None,
     }
 }
 

@@ -66,6 +66,8 @@ fn gang(nodes: u32, gpus: u32, needs: Needs) -> JobSpec {
         account: None,
         preemptible: None,
         array_running_max: 0,
+        data: vec![],
+        deadline: None,
         needs: OrDefault(needs),
     }
 }

@@ -195,6 +195,8 @@ fn job(nodes: u32, gpus: u32) -> JobSpec {
         account: None,
         preemptible: None,
         array_running_max: 0,
+        data: vec![],
+        deadline: None,
     }
 }
 

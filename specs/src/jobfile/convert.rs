@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::str::FromStr;
 
+use super::data::{data, deadline};
 use super::needs::needs;
 use super::raw::{OneOrMany, RawJobFile, RawMetadata, RawPlacement, RawRun, RawSpec};
 use super::{JobFileError, Path};
@@ -62,6 +63,7 @@ fn spec(
     labels: BTreeMap<String, String>,
 ) -> Result<JobSpec, JobFileError> {
     let needs = needs(&raw)?;
+    let (data, deadline) = (data(&raw.data)?, deadline(&raw.time)?);
     let gpus = raw.resources.gpus;
     Ok(JobSpec {
         name: named(&Path::of("metadata.name"), name)?,
@@ -90,6 +92,8 @@ fn spec(
         account: account(raw.account.as_deref())?,
         preemptible: raw.preemptible,
         array_running_max: max_running(raw.array.max_running)?,
+        data,
+        deadline,
     })
 }
 
@@ -121,7 +125,7 @@ pub(super) fn number(path: &str, written: Option<u64>, default: u32) -> Result<u
         .map_err(|_| JobFileError::new(Path::of(path), format!("{written} is far too large")))
 }
 
-fn named<T: FromStr>(path: &Path, written: &str) -> Result<T, JobFileError>
+pub(super) fn named<T: FromStr>(path: &Path, written: &str) -> Result<T, JobFileError>
 where
     T::Err: fmt::Display,
 {
@@ -279,7 +283,11 @@ fn time_limit(written: Option<&str>) -> Result<Millis, JobFileError> {
     Ok(limit)
 }
 
-fn span(path: &str, written: Option<&str>, default: Millis) -> Result<Millis, JobFileError> {
+pub(super) fn span(
+    path: &str,
+    written: Option<&str>,
+    default: Millis,
+) -> Result<Millis, JobFileError> {
     let Some(written) = written else { return Ok(default) };
     parse_span(written).ok_or_else(|| {
         let reason = format!("`{}` is not a span of time", shown(written));

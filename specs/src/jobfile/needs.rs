@@ -52,7 +52,7 @@ fn memory(written: Option<&str>) -> Result<u32, JobFileError> {
     }
 }
 
-fn parse_mib(text: &str) -> Option<u64> {
+pub(super) fn parse_mib(text: &str) -> Option<u64> {
     let units = [("Mi", 1), ("Gi", 1 << 10), ("Ti", 1 << 20)];
     let (digits, mib) =
         units.iter().find_map(|(unit, mib)| Some((text.strip_suffix(unit)?, *mib)))?;

@@ -81,6 +81,23 @@ pub struct RawSpec {
     pub on_partition: Option<String>,
     #[serde(default)]
     pub placement: RawPlacement,
+    /// Data sets that it reads. Sites where they lie are preferred, and they go nowhere that they
+    /// may not.
+    #[serde(default)]
+    #[cfg_attr(feature = "files", schemars(length(max = job::DATA_MAX)))]
+    pub data: Vec<RawData>,
+}
+
+/// A data set that the job reads.
+#[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(feature = "files", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RawData {
+    /// As the sites that hold it call it: `acme/corpus-2026`.
+    pub name: String,
+    /// How large it is, such as `800Gi` or `2Ti`; as its home says if absent.
+    #[cfg_attr(feature = "files", schemars(regex(pattern = r"^[0-9]+(Mi|Gi|Ti)$")))]
+    pub size: Option<String>,
 }
 
 /// The shape of the gang; all of it starts, or none.
@@ -165,6 +182,12 @@ pub struct RawTime {
     /// How long a task has between SIGTERM and SIGKILL; `10s` if absent.
     #[cfg_attr(feature = "files", schemars(regex(pattern = r"^([0-9]+(ms|s|m|h|d))+$")))]
     pub grace: Option<String>,
+    /// How long after its submission it should have ended: it goes before other jobs of its
+    /// account and priority as that comes near, and runs on when it is late.
+    #[cfg_attr(feature = "files", schemars(regex(pattern = r"^([0-9]+(ms|s|m|h|d))+$")))]
+    pub finish_within: Option<String>,
+    /// The same, as a time with its zone: `2026-12-24T06:00:00+01:00`. At most one of the two.
+    pub finish_by: Option<String>,
 }
 
 /// When to try again. A task that exits by itself is never tried again.

@@ -9,12 +9,13 @@ use crate::codec::Blob;
 use crate::fault::Fault;
 use crate::gpu::{BurnInResult, BurnInTier, GpuState, HealthLimits};
 use crate::id::{
-    AccountId, Boot, ControllerId, Country, Epoch, GpuClass, GpuIndex, GrantId, JobId, NodeId,
-    RequestId, Revision, SiteId,
+    AccountId, Boot, ControllerId, Country, DataName, Epoch, GpuClass, GpuIndex, GrantId, JobId,
+    NodeId, RequestId, Revision, SiteId,
 };
 use crate::job::JobSpec;
 use crate::quota::{Limit, Quota};
-use crate::unit::{GpuCount, Millis, Timestamp};
+use crate::signals::{ClassOutlook, DataSet, Link, Signals, Weights};
+use crate::unit::{GpuCount, MicroEuro, Millis, Timestamp};
 use crate::version::ClusterVersion;
 use crate::wire::agent::LogStream;
 use crate::wire::method::Method;
@@ -165,6 +166,8 @@ crate::message! {
         20 => preemptions: u32,
         /// The latest jobs that were stopped for it.
         21 => preempted: Vec<JobId>,
+        /// When it should have ended; absent without a deadline.
+        22 => due: Option<Timestamp>,
     }
 
     pub struct JobLogs {
@@ -186,6 +189,83 @@ crate::message! {
         2 => constraint: String,
         /// What would change it.
         3 => change: String,
+        /// What it would cost to run there; absent where it may not run.
+        4 => cost: Option<SiteCost>,
+    }
+
+    /// What a job at a site costs, as its home reckons.
+    pub struct SiteCost {
+        /// Until it would start, but for its data.
+        1 => wait: Millis,
+        /// Until its data would be there.
+        2 => bring: Millis,
+        /// Of its data, what is not there.
+        3 => missing_bytes: u64,
+        /// How long it is taken to run.
+        4 => run: Millis,
+        /// Of a GPU-hour, all that is weighed.
+        5 => rate: MicroEuro,
+        /// For one GPU: the run, and what the delay is worth.
+        6 => total: MicroEuro,
+        /// Signals that are too old, and count as not known.
+        7 => stale: Vec<String>,
+        /// It would end after its deadline.
+        8 => late: bool,
+        /// The job goes there, once it may leave and there is room.
+        9 => best: bool,
+        /// How long it is worth waiting at home rather than go there.
+        10 => patience: Millis,
+    }
+
+    /// Says what running at this site costs. What is absent stays as it is.
+    pub struct SignalsSet {
+        1 => prices: Vec<PriceSet>,
+        /// Of a kilowatt-hour.
+        2 => energy: Option<MicroEuro>,
+        /// In thousandths.
+        3 => pue: Option<u64>,
+        /// Grams for a kilowatt-hour.
+        4 => carbon: Option<u64>,
+        /// Millilitres for a kilowatt-hour.
+        5 => water: Option<u64>,
+        /// Forget all that was said before.
+        6 => clear: bool,
+    }
+
+    /// What a GPU-hour costs.
+    pub struct PriceSet {
+        /// None for every class without a price of its own.
+        1 => class: Option<GpuClass>,
+        2 => price: MicroEuro,
+    }
+
+    /// Says how this site weighs what others cost.
+    pub struct WeightsSet {
+        1 => weights: Weights,
+    }
+
+    /// Says what is known of a data set.
+    pub struct DataSetSet {
+        1 => name: DataName,
+        2 => set: DataSet,
+    }
+
+    /// Forgets a data set and what it is bound to.
+    pub struct DataSetRemove {
+        1 => name: DataName,
+    }
+
+    /// Says how fast the link to a peer is.
+    pub struct LinkSet {
+        1 => peer: SiteId,
+        /// None: nobody knows.
+        2 => link: Option<Link>,
+    }
+
+    pub struct DataView {
+        1 => name: DataName,
+        /// What this site knows of it; absent for a peer's.
+        2 => set: Option<DataSet>,
     }
 
     pub struct JobWhy {
@@ -363,6 +443,15 @@ crate::message! {
         9 => loans_out: u32,
         /// Guests taken from it.
         10 => guests_in: u32,
+        /// As far as they are known, with their ages.
+        11 => signals: Option<Signals>,
+        /// Of the own site all that it knows of; of a peer those that lie there.
+        12 => data: Vec<DataView>,
+        /// To a peer, if anybody said.
+        13 => link: Option<Link>,
+        /// Of the own site.
+        14 => weights: Option<Weights>,
+        15 => outlook: Vec<ClassOutlook>,
     }
 
     pub struct SiteViews {

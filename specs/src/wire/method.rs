@@ -89,6 +89,11 @@ methods! {
     160 => QuotaList, "quota.list", Client, 4_096, 10_000;
     161 => QuotaSet, "quota.set", Client, 4_096, 10_000;
     162 => QuotaRemove, "quota.remove", Client, 4_096, 10_000;
+    170 => SignalsSet, "signals.set", Client, 4_096, 10_000;
+    171 => WeightsSet, "weights.set", Client, 4_096, 10_000;
+    172 => DataSetSet, "data.set", Client, 16_384, 10_000;
+    173 => DataSetRemove, "data.remove", Client, 4_096, 10_000;
+    174 => LinkSet, "link.set", Client, 4_096, 10_000;
     // Agents. `wire::agent`.
     200 => NodeReport, "node.report", Agent, 0x10_0000, 5_000;
     210 => NodeNudge, "node.nudge", Node, 64, 2_000;

@@ -7,8 +7,11 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::id::{Country, Epoch, GpuClass, GrantId, JobId, NodeId, Question, Revision, SiteId};
+use crate::id::{
+    Country, DataName, Epoch, GpuClass, GrantId, JobId, NodeId, Question, Revision, SiteId,
+};
 use crate::job::{JobSpec, Needs};
+use crate::signals::{ClassOutlook, Signals};
 use crate::unit::{GpuCount, Millis, Timestamp};
 use crate::wire::agent::{Facts, LogStream, Outcome, Want};
 
@@ -93,6 +96,12 @@ crate::message! {
         7 => grants: Vec<GrantReport>,
         8 => capacity: Vec<ClassCapacity>,
         9 => country: Country,
+        /// What running there costs; absent if nobody said, or from a version that does not tell.
+        20 => signals: Option<Signals>,
+        /// Data sets that lie there.
+        21 => data: Vec<DataName>,
+        /// What it expects of each class.
+        22 => outlook: Vec<ClassOutlook>,
     }
 
     /// What a host needs to admit a guest.

@@ -13,7 +13,9 @@ use specs::id::{
     AccountId, Boot, ControllerId, Country, Epoch, GpuIndex, GrantId, JobId, JobName, LeaseId,
     NodeId, Question, RequestId, Revision, SiteId, TokenId,
 };
-use specs::job::{JobClass, JobSpec, Needs, OnPartition, PlacementSpec, Together, Vicinity};
+use specs::job::{
+    Deadline, JobClass, JobSpec, Needs, OnPartition, PlacementSpec, Together, Vicinity,
+};
 use specs::quota::{Limit, Quota};
 use specs::site::{LendRule, SiteSpec, Terms, Trust};
 use specs::unit::{GpuCount, Millis, Timestamp};
@@ -24,7 +26,7 @@ use specs::wire::join;
 use specs::wire::method::Method;
 use specs::wire::peer::{self, GuestPhase};
 
-use super::{Sample, sample};
+use super::{Sample, sample, signals};
 
 pub(crate) fn all() -> Vec<Sample> {
     let mut all = vocabulary();
@@ -34,6 +36,7 @@ pub(crate) fn all() -> Vec<Sample> {
     all.extend(client_controllers());
     all.extend(joins());
     all.extend(peers());
+    all.extend(signals::all());
     all
 }
 
@@ -123,6 +126,8 @@ fn spec() -> Arc<JobSpec> {
         account: Some(account()),
         preemptible: Some(true),
         array_running_max: 4,
+        data: vec![signals::data_need()],
+        deadline: Some(Deadline { within: Millis(21_600_000), by: Timestamp(0) }),
     })
 }
 
@@ -460,6 +465,7 @@ fn job_view() -> client::JobView {
         archived: true,
         preemptions: 2,
         preempted: vec![JobId(78)],
+        due: Some(Timestamp(1_780_000_000_006)),
     }
 }
 
@@ -468,6 +474,7 @@ fn site_why() -> client::SiteWhy {
         site: site("berlin"),
         constraint: "0 of 32 h100 free".to_owned(),
         change: "8 more".to_owned(),
+        cost: Some(signals::site_cost()),
     }
 }
 
@@ -591,6 +598,11 @@ fn site_view() -> client::SiteView {
         capacity: vec![capacity()],
         loans_out: 3,
         guests_in: 4,
+        signals: Some(signals::signals()),
+        data: vec![signals::data_view()],
+        link: Some(signals::link()),
+        weights: Some(signals::weights()),
+        outlook: vec![signals::outlook()],
     }
 }
 
@@ -885,6 +897,9 @@ fn peers() -> Vec<Sample> {
             grants: vec![grant_report()],
             capacity: vec![capacity()],
             country: country("NL"),
+            signals: Some(signals::signals()),
+            data: vec![signals::corpus()],
+            outlook: vec![signals::outlook()],
         }),
         sample(&loan_body()),
         sample(&loan_order()),

@@ -142,6 +142,7 @@ fn is_feasible(world: &World, home: usize, spec: &JobSpec) -> bool {
         let reachable = at == home || (spec.placement.spill && is_peer(world, home, at));
         reachable
             && s7_residency::allows(spec, &site.name, site.country)
+            && s7_residency::lets_data_go(world, (home, at), &spec.data)
             && classes(state).into_iter().any(|class| {
                 holds(state, spec, &class)
                     && (at == home || lends(state, own, spec, &class))

@@ -30,6 +30,7 @@ mod controller;
 mod logs;
 mod peer;
 mod quota;
+mod signals;
 mod site;
 mod submit;
 mod token;
@@ -260,6 +261,11 @@ async fn answer(shared: &Arc<Shared>, asked: Asked) -> Result<Bytes, Fault> {
         Method::ControllerTransfer => controller::transfer(shared, &asked).await,
         Method::QuotaSet => quota::set(shared, &asked).await,
         Method::QuotaRemove => quota::remove(shared, &asked).await,
+        Method::SignalsSet => signals::set(shared, &asked).await,
+        Method::WeightsSet => signals::weigh(shared, &asked).await,
+        Method::DataSetSet => signals::set_data(shared, &asked).await,
+        Method::DataSetRemove => signals::remove_data(shared, &asked).await,
+        Method::LinkSet => signals::set_link(shared, &asked).await,
         Method::UpgradeStatus => upgrade::status(shared).await,
         Method::UpgradeFinalize => upgrade::finalize(shared, &asked).await,
         Method::UpgradeRehearse => upgrade::rehearse(shared, &asked).await,

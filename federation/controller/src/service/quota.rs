@@ -18,21 +18,21 @@ pub(crate) fn list(shared: &Shared, state: &State) -> Bytes {
 
 pub(crate) async fn set(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
     let specs::wire::client::QuotaSet { account, limit, weight } = decode(asked)?;
-    check_version(&shared.confirm().await?, "quota")?;
+    check_version(&shared.confirm().await?, "quota", ClusterVersion::QUEUEING)?;
     shared.propose(Command::SetQuota(SetQuota { account, limit, weight })).await?;
     Ok(encode(&Empty {}))
 }
 
 pub(crate) async fn remove(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
     let specs::wire::client::QuotaRemove { account } = decode(asked)?;
-    check_version(&shared.confirm().await?, "quota")?;
+    check_version(&shared.confirm().await?, "quota", ClusterVersion::QUEUEING)?;
     shared.propose(Command::RemoveQuota(RemoveQuota { account })).await?;
     Ok(encode(&Empty {}))
 }
 
 /// Refuses what the site does not keep before its version is raised.
-pub(crate) fn check_version(state: &State, what: &str) -> Result<(), Fault> {
-    let (has, needs) = (state.version, ClusterVersion::QUEUEING);
+pub(crate) fn check_version(state: &State, what: &str, needs: ClusterVersion) -> Result<(), Fault> {
+    let has = state.version;
     if has >= needs {
         return Ok(());
     }

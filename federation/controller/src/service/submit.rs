@@ -11,6 +11,7 @@ use specs::codec::Message;
 use specs::fault::{Fault, FaultCode};
 use specs::id::{JobId, RequestId};
 use specs::job::{JobSpec, Needs};
+use specs::version::ClusterVersion;
 use specs::wire::client::{JobSubmit, JobSubmitted, SubmitAnswer, SubmitFrame};
 
 use crate::raft::Committed;
@@ -144,13 +145,23 @@ fn check(shared: &Shared, state: &State, request: &RequestId, spec: &JobSpec) ->
     if spec.since() > state.version {
         return Err(comes_later(state, spec));
     }
-    if state.requests.contains(request) { Ok(()) } else { placeable(shared, state, spec) }
+    if state.requests.contains(request) {
+        return Ok(());
+    }
+    let at = shared.env.clock.wall();
+    if spec.due(at).is_some_and(|due| due <= at) {
+        let message = "the job is not valid: spec.time.finishBy: has passed";
+        return Err(Fault::new(FaultCode::InvalidArgument, message));
+    }
+    placeable(shared, state, spec)
 }
 
 /// The site's version does not know all that the job says.
 fn comes_later(state: &State, spec: &JobSpec) -> Fault {
     let (has, needed) = (state.version, spec.since());
-    let what = if spec.needs.0 == Needs::default() {
+    let what = if needed >= ClusterVersion::SITES {
+        "a deadline or `data`"
+    } else if spec.needs.0 == Needs::default() {
         "an account, `preemptible` or `array.maxRunning`"
     } else {
         "what the job asks of its nodes"

@@ -34,6 +34,8 @@ fn spec() -> JobSpec {
         account: None,
         preemptible: None,
         array_running_max: 0,
+        data: vec![],
+        deadline: None,
     }
 }
 

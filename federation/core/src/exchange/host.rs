@@ -15,6 +15,7 @@ use crate::command::{ExpireGrant, MakeGrant, ObeyPeer, PartPlan, RecallGrant};
 use crate::effect::{Effect, Effects};
 use crate::job;
 use crate::lease;
+use crate::placement::sites::data;
 use crate::placement::{fits, lend};
 use crate::restore;
 use crate::state::{Grant, GrantSlot, Guest, GuestKey, Lease, State, StopReason};
@@ -187,6 +188,9 @@ pub(crate) fn judge(state: &State, home: &SiteId, order: &LoanOrder) -> Admissio
     let Some(site) = &state.site else { return Admission::Known };
     if !fits::may_run_at(&body.spec, &site.site, site.country) {
         return refuse("its policy forbids this site".into());
+    }
+    if let Some((name, _)) = data::forbidden(state, &body.spec, &site.site, site.country) {
+        return refuse(alloc::format!("its data set {name} may not be used at this site"));
     }
     if !fits::loans_carry(state, &body.spec.needs) {
         return refuse("it asks for more of its nodes than a loan can carry".into());

@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 
 use specs::id::{GpuClass, GpuIndex, NodeId};
 use specs::job::{JobSpec, Needs, Vicinity};
+use specs::signals::FreeNodes;
 use specs::unit::GpuCount;
 
 use crate::command::PartPlan;
@@ -339,6 +340,14 @@ impl Capacity {
     pub(crate) fn free(&self, class: &GpuClass) -> GpuCount {
         let class = self.class_of.get(class);
         GpuCount(class.map_or(0, |class| self.fleet.totals(*class).free))
+    }
+
+    /// Nodes of the class by the whole GPUs that are free on them, without those that have none.
+    pub(crate) fn free_nodes(&self, class: &GpuClass) -> Vec<FreeNodes> {
+        let Some(class) = self.class_of.get(class) else { return Vec::new() };
+        let by_free = self.fleet.totals(*class).by_free;
+        let some = by_free.into_iter().zip(0..).filter(|(nodes, gpus)| *nodes > 0 && *gpus > 0);
+        some.map(|(nodes, gpus)| FreeNodes { gpus: GpuCount(gpus), nodes }).collect()
     }
 
     /// GPUs of each class on usable nodes, taken or not.

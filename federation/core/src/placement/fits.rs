@@ -11,6 +11,7 @@ use specs::wire::agent::Facts;
 use specs::wire::peer::LoanSlot;
 
 use crate::command::{LeasePlan, LoanPlan, PartPlan};
+use crate::placement::sites::data;
 use crate::state::{DrawKey, Gpu, HeldKey, Node, State};
 
 /// The Union's members, by ISO 3166-1: what `EU` in a residency rule stands for.
@@ -18,17 +19,27 @@ use crate::state::{DrawKey, Gpu, HeldKey, Node, State};
 const UNION: &str =
     "AT BE BG HR CY CZ DK EE FI FR DE GR HU IE IT LV LT LU MT NL PL PT RO SK SI ES SE";
 
+/// Whether the country is a member of the Union.
+pub(crate) fn is_of_union(country: Country) -> bool {
+    UNION.split(' ').any(|member| member == country.as_str())
+}
+
+/// Whether the job may run at a site in that country: by its own policy, and by where its data may
+/// go as far as that is known here.
+pub(crate) fn may_go(state: &State, spec: &JobSpec, site: &SiteId, country: Country) -> bool {
+    may_run_at(spec, site, country) && data::forbidden(state, spec, site, country).is_none()
+}
+
+/// Whether the job may run at this very site.
+pub(crate) fn may_be_here(state: &State, spec: &JobSpec) -> bool {
+    state.site.as_ref().is_some_and(|site| may_go(state, spec, &site.site, site.country))
+}
+
 /// Whether the job's policy lets it run at a site in that country.
 pub(crate) fn may_run_at(spec: &JobSpec, site: &SiteId, country: Country) -> bool {
     let placement = &spec.placement;
     let site_allowed = placement.sites.is_empty() || placement.sites.contains(site);
-    let union = || UNION.split(' ').any(|member| member == country.as_str());
-    let country_allowed = placement.residency.is_empty()
-        || placement
-            .residency
-            .iter()
-            .any(|allowed| *allowed == country || (allowed.as_str() == "EU" && union()));
-    site_allowed && country_allowed
+    site_allowed && data::allows(&placement.residency, country)
 }
 
 /// Whether a GPU of that class will do.
@@ -38,10 +49,7 @@ pub(crate) fn class_will_do(spec: &JobSpec, class: &GpuClass) -> bool {
 
 /// Whether the lease can be granted on the state as it is.
 pub(crate) fn lease_fits(state: &State, spec: &JobSpec, plan: &LeasePlan) -> bool {
-    let Some(site) = &state.site else { return false };
-    if plan.parts.len() as u64 != u64::from(spec.nodes)
-        || !may_run_at(spec, &site.site, site.country)
-    {
+    if plan.parts.len() as u64 != u64::from(spec.nodes) || !may_be_here(state, spec) {
         return false;
     }
     let mut nodes = BTreeSet::new();
@@ -172,10 +180,8 @@ pub(crate) fn loan_nodes(slots: &[LoanSlot]) -> impl Iterator<Item = (&NodeId, G
 /// Whether the loan can be drawn on what is held.
 pub(crate) fn loan_fits(state: &State, spec: &JobSpec, plan: &LoanPlan) -> bool {
     let Some(peer) = state.peers.get(&plan.peer) else { return false };
-    if peer.suspicion.is_some()
-        || !may_leave(state, spec)
-        || !may_run_at(spec, &peer.site, peer.country)
-    {
+    let may_go = may_leave(state, spec) && may_go(state, spec, &peer.site, peer.country);
+    if peer.suspicion.is_some() || !may_go {
         return false;
     }
     if !spec.needs.fit_a_loan() {

@@ -72,5 +72,8 @@ fn ask(spec: &JobSpec) -> Vec<u8> {
     }
     put_present(&spec.placement, 4, &mut bytes);
     put_present(&spec.needs, 5, &mut bytes);
+    for need in &spec.data {
+        put_present(need, 6, &mut bytes);
+    }
     bytes
 }

@@ -10,6 +10,7 @@ pub(crate) mod names;
 pub mod order;
 pub(crate) mod plan;
 pub mod score;
+pub(crate) mod sites;
 pub(crate) mod slots;
 pub mod spill;
 pub(crate) mod summary;

@@ -1,12 +1,14 @@
 //! `plan`: the queue against what is free here and what is held at peers. First fit in the order
-//! of the queue, on the fullest nodes that will do; here before there; a gang whole or not at all.
+//! of the queue, on the fullest nodes that will do; here before there, since what stands idle here
+//! costs as much; there at the site that weighs least; a gang whole or not at all.
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use specs::id::{GpuClass, GrantId, JobId, NodeId, Revision, SiteId};
+use specs::id::{Epoch, GpuClass, GrantId, JobId, NodeId, Revision, SiteId};
 use specs::job::JobSpec;
-use specs::unit::GpuCount;
+use specs::unit::{GpuCount, Millis};
 use specs::wire::agent::Facts;
 use specs::wire::peer::LoanSlot;
 
@@ -14,10 +16,11 @@ use crate::command::{Assignment, LeasePlan, LoanPlan, PartPlan, Place};
 use crate::placement::capacity::Capacity;
 use crate::placement::fits;
 use crate::placement::lookout::{Lookout, Seen};
+use crate::placement::sites::{GRANT_AWAITED, REFUSAL_AVOIDED, Sites, Weighed};
 use crate::placement::slots::{Counts, Gang, Slots};
 use crate::queue::turns::{Order, Turns};
 use crate::quota::{Charge, Taken};
-use crate::state::{DrawKey, State};
+use crate::state::{DrawKey, Job, State};
 
 /// Most assignments of one plan.
 pub(crate) const ASSIGNMENTS_MAX: usize = 1_024;
@@ -55,8 +58,8 @@ impl<'a> HeldMap<'a> {
         map
     }
 
-    fn take(&mut self, spec: &JobSpec, closed: &[GpuClass]) -> Option<(GpuClass, Vec<LoanSlot>)> {
-        let (classes, needs) = (spec.gpu_classes.as_slice(), &*spec.needs);
+    fn take(&mut self, spec: &JobSpec, class: &GpuClass) -> Option<(GpuClass, Vec<LoanSlot>)> {
+        let (classes, closed, needs) = (core::slice::from_ref(class), &[][..], &*spec.needs);
         let (nodes, gpus) = (spec.nodes, spec.gpus_per_node);
         let (class, mut nodes) = self.slots.take(&Gang { classes, closed, nodes, gpus, needs })?;
         if let Some(together) = &needs.together {
@@ -103,19 +106,23 @@ pub(crate) struct Plan {
     pub assignments: Vec<Assignment>,
     /// Jobs that fit nowhere at present, in the order of the queue.
     pub waiting: Vec<JobId>,
+    /// Those of them that may leave, and for how long they might have.
+    pub leaving: Vec<(JobId, Millis)>,
+    /// How long jobs had waited that get their first place here: class and nodes.
+    pub waited: Vec<(GpuClass, u32, Millis)>,
     /// More jobs wait than were looked at.
     pub leaves_some: bool,
 }
 
 /// Proposes places for queued jobs, and has the lookout see them. `capacity` follows the state, and
-/// has lost what the plan takes when this returns. `may_spill` says whether a job has waited long enough here.
+/// has lost what the plan takes when this returns.
 #[must_use]
 pub(crate) fn plan(
     state: &State,
     order: &Order,
     capacity: &mut Capacity,
     lookout: &mut Lookout,
-    may_spill: impl Fn(&Seen) -> bool,
+    sites: &Sites<'_>,
 ) -> Plan {
     let mut plan = Plan { base: state.revision, ..Plan::default() };
     let mut held: BTreeMap<SiteId, HeldMap<'_>> = BTreeMap::new();
@@ -148,14 +155,23 @@ pub(crate) fn plan(
                 full_here.insert(tried.clone());
             }
         }
-        if place.is_none() && may_spill(seen) && !full_there.contains(&tried) {
-            place = there(state, spec, &tried.1, &mut held);
-            if place.is_none() {
-                full_there.insert(tried);
+        let mut leaves = None;
+        let home_could = || fits::may_be_here(state, &seen.spec) && capacity.could_hold(&seen.spec);
+        if place.is_none()
+            && let Some((weighed, since)) = may_leave(order, sites, (job, seen), home_could)
+        {
+            leaves = Some(since);
+            if !full_there.contains(&tried) {
+                let found = there(state, (spec, &weighed, since), &tried.1, &mut held);
+                if let There::Nowhere = found {
+                    full_there.insert(tried);
+                }
+                place = found.place();
             }
         }
         match place {
             Some((class, place)) => {
+                plan.note_wait(order, job, (&class, &place));
                 let charge = Charge::new(job, spec, Some(class));
                 taken.take(&charge);
                 turns.took(&charge);
@@ -164,6 +180,7 @@ pub(crate) fn plan(
             }
             None => {
                 plan.waiting.push(job.id);
+                plan.leaving.extend(leaves.map(|since| (job.id, since)));
                 keep(state, order, capacity, job.id);
             }
         }
@@ -188,30 +205,80 @@ fn here(
     take: impl FnOnce(&JobSpec) -> Option<(GpuClass, Vec<PartPlan>)>,
 ) -> Option<(GpuClass, Place)> {
     let site = state.site.as_ref()?;
-    if !fits::may_run_at(spec, &site.site, site.country) {
+    if !fits::may_go(state, spec, &site.site, site.country) {
         return None;
     }
     let (class, parts) = take(spec)?;
     Some((class, Place::Here(LeasePlan { parts })))
 }
 
-/// The first peer, in the order of names, that holds enough for the job. What is held at a peer is
-/// counted once for a plan, when the first job asks.
+/// What the sites weigh for a job, and for how long it might have left; none if it is to wait.
+fn may_leave(
+    order: &Order,
+    sites: &Sites<'_>,
+    (job, seen): (&Job, &Seen),
+    home_could: impl FnOnce() -> bool,
+) -> Option<(Arc<Weighed>, Millis)> {
+    let waited = order.now.since(seen.since);
+    let weighed = sites.weigh(job, seen);
+    let patience = weighed.patience(home_could);
+    (waited >= patience).then(|| (weighed, waited.minus(patience)))
+}
+
+/// Where a job goes that leaves.
+enum There {
+    To(GpuClass, LoanPlan),
+    /// A better site has room, and is given time to grant it.
+    Later,
+    Nowhere,
+}
+
+impl There {
+    fn place(self) -> Option<(GpuClass, Place)> {
+        match self {
+            Self::To(class, loan) => Some((class, Place::There(loan))),
+            Self::Later | Self::Nowhere => None,
+        }
+    }
+}
+
+/// The best site that holds enough for the job. What is held at a peer is counted once for a plan,
+/// when the first job asks.
 fn there<'a>(
     state: &'a State,
-    spec: &JobSpec,
+    (spec, weighed, since): (&JobSpec, &Weighed, Millis),
     closed: &[GpuClass],
     held: &mut BTreeMap<SiteId, HeldMap<'a>>,
-) -> Option<(GpuClass, Place)> {
-    if !fits::may_leave(state, spec) {
-        return None;
-    }
-    state.peers.values().filter(|peer| peer.suspicion.is_none()).find_map(|peer| {
-        if !fits::may_run_at(spec, &peer.site, peer.country) {
-            return None;
+) -> There {
+    let mut better = None;
+    for candidate in weighed.candidates.iter().filter(|it| !closed.contains(&it.class)) {
+        let is_worth_waiting = better.is_some_and(|total| {
+            let is_better = total < candidate.total;
+            (is_better && since < GRANT_AWAITED)
+                || (candidate.has_refused && since < REFUSAL_AVOIDED)
+        });
+        if is_worth_waiting {
+            return There::Later;
         }
-        let map = held.entry(peer.site.clone()).or_insert_with(|| HeldMap::of(state, &peer.site));
-        let (class, slots) = map.take(spec, closed)?;
-        Some((class, Place::There(LoanPlan { peer: peer.site.clone(), slots })))
-    })
+        let site = &candidate.site;
+        let map = held.entry(site.clone()).or_insert_with(|| HeldMap::of(state, site));
+        if let Some((class, slots)) = map.take(spec, &candidate.class) {
+            return There::To(class, LoanPlan { peer: site.clone(), slots });
+        }
+        if candidate.has_room && !candidate.is_late {
+            better.get_or_insert(candidate.total);
+        }
+    }
+    There::Nowhere
+}
+
+impl Plan {
+    /// Notes how long a job waited that gets its first place here.
+    fn note_wait(&mut self, order: &Order, job: &Job, (class, place): (&GpuClass, &Place)) {
+        if let (Epoch(0), Place::Here(lease)) = (job.epoch, place) {
+            let waited = Millis(order.at.0.saturating_sub(job.submitted_at.0));
+            let nodes = u32::try_from(lease.parts.len()).unwrap_or(u32::MAX);
+            self.waited.push((class.clone(), nodes, waited));
+        }
+    }
 }

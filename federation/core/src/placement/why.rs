@@ -1,32 +1,39 @@
 //! Why a job is not running: per site the constraint that binds, and what would change it.
 
+mod there;
+
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use specs::id::SiteId;
+use specs::id::{Country, SiteId};
 use specs::job::JobSpec;
-use specs::unit::Instant;
-use specs::wire::client::SiteWhy;
+use specs::unit::{Instant, Millis};
+use specs::wire::client::{QueueWhy, SiteWhy};
 use specs::wire::peer::ClassCapacity;
 
 use crate::leader::{Leader, could_hold};
 use crate::placement::fits;
 use crate::placement::fleet::{Level, Shortage};
-use crate::state::{Job, JobPhase, State};
+use crate::placement::sites::data;
+use crate::queue::why::of_bound;
+use crate::quota::Taken;
+use crate::state::{Job, JobPhase, Peer, State};
+pub(crate) use there::span;
 
 /// Whether any site could ever hold the gang, going by what each said it has. A peer that was
 /// never heard may be able to.
 #[must_use]
 pub fn could_ever_run(state: &State, leader: &mut Leader, spec: &JobSpec) -> bool {
-    let Some(site) = &state.site else { return true };
-    let here =
-        fits::may_run_at(spec, &site.site, site.country) && leader.capacity(state).could_hold(spec);
+    if state.site.is_none() {
+        return true;
+    }
+    let here = fits::may_be_here(state, spec) && leader.capacity(state).could_hold(spec);
     let awaited = leader.capacity(state).awaits_nodes();
     here || awaited
         || state.peers.values().any(|peer| {
             let said = leader.peer_capacity(&peer.site);
             fits::may_leave(state, spec)
-                && fits::may_run_at(spec, &peer.site, peer.country)
+                && fits::may_go(state, spec, &peer.site, peer.country)
                 && (said.is_empty() || said.iter().any(|class| could_hold(class, spec)))
         })
 }
@@ -78,14 +85,12 @@ fn say(shortage: &Shortage, spec: &JobSpec) -> (String, String) {
             (constraint, alloc::format!("at most {nodes} nodes in one {level}"))
         }
         Shortage::Gpus { nodes, free, total } => {
-            let constraint = alloc::format!("{free} of {total} GPUs free, the job asks {ask}");
-            let missing = spec.gpus().0.saturating_sub(free);
-            let change = if missing > 0 {
-                alloc::format!("{missing} more free GPUs")
-            } else {
-                alloc::format!("{each} free on each of {} nodes; {nodes} have them", spec.nodes)
-            };
-            (constraint, change)
+            let constraint = alloc::format!(
+                "{nodes} nodes with {each} GPUs free, the job needs {}; {free} of {total} GPUs are free",
+                spec.nodes
+            );
+            let more = spec.nodes.saturating_sub(nodes);
+            (constraint, alloc::format!("{more} more nodes with {each} GPUs free"))
         }
         Shortage::Rest { nodes } => (
             alloc::format!(
@@ -135,7 +140,8 @@ fn sum_up(capacity: &[ClassCapacity], spec: &JobSpec) -> (String, String) {
 }
 
 fn one_site(site: &SiteId, constraint: impl Into<String>, change: impl Into<String>) -> SiteWhy {
-    SiteWhy { site: site.clone(), constraint: constraint.into(), change: change.into() }
+    let (constraint, change) = (constraint.into(), change.into());
+    SiteWhy { site: site.clone(), constraint, change, cost: None }
 }
 
 /// Per site, why the job does not run there at present; nothing for a job that does not wait.
@@ -145,33 +151,95 @@ pub fn why(state: &State, leader: &mut Leader, now: Instant, job: &Job) -> Vec<S
     let mut reasons = Vec::new();
     let Some(site) = &state.site else { return reasons };
     let JobPhase::Queued(_) = job.phase else { return reasons };
-    if fits::may_run_at(spec, &site.site, site.country) {
-        let (constraint, change) = match leader.capacity(state).shortage(spec) {
-            None => ("fits; the next plan takes it".into(), String::new()),
-            Some(shortage) => say(&shortage, spec),
-        };
-        reasons.push(one_site(&site.site, constraint, change));
-    } else {
-        reasons.push(one_site(&site.site, "its policy forbids this site", "spec.placement"));
-    }
+    let bound = Taken::default().closed(state, job, spec).err();
+    let bound = bound.map(|bound| of_bound(&bound, spec.gpus().0));
+    let shortage = leader.capacity(state).shortage(spec);
+    let home_could = fits::may_be_here(state, spec) && leader.capacity(state).could_hold(spec);
+    reasons.push(match forbids(state, spec, &site.site, site.country) {
+        Some(why) => why,
+        None => match (&bound, shortage) {
+            (Some(bound), _) => of_quota(&site.site, bound),
+            (None, Some(shortage)) => {
+                let (constraint, change) = say(&shortage, spec);
+                one_site(&site.site, constraint, change)
+            }
+            (None, None) => one_site(&site.site, fits_here(leader, job), ""),
+        },
+    });
+    let seen = leader.seen_since(job.id);
+    let waited = seen.map_or(Millis::ZERO, |since| now.since(since));
+    let sites = leader.sites(now, state);
+    let weighed = sites.weigh_anew(job, spec);
+    let patience = weighed.patience(|| home_could);
     for peer in state.peers.values() {
-        reasons.push(why_not_at(state, leader, now, job, &peer.site));
+        let place = weighed.candidates.iter().find(|it| it.site == peer.site);
+        let mut why = match (refuses(state, leader, now, spec, peer), &bound) {
+            (Some(why), _) => why,
+            (None, Some(bound)) => of_quota(&peer.site, bound),
+            (None, None) => match place {
+                Some(it) => {
+                    there::why(spec, &weighed, it, (waited, patience), sites.told(&peer.site))
+                }
+                None => {
+                    let (constraint, change) = sum_up(leader.peer_capacity(&peer.site), spec);
+                    one_site(&peer.site, constraint, change)
+                }
+            },
+        };
+        why.cost = place.map(|it| there::cost(&weighed, it, patience));
+        reasons.push(why);
     }
     reasons
 }
 
-fn why_not_at(state: &State, leader: &Leader, now: Instant, job: &Job, site: &SiteId) -> SiteWhy {
-    let Some(peer) = state.peers.get(site) else { return one_site(site, "is not joined", "") };
-    let spec = &job.spec();
+fn of_quota(site: &SiteId, bound: &QueueWhy) -> SiteWhy {
+    one_site(site, alloc::format!("quota: {}", bound.constraint), bound.change.clone())
+}
+
+fn fits_here(leader: &Leader, job: &Job) -> String {
+    match leader.kept().filter(|(kept, _, _)| *kept != job.id) {
+        Some((kept, nodes, _)) => {
+            alloc::format!("fits, but for {} nodes that are kept for {kept}", nodes.len())
+        }
+        None => "fits; the next plan takes it".into(),
+    }
+}
+
+/// The policy that forbids the site.
+fn forbids(state: &State, spec: &JobSpec, site: &SiteId, country: Country) -> Option<SiteWhy> {
+    if !fits::may_run_at(spec, site, country) {
+        return Some(one_site(site, "its policy forbids this site", "spec.placement"));
+    }
+    let (name, set) = data::forbidden(state, spec, site, country)?;
+    let list = |what: &str, names: Vec<String>| {
+        (!names.is_empty()).then(|| alloc::format!("{what} {}", names.join(", ")))
+    };
+    let countries = list("in", set.countries.iter().map(ToString::to_string).collect());
+    let sites = list("at", set.sites.iter().map(ToString::to_string).collect());
+    let only: Vec<String> = countries.into_iter().chain(sites).collect();
+    let constraint = alloc::format!("data: {name} may only be used {}", only.join(", "));
+    Some(one_site(site, constraint, alloc::format!("federation site data add {name}")))
+}
+
+/// Why a peer is not even weighed.
+fn refuses(
+    state: &State,
+    leader: &Leader,
+    now: Instant,
+    spec: &JobSpec,
+    peer: &Peer,
+) -> Option<SiteWhy> {
+    let site = &peer.site;
     if !spec.placement.spill {
-        return one_site(site, "the job may not spill", "spec.placement.spill: true");
+        return Some(one_site(site, "the job may not spill", "spec.placement.spill: true"));
     }
     if !fits::may_leave(state, spec) {
         let constraint = "the job asks for more of its nodes than a loan can carry";
-        return one_site(site, constraint, "GPUs alone, whole, with no place required");
+        let change = "GPUs alone, whole, with no place required";
+        return Some(one_site(site, constraint, change));
     }
-    if !fits::may_run_at(spec, site, peer.country) {
-        return one_site(site, "its policy forbids this site", "spec.placement");
+    if let Some(why) = forbids(state, spec, site, peer.country) {
+        return Some(why);
     }
     if peer.suspicion.is_some() {
         let silent = leader.peer_silence(now, site).map(|span| span.0 / 1_000);
@@ -179,15 +247,8 @@ fn why_not_at(state: &State, leader: &Leader, now: Instant, job: &Job, site: &Si
             Some(seconds) => alloc::format!("not heard for {seconds} s"),
             None => "not heard".into(),
         };
-        return one_site(site, constraint, "the link to it");
+        return Some(one_site(site, constraint, "the link to it"));
     }
-    let said = leader.peer_capacity(site);
-    if said.is_empty() {
-        return one_site(site, "has not said yet what it has", "its first report");
-    }
-    if said.iter().any(|it| could_hold(it, spec) && it.free >= spec.gpus()) {
-        return one_site(site, "has room; no grant covers the job yet", "its lend rules");
-    }
-    let (constraint, change) = sum_up(said, spec);
-    one_site(site, constraint, change)
+    let is_silent = leader.peer_capacity(site).is_empty();
+    is_silent.then(|| one_site(site, "has not said yet what it has", "its first report"))
 }

@@ -222,7 +222,6 @@ fn given(assignments: &[Assignment]) -> BTreeMap<NodeId, u32> {
 
 /// The jobs for which somebody might have to leave, the most urgent first.
 fn candidates<'a>(state: &'a State, seen: &'a Seen<'_>, least: u32) -> Vec<(&'a Job, &'a JobSpec)> {
-    let Some(site) = &state.site else { return Vec::new() };
     let is_promised = || {
         let mut limits = state.quotas.values().flat_map(|quota| &quota.limits);
         limits.any(|limit| limit.guaranteed > GpuCount::ZERO)
@@ -237,10 +236,7 @@ fn candidates<'a>(state: &'a State, seen: &'a Seen<'_>, least: u32) -> Vec<(&'a 
         let spec = &*it.spec;
         // Of others nobody can tell which nodes would do.
         let is_plain = spec.needs == OrDefault::default();
-        if is_plain
-            && goes_before(spec.priority)
-            && fits::may_run_at(spec, &site.site, site.country)
-        {
+        if is_plain && goes_before(spec.priority) && fits::may_be_here(state, spec) {
             found.push((job, spec));
         }
     }

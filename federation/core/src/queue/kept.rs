@@ -24,7 +24,6 @@ use core::ops::Bound::{Excluded, Unbounded};
 use specs::codec::OrDefault;
 use specs::id::{GpuClass, JobId, LeaseId, NodeId};
 use specs::job::{JobClass, JobSpec};
-use specs::site::SiteSpec;
 use specs::unit::{Instant, Millis, Timestamp};
 
 use crate::placement::capacity::Capacity;
@@ -230,8 +229,7 @@ impl Keeper {
             others.filter_map(|id| lookout.get(*id).map(|seen| (*id, seen)))
         };
         let could_stand = |(_, Seen { spec, .. }): &(JobId, &Seen)| {
-            let may = |site: &SiteSpec| fits::may_run_at(spec, &site.site, site.country);
-            state.site.as_deref().is_some_and(may) && capacity.could_hold(spec)
+            fits::may_be_here(state, spec) && capacity.could_hold(spec)
         };
         self.next = others().find(could_stand).map(|(id, _)| id);
         let mut late: Vec<(JobId, &Seen)> =

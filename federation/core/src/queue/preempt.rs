@@ -103,12 +103,11 @@ impl<'a> Case<'a> {
         class: &GpuClass,
         pending: Pending,
     ) -> Option<Self> {
-        let site = state.site.as_ref()?;
         let may_start = state.version >= SINCE
             && job.is_queued()
             && !job.cancel
             && state.recovering.is_none()
-            && fits::may_run_at(spec, &site.site, site.country)
+            && fits::may_be_here(state, spec)
             && fits::class_will_do(spec, class)
             && quota::check(state, &Charge::new(job, spec, Some(class.clone()))).is_ok();
         if !may_start {

@@ -7,6 +7,7 @@ use specs::unit::Timestamp;
 use specs::wire::client::QueueWhy;
 
 use crate::leader::Leader;
+use crate::placement::sites::deadline;
 use crate::queue::kept::Keeper;
 use crate::queue::preempt::{PREEMPTIONS_MAX, still_there};
 use crate::quota::{Bound, Taken};
@@ -25,6 +26,7 @@ pub fn queue_why(state: &State, leader: &Leader, at: Timestamp, job: &Job) -> Ve
         .into_iter()
         .collect();
     found.extend(of_preemption(at, job));
+    found.extend(deadline::why(state, leader, at, job));
     found
 }
 
@@ -71,7 +73,7 @@ fn of_turn(keeper: &Keeper, at: Timestamp, job: &Job) -> Option<QueueWhy> {
     Some(QueueWhy { constraint, change })
 }
 
-fn of_bound(bound: &Bound, asked: u32) -> QueueWhy {
+pub(crate) fn of_bound(bound: &Bound, asked: u32) -> QueueWhy {
     let change = match bound {
         Bound::Account { account, class, max, used } => {
             let of = class.as_ref().map(|class| alloc::format!(" --class {class}"));

@@ -131,6 +131,8 @@ impl World {
             account: None,
             preemptible: None,
             array_running_max: 0,
+            data: vec![],
+            deadline: None,
         };
         let request = alloc::format!("request-{}", id.0).parse().unwrap();
         let (jobs, spec, submitter) = (vec![id], PackedSpec::from(&spec), "ada".into());

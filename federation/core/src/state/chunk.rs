@@ -103,6 +103,8 @@ tables! {
     16 => lapsed,
     30 => quotas,
     31 => recent,
+    42 => data_sets,
+    43 => links,
 }
 
 fn chunks_of<'a, K: Value + 'a, V: Value + 'a>(

@@ -7,12 +7,17 @@ use alloc::vec::Vec;
 
 use specs::codec::{DecodeError, Field, Message, Reader, Value, Wire, put_delimited};
 use specs::id::AccountId;
-use specs::job::JobSpec;
+use specs::job::{Deadline, JobSpec};
+use specs::unit::{Millis, Timestamp};
 
 /// The number of [`JobSpec::priority`] on the wire.
 const PRIORITY_TAG: u32 = 3;
+/// The number of [`JobSpec::time_limit`] on the wire.
+const TIME_LIMIT_TAG: u32 = 16;
 /// The number of [`JobSpec::account`] on the wire.
 const ACCOUNT_TAG: u32 = 30;
+/// The number of [`JobSpec::deadline`] on the wire.
+const DEADLINE_TAG: u32 = 41;
 
 /// What a job asks for, as the bytes of a [`JobSpec`]: one piece of memory where the spec has a
 /// dozen, shared by the jobs of an array. Most jobs wait or have ended, and nobody reads what they
@@ -39,6 +44,18 @@ impl PackedSpec {
     /// The spec's account; told without reading the rest.
     pub(crate) fn account(&self) -> Option<AccountId> {
         self.field(ACCOUNT_TAG)
+    }
+
+    /// When a job of this spec should have ended; told without reading the rest.
+    pub(crate) fn due(&self, admitted_at: Timestamp) -> Option<Timestamp> {
+        let deadline: Deadline = self.field(DEADLINE_TAG)?;
+        Some(deadline.from(admitted_at))
+    }
+
+    /// The last moment at which it can start and end in time, as far as its limit tells.
+    pub(crate) fn latest_start(&self, admitted_at: Timestamp) -> Option<Timestamp> {
+        let limit: Millis = self.field(TIME_LIMIT_TAG).unwrap_or_default();
+        self.due(admitted_at).map(|due| Timestamp(due.0.saturating_sub(limit.0)))
     }
 
     /// One field; fields stand in the order of their numbers.

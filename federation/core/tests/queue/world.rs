@@ -272,6 +272,8 @@ pub(crate) fn job(account: &str, nodes: u32, gpus: u32) -> JobSpec {
         account: Some(account.parse().unwrap()),
         preemptible: None,
         array_running_max: 0,
+        data: vec![],
+        deadline: None,
         needs: OrDefault::default(),
     }
 }

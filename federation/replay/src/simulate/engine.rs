@@ -412,6 +412,8 @@ fn spec(job: &Job, may_spill: bool) -> Result<JobSpec, SimulateError> {
         account: None,
         preemptible: job.manner.preemptible,
         array_running_max: 0,
+        data: vec![],
+        deadline: None,
     };
     spec.check().map_err(|error| SimulateError::Refused(error.to_string()))?;
     Ok(spec)

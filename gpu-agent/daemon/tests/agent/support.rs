@@ -70,6 +70,8 @@ pub(crate) fn script(text: &str) -> JobSpec {
         account: None,
         preemptible: None,
         array_running_max: 0,
+        data: vec![],
+        deadline: None,
     }
 }
 

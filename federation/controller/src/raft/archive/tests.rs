@@ -159,6 +159,8 @@ fn state(jobs: u64) -> State {
         account: None,
         preemptible: None,
         array_running_max: 0,
+        data: vec![],
+        deadline: None,
     };
     let spec = PackedSpec::from(&spec);
     for number in 1..=jobs {
