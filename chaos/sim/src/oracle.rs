@@ -311,10 +311,8 @@ impl World {
             Command::ExpireGrant(_) => (Mark::GrantsExpired, 1),
             Command::CommitPlan(_) => {
                 self.coverage.add(Mark::QuotaBinds, s6_quota::bound(after));
-                let loans = |state: &federation_core::State| {
-                    state.peers.keys().map(|peer| state.loans_to(peer).count()).sum::<usize>()
-                };
-                (Mark::LoansDrawn, loans(after).saturating_sub(loans(before)) as u64)
+                let drawn = loans(after).saturating_sub(loans(before));
+                (Mark::LoansDrawn, drawn as u64)
             }
             Command::ObeyPeer(it) => {
                 self.coverage.add(Mark::GuestsForgotten, it.forget.len() as u64);
@@ -382,4 +380,9 @@ fn summary(command: &Command) -> String {
 /// A span with some room for delivery and for clocks.
 pub(crate) fn with_room(span: Millis) -> Millis {
     Millis(span.0 * 103 / 100 + 3_000)
+}
+
+/// Jobs on loan at all peers.
+fn loans(state: &federation_core::State) -> usize {
+    state.peers.keys().map(|peer| state.loans_to(peer).count()).sum()
 }

@@ -881,7 +881,6 @@ fn demand() -> peer::Demand {
 
 fn peers() -> Vec<Sample> {
     vec![
-        sample(&slot()),
         sample(&peer::Slot { facts: Some(Box::new(facts())), ..slot() }),
         sample(&loan_slot()),
         sample(&grant_report()),
@@ -903,7 +902,6 @@ fn peers() -> Vec<Sample> {
         }),
         sample(&loan_body()),
         sample(&loan_order()),
-        sample(&demand()),
         sample(&needy_demand()),
         sample(&peer::PeerOrders {
             home: site("berlin"),

@@ -259,13 +259,12 @@ async fn answer(shared: &Arc<Shared>, asked: Asked) -> Result<Bytes, Fault> {
         Method::ControllerAdd => controller::add(shared, &asked).await,
         Method::ControllerRemove => controller::remove(shared, &asked).await,
         Method::ControllerTransfer => controller::transfer(shared, &asked).await,
-        Method::QuotaSet => quota::set(shared, &asked).await,
-        Method::QuotaRemove => quota::remove(shared, &asked).await,
-        Method::SignalsSet => signals::set(shared, &asked).await,
-        Method::WeightsSet => signals::weigh(shared, &asked).await,
-        Method::DataSetSet => signals::set_data(shared, &asked).await,
-        Method::DataSetRemove => signals::remove_data(shared, &asked).await,
-        Method::LinkSet => signals::set_link(shared, &asked).await,
+        Method::QuotaSet | Method::QuotaRemove => quota::change(shared, &asked).await,
+        Method::SignalsSet
+        | Method::WeightsSet
+        | Method::DataSetSet
+        | Method::DataSetRemove
+        | Method::LinkSet => signals::answer(shared, &asked).await,
         Method::UpgradeStatus => upgrade::status(shared).await,
         Method::UpgradeFinalize => upgrade::finalize(shared, &asked).await,
         Method::UpgradeRehearse => upgrade::rehearse(shared, &asked).await,

@@ -7,6 +7,7 @@ use federation_core::{Command, RemoveQuota, SetQuota, State, quota_views};
 use specs::fault::{Fault, FaultCode};
 use specs::version::ClusterVersion;
 use specs::wire::client::{Empty, QuotaViews};
+use specs::wire::method::Method;
 
 use crate::service::{Asked, decode, encode};
 use crate::shared::Shared;
@@ -16,14 +17,23 @@ pub(crate) fn list(shared: &Shared, state: &State) -> Bytes {
     encode(&QuotaViews { revision: state.revision, quotas })
 }
 
-pub(crate) async fn set(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
+/// Sets a quota, or takes one away.
+pub(crate) async fn change(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
+    if asked.method == Method::QuotaSet {
+        set(shared, asked).await
+    } else {
+        remove(shared, asked).await
+    }
+}
+
+async fn set(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
     let specs::wire::client::QuotaSet { account, limit, weight } = decode(asked)?;
     check_version(&shared.confirm().await?, "quota", ClusterVersion::QUEUEING)?;
     shared.propose(Command::SetQuota(SetQuota { account, limit, weight })).await?;
     Ok(encode(&Empty {}))
 }
 
-pub(crate) async fn remove(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
+async fn remove(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
     let specs::wire::client::QuotaRemove { account } = decode(asked)?;
     check_version(&shared.confirm().await?, "quota", ClusterVersion::QUEUEING)?;
     shared.propose(Command::RemoveQuota(RemoveQuota { account })).await?;

@@ -7,28 +7,44 @@ use federation_core::{Command, RemoveDataSet, Reply, SetDataSet, SetLink, SetSig
 use specs::fault::{Fault, FaultCode};
 use specs::version::ClusterVersion;
 use specs::wire::client::{DataSetRemove, DataSetSet, Empty, LinkSet, SignalsSet, WeightsSet};
+use specs::wire::method::Method;
 
 use crate::service::quota::check_version;
 use crate::service::{Asked, decode, encode};
 use crate::shared::Shared;
 
-pub(crate) async fn set(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
+/// Answers the five methods of what sites cost and hold.
+pub(crate) async fn answer(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
+    if asked.method == Method::SignalsSet {
+        set(shared, asked).await
+    } else if asked.method == Method::WeightsSet {
+        weigh(shared, asked).await
+    } else if asked.method == Method::DataSetSet {
+        set_data(shared, asked).await
+    } else if asked.method == Method::DataSetRemove {
+        remove_data(shared, asked).await
+    } else {
+        set_link(shared, asked).await
+    }
+}
+
+async fn set(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
     let said: SignalsSet = decode(asked)?;
     let at = shared.env.clock.wall();
     agree(shared, Command::SetSignals(SetSignals { said, at })).await
 }
 
-pub(crate) async fn weigh(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
+async fn weigh(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
     let WeightsSet { weights } = decode(asked)?;
     agree(shared, Command::SetWeights(SetWeights { weights })).await
 }
 
-pub(crate) async fn set_data(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
+async fn set_data(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
     let DataSetSet { name, set } = decode(asked)?;
     agree(shared, Command::SetDataSet(SetDataSet { name, set })).await
 }
 
-pub(crate) async fn remove_data(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
+async fn remove_data(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
     let DataSetRemove { name } = decode(asked)?;
     let message = format!("there is no data set {name}");
     let hint = "see `federation site data ls`";
@@ -36,11 +52,15 @@ pub(crate) async fn remove_data(shared: &Arc<Shared>, asked: &Asked) -> Result<B
     check(shared).await?;
     match shared.propose(Command::RemoveDataSet(RemoveDataSet { name })).await? {
         Reply::NoOp(_) => Err(none),
-        _ => Ok(encode(&Empty {})),
+        Reply::Done
+        | Reply::Jobs { .. }
+        | Reply::Controller(_)
+        | Reply::Placed { .. }
+        | Reply::Refused(_) => Ok(encode(&Empty {})),
     }
 }
 
-pub(crate) async fn set_link(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
+async fn set_link(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
     let LinkSet { peer, link } = decode(asked)?;
     agree(shared, Command::SetLink(SetLink { peer, link })).await
 }

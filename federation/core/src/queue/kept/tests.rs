@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use specs::gpu::GpuInfo;
 use specs::id::{Boot, Epoch, GpuIndex, SiteId};
 use specs::job::{OnPartition, PlacementSpec};
-use specs::site::Terms;
+use specs::site::{SiteSpec, Terms};
 use specs::unit::GpuCount;
 
 use super::*;
@@ -41,6 +41,8 @@ fn spec(nodes: u32, time_limit: Millis) -> JobSpec {
         account: None,
         preemptible: None,
         array_running_max: 0,
+        data: Vec::new(),
+        deadline: None,
     }
 }
 
