@@ -382,6 +382,7 @@ mod tests {
             archived: false,
             preemptions: 0,
             preempted: vec![],
+            due: None,
         }
     }
 
