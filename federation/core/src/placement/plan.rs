@@ -265,7 +265,8 @@ fn there<'a>(
         if let Some((class, slots)) = map.take(spec, &candidate.class) {
             return There::To(class, LoanPlan { peer: site.clone(), slots });
         }
-        if candidate.has_room && !candidate.is_late {
+        // Who comes first is late only if all are that have not refused the job.
+        if candidate.has_room {
             better.get_or_insert(candidate.total);
         }
     }
