@@ -322,10 +322,7 @@ impl World {
                 (Mark::JobsArchived, after.archived.saturating_sub(before.archived))
             }
             Command::RecordParts(_) | Command::RecordPeer(_) => {
-                let kept = |state: &federation_core::State| {
-                    state.jobs.values().filter(|job| job.kept.is_some()).count()
-                };
-                (Mark::LateResultsKept, kept(after).saturating_sub(kept(before)) as u64)
+                (Mark::LateResultsKept, kept(before, after))
             }
             Command::SetQuota(_) | Command::RemoveQuota(_) => (Mark::QuotasSet, 1),
             Command::SetSignals(_) => (Mark::SignalsSet, 1),
@@ -357,6 +354,14 @@ impl World {
         };
         self.coverage.add(counted.0, counted.1);
     }
+}
+
+/// How many more late results are kept.
+fn kept(before: &federation_core::State, after: &federation_core::State) -> u64 {
+    let kept = |state: &federation_core::State| {
+        state.jobs.values().filter(|job| job.kept.is_some()).count()
+    };
+    kept(after).saturating_sub(kept(before)) as u64
 }
 
 /// How many more retests are permitted.

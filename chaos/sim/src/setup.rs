@@ -147,11 +147,7 @@ impl Knobs {
             patient: is_tight || rng.chance(700),
             loss_permille: noise(rng, 60),
             copy_permille: noise(rng, 100),
-            slow_permille: match rng.below(10) {
-                _ if is_tight => 150,
-                0..7 => noise(rng, 200),
-                _ => noise(rng, 600),
-            },
+            slow_permille: draw_slow(rng, is_tight, noise),
             slow_max: draw_slow_max(rng, is_tight),
             slow_commits_permille: noise(rng, 250),
             distracted_permille: if rng.chance(700) { noise(rng, 30) } else { noise(rng, 300) },
@@ -198,6 +194,15 @@ fn draw_slow_max(rng: &mut Rng, is_tight: bool) -> Millis {
 
 fn place_of(kind: FaultKind) -> usize {
     FaultKind::ALL.iter().position(|it| *it == kind).unwrap_or(0)
+}
+
+/// How many messages are slow, of thousand.
+fn draw_slow(rng: &mut Rng, is_tight: bool, noise: impl Fn(&mut Rng, u64) -> u64) -> u64 {
+    match rng.below(10) {
+        _ if is_tight => 150,
+        0..7 => noise(rng, 200),
+        _ => noise(rng, 600),
+    }
 }
 
 /// The mean span between faults of each kind: few kinds, or a mix of many.
