@@ -133,11 +133,6 @@ fn a_burn_in_that_is_wanted_is_done_before_anything_runs_also_if_its_agent_was_a
     for gpu in 0..2 {
         node.await_gpu(gpu, "healthy", BURN_IN_MAX);
     }
-    let early = node.site.run(&["node", "burn-in", "start", "b1"]);
-    early.refused(5, "conflict");
-    for _ in 0..2 {
-        node.site.run(&["upgrade", "finalize"]).done();
-    }
     node.site.run(&["node", "burn-in", "start", "b2"]).refused(3, "not-found");
     node.site.run(&["node", "burn-in", "start", "b1", "--gpu=7"]).refused(3, "not-found");
 

@@ -164,7 +164,7 @@ mod tests {
         };
         // 2 € and 1.2 kWh: 0.12 € of energy, 0.36 kg at 0.08 €, 1.8 l at 0.002 €.
         let sum = 2_000_000 + 120_000 + 28_800 + 3_600;
-        assert_eq!(rates(&[site.clone()], &Weights::default()), [MicroEuro(sum)]);
+        assert_eq!(rates(core::slice::from_ref(&site), &Weights::default()), [MicroEuro(sum)]);
         let dry = Weights { water: MicroEuro(0), price_permille: 500, ..Weights::default() };
         assert_eq!(rates(&[site], &dry), [MicroEuro(sum - 1_000_000 - 3_600)]);
     }

@@ -159,7 +159,7 @@ mod tests {
     fn only_the_latest_starts_count() {
         let spans: Vec<u64> = (0..500).collect();
         let none = Waiting::default();
-        assert_eq!(forecast(&waits(&spans), &none), [(1, 483, STARTS_MAX as u32)]);
+        assert_eq!(forecast(&waits(&spans), &none), [(1, 483, u32::try_from(STARTS_MAX).unwrap())]);
     }
 
     #[test]
