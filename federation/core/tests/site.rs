@@ -342,6 +342,20 @@ fn a_gpu_that_is_to_be_burnt_in_takes_nothing_before_a_result_that_came_of_it() 
 }
 
 #[test]
+fn what_is_wanted_of_a_gpu_outlasts_a_life_of_its_agent_that_does_not_find_it() {
+    let mut site = Site::permitting();
+    site.says(0, GpuState::Healthy);
+    site.says(1, GpuState::Healthy);
+    site.node("n1", 2);
+    assert_eq!(site.want(1, BurnInTier::T2), Reply::Done);
+    for (boot, fit) in [(2, vec![true]), (3, vec![true, false])] {
+        site.ask("n1", boot, u16::try_from(fit.len()).unwrap(), vec![]);
+        let node = &site.state.nodes[&"n1".parse().unwrap()];
+        assert_eq!(node.gpus.iter().map(|gpu| gpu.is_fit()).collect::<Vec<_>>(), fit);
+    }
+}
+
+#[test]
 fn what_was_let_go_while_its_agent_was_away_is_burnt_in_again() {
     let mut site = Site::permitting();
     site.says(0, GpuState::Healthy);

@@ -164,7 +164,7 @@ fn a_burn_in_that_is_wanted_is_done_before_anything_runs_also_if_its_agent_was_a
         Some(it).filter(|it| is_done && it["wanted"].is_null())
     });
     assert!(again["last"]["number"].as_u64().unwrap() > number, "{again}");
-    assert_eq!(node.gpu(0)["fit"], true);
+    await_that("it is fit again", BURN_IN_MAX, || node.gpu(0)["fit"] == true);
 }
 
 #[test]
