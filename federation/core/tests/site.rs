@@ -350,7 +350,7 @@ fn what_is_wanted_of_a_gpu_outlasts_a_life_of_its_agent_that_does_not_find_it() 
     assert_eq!(site.want(1, BurnInTier::T2), Reply::Done);
     for (boot, fit) in [(2, vec![true]), (3, vec![true, false])] {
         site.ask("n1", boot, u16::try_from(fit.len()).unwrap(), vec![]);
-        let node = &site.state.nodes[&"n1".parse().unwrap()];
+        let node = site.state.nodes.get(&"n1".parse().unwrap()).unwrap();
         assert_eq!(node.gpus.iter().map(|gpu| gpu.is_fit()).collect::<Vec<_>>(), fit);
     }
 }
