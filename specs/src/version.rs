@@ -24,6 +24,9 @@ impl ClusterVersion {
     pub const BURN_INS: Self = Self(5);
     /// What places cost, and more of what jobs ask: `specs/decisions/0023-placement-over-sites.md`.
     pub const SITES: Self = Self(6);
+    /// What jobs demand beyond a count of GPUs, met at home and away: how well and how lately their
+    /// GPUs were proven, CPU and memory on loan, reservations.
+    pub const DEMANDS: Self = Self(7);
 
     #[must_use]
     pub fn next(self) -> Self {

@@ -9,7 +9,7 @@ use crate::apply::Reply;
 use crate::state::State;
 
 /// The version that brings it.
-pub(crate) const SINCE: ClusterVersion = ClusterVersion(7);
+pub(crate) const SINCE: ClusterVersion = ClusterVersion(8);
 
 specs::message! {
     /// Is counted.

@@ -21,7 +21,7 @@ use crate::state::State;
 pub const KNOWN: Versions = Versions { oldest: ClusterVersion::FIRST, newest: NEWEST };
 
 #[cfg(not(feature = "next"))]
-const NEWEST: ClusterVersion = ClusterVersion::SITES;
+const NEWEST: ClusterVersion = ClusterVersion::DEMANDS;
 #[cfg(feature = "next")]
 const NEWEST: ClusterVersion = crate::next::SINCE;
 
