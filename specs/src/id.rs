@@ -193,6 +193,8 @@ names! {
     GpuClass[NAME_ROOM], "GPU class (1 to 63 of a-z, 0-9, '-', '.')", is_name;
     /// Who a job counts for, from the largest down: `acme/vision/ada`.
     AccountId[REQUEST_ID_ROOM], "account (1 to 4 names with '/' between)", is_account;
+    /// What an operator calls capacity that is reserved: `acme-demo`.
+    ReservationName[NAME_ROOM], "reservation name (1 to 63 of a-z, 0-9, '-', '.')", is_name;
     /// A data set: `acme/corpus-2026`.
     DataName[REQUEST_ID_ROOM], "data set (1 to 4 names with '/' between)", is_account;
     /// Chosen by a client so that a repeated request takes effect once.

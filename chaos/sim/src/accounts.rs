@@ -37,6 +37,12 @@ fn account(name: &str) -> AccountId {
     AccountId::new(name).expect("a constant that keeps the rules of names")
 }
 
+/// One of those that jobs may name.
+pub(crate) fn some(rng: &mut Rng) -> AccountId {
+    let nth = rng.index(ACCOUNTS.len() + 1);
+    account(ACCOUNTS.get(nth).copied().unwrap_or(TENANT))
+}
+
 /// The account of a job whose spec may name none.
 pub(crate) fn of(spec: &JobSpec) -> AccountId {
     spec.account.clone().unwrap_or_else(|| account(TENANT))

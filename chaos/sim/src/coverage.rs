@@ -93,6 +93,8 @@ marks! {
     PreemptedForGood = "jobs_preempted_as_often_as_may_be",
     StalePreemptions = "preemptions_refused_by_the_log",
     StartedBeside = "jobs_started_on_kept_nodes",
+    ReservationsMade = "reservations_made",
+    StartedOnReserved = "jobs_started_on_reserved_nodes",
 }
 
 /// How often each mark was met.

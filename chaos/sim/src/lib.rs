@@ -34,6 +34,7 @@ mod needs;
 mod network;
 mod node;
 mod oracle;
+mod reservations;
 mod rng;
 mod setup;
 mod supervisor;

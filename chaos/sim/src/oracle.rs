@@ -16,7 +16,7 @@ use crate::clock::Time;
 use crate::coverage::Mark;
 use crate::invariant::burn_ins::Burning;
 use crate::invariant::{
-    agreed_state, burn_ins, l3_cancel, needs_hold, only_grows, preemption, s1_one_copy,
+    agreed_state, burn_ins, l3_cancel, needs_hold, only_grows, preemption, reserved, s1_one_copy,
     s2_nothing_lost, s3_finished_kept, s4_one_owner, s5_escrow, s6_quota, s7_residency,
     stops_are_wanted,
 };
@@ -204,6 +204,9 @@ impl World {
         found.extend(s2_nothing_lost::on_commit(self, site, &after));
         found.extend(s3_finished_kept::on_commit(self, site, &entry.command, &before, &after));
         found.extend(s6_quota::on_commit(&entry.command, &before, &after));
+        found.extend(reserved::on_commit(&entry.command, &before, &after));
+        let beside = reserved::starts(&entry.command, &before, &after);
+        self.coverage.add(Mark::StartedOnReserved, beside);
         found.extend(preemption::on_commit(self, &entry.command, &before, &after));
         if entry.reply == Reply::Done || matches!(entry.reply, Reply::Placed { .. }) {
             found.extend(burn_ins::on_commit(self, site, &entry.command, &before, &after));
@@ -326,6 +329,7 @@ impl World {
             }
             Command::SetQuota(_) | Command::RemoveQuota(_) => (Mark::QuotasSet, 1),
             Command::SetSignals(_) => (Mark::SignalsSet, 1),
+            Command::MakeReservation(_) => (Mark::ReservationsMade, 1),
             Command::PreemptJobs(_) => (Mark::Preemptions, 1),
             Command::PermitBurnIns(_) => (Mark::RetestsPermitted, permitted(before, after)),
             Command::EndPermits(_) => (Mark::PermitsEnded, 1),
@@ -350,6 +354,7 @@ impl World {
             | Command::SetDataSet(_)
             | Command::RemoveDataSet(_)
             | Command::SetLink(_)
+            | Command::EndReservation(_)
             | Command::WithholdGpu(_) => return,
         };
         self.coverage.add(counted.0, counted.1);

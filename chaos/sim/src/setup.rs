@@ -26,6 +26,7 @@ use crate::log::Log;
 use crate::needs;
 use crate::network::MachineId;
 use crate::node::Node;
+use crate::reservations;
 use crate::rng::Rng;
 use crate::workload::{Client, Operation};
 use crate::world::{CtlRef, Duty, Event, Machine, NodeRef, Site, World};
@@ -75,6 +76,8 @@ pub(crate) struct Knobs {
     pub(crate) retention: Option<Retention>,
     /// None if the sites have the version before there were accounts.
     pub(crate) accounts: Option<accounts::Habits>,
+    /// None if the sites have the version before there were reservations.
+    pub(crate) reservations: Option<reservations::Habits>,
     /// None if the sites have the version before they said what they cost.
     pub(crate) costs: Option<costs::Habits>,
     /// The sites run nothing on GPUs without a proof, and GPUs fall sick.
@@ -164,6 +167,7 @@ impl Knobs {
             retention: draw_retention(seed),
             accounts: accounts::Habits::draw(seed),
             costs: costs::Habits::draw(seed),
+            reservations: reservations::Habits::draw(seed),
             asks_for_proofs: health::asks_for_proofs(seed),
             preempts: draw_preempts(seed),
             limits: health::draw_limits(seed),
@@ -395,6 +399,9 @@ fn found_site(world: &mut World, index: usize) {
         for said in costs::found(&mut world.chance_costs) {
             world.append_directly(index, said);
         }
+    }
+    if world.knobs.reservations.is_some() {
+        raise_to(world, index, ClusterVersion::DEMANDS);
     }
     for (nth, node) in nodes.into_iter().enumerate() {
         let token = TokenId(nth as u128 + 1);

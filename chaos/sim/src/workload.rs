@@ -18,6 +18,7 @@ use crate::costs;
 use crate::coverage::Mark;
 use crate::needs;
 use crate::network::{self, Frames, MachineId, Packet};
+use crate::reservations;
 use crate::setup;
 use crate::world::{CtlRef, Event, World};
 
@@ -31,6 +32,7 @@ pub(crate) enum Operation {
     Recall,
     Quota,
     Costs,
+    Reserve,
 }
 
 #[derive(Debug, Clone)]
@@ -100,6 +102,11 @@ impl World {
             let site = self.chance_queue.index(self.sites.len());
             let at = self.chance_queue.range(1_000, until);
             self.schedule_in(at, Event::Operate { site, operation: Operation::Quota });
+        }
+        for _ in 0..self.knobs.reservations.map_or(0, |it| it.changes) {
+            let site = self.chance_reservations.index(self.sites.len());
+            let at = self.chance_reservations.range(1_000, until);
+            self.schedule_in(at, Event::Operate { site, operation: Operation::Reserve });
         }
         for _ in 0..self.knobs.costs.map_or(0, |it| it.says) {
             let site = self.chance_costs.index(self.sites.len());
@@ -174,6 +181,9 @@ impl World {
         }
         if self.knobs.accounts.is_some() {
             accounts::draw(&mut self.chance_queue, &mut spec, self.knobs.job_max);
+        }
+        if self.knobs.reservations.is_some() {
+            reservations::draw(&mut self.chance_reservations, &mut spec, self.knobs.job_max);
         }
         if self.sites[site].log.latest().version >= ClusterVersion::SITES {
             costs::draw(&mut self.chance_costs, &mut spec);
@@ -288,7 +298,9 @@ impl World {
     }
 
     pub(crate) fn operate(&mut self, site: usize, operation: Operation) {
-        if self.healing && matches!(operation, Operation::Recall | Operation::Quota) {
+        let is_over =
+            matches!(operation, Operation::Recall | Operation::Quota | Operation::Reserve);
+        if self.healing && is_over {
             return;
         }
         let Some(command) = self.command_of(site, operation) else { return };
@@ -341,6 +353,16 @@ impl World {
                 let wall = self.wall(self.machine_of(at));
                 let command = costs::say(&mut self.chance_costs, peers.get(nth).cloned(), wall);
                 self.propose(at, command);
+                None
+            }
+            Operation::Reserve => {
+                let ctl = self.sites[site].log.leader?;
+                let at = CtlRef { site, ctl };
+                let (state, wall) = (self.state_at(at), self.wall(self.machine_of(at)));
+                if let Some(it) = reservations::change(&mut self.chance_reservations, &state, wall)
+                {
+                    self.propose(at, it);
+                }
                 None
             }
             Operation::Quota => {

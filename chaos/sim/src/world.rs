@@ -277,6 +277,8 @@ pub(crate) struct World {
     pub(crate) chance_burn_ins: Rng,
     /// Chance of what sites cost.
     pub(crate) chance_costs: Rng,
+    /// Chance of what is reserved.
+    pub(crate) chance_reservations: Rng,
     hash: u64,
     trace: Option<Vec<String>>,
 }
@@ -338,6 +340,7 @@ impl World {
             chance_health: Rng::of(seed, "health"),
             chance_burn_ins: Rng::of(seed, "burn-ins"),
             chance_costs: Rng::of(seed, "what sites cost"),
+            chance_reservations: Rng::of(seed, "what is reserved"),
             hash: 0xcbf2_9ce4_8422_2325,
             trace: with_trace.then(Vec::new),
         }

@@ -13,6 +13,7 @@ use specs::site::{LendRule, Trust};
 use specs::unit::{GpuCount, Millis};
 
 use crate::replay::ReplayCommand;
+use crate::reservation::args::ReservationCommand;
 use crate::signals::args::{DataCommand, LinkCommand, SignalsCommand, WeightsCommand};
 use crate::simulate::SimulateArgs;
 
@@ -124,6 +125,9 @@ pub(crate) enum Command {
     /// How many GPUs organisations, projects and users may hold
     #[command(subcommand)]
     Quota(QuotaCommand),
+    /// Nodes that are an account's alone for a time
+    #[command(subcommand)]
+    Reservation(ReservationCommand),
     /// Jobs
     #[command(subcommand)]
     Job(JobCommand),
@@ -687,7 +691,7 @@ pub(crate) fn parse_span(text: &str) -> Result<Millis, String> {
     }
 }
 
-fn parse_gpus(text: &str) -> Result<GpuCount, String> {
+pub(crate) fn parse_gpus(text: &str) -> Result<GpuCount, String> {
     text.parse().map(GpuCount).map_err(|_| format!("`{text}` is not a number of GPUs"))
 }
 

@@ -60,6 +60,7 @@ async fn show(app: &App, node: &NodeId, index: GpuIndex, output: Output) -> Outc
             ("Burn-in permitted", or_none(view.permitted.map(|tier| tier.to_string()))),
             ("Job", or_none(view.job.map(|job| job.to_string()))),
             ("Granted to", or_none(view.granted_to.as_ref().map(ToString::to_string))),
+            ("Reserved", output::joined(&view.reservations)),
             ("Proof", or_none(proof.map(|it| it.tier.to_string()))),
             ("Passed", or_none(proof.map(|it| output::moment(it.passed_at)))),
             ("Holds for", or_none(proof.map(|it| output::span(it.valid_for)))),
@@ -154,6 +155,7 @@ impl Listed for GpuView {
             "last_burn_in": self.last.as_ref().map(burn_in::result_json),
             "job": self.job.map(|job| job.to_string()),
             "granted_to": self.granted_to.as_ref().map(ToString::to_string),
+            "reservations": output::texts(&self.reservations),
             "proof": self.proof.as_ref().map(proof_json),
         })
     }

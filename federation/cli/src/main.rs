@@ -29,6 +29,7 @@ mod node;
 mod output;
 mod quota;
 mod replay;
+mod reservation;
 mod signals;
 mod simulate;
 mod site;
@@ -117,6 +118,7 @@ async fn run(app: &App, command: Command) -> Outcome<()> {
         Command::Grant(command) => site::grants(app, command).await,
         Command::Loan(command) => site::loans(app, command).await,
         Command::Quota(command) => quota::run(app, command).await,
+        Command::Reservation(command) => reservation::run(app, command).await,
         Command::Job(command) => job::run(app, command).await,
         Command::Simulate(args) => simulate::run(app, &args),
         Command::Replay(command) => replay::run(app, command),

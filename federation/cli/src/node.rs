@@ -61,6 +61,7 @@ async fn show(app: &App, name: &NodeId, output: Output) -> Outcome<()> {
             ("Boot", view.boot.to_string()),
             ("Draining", view.draining.to_string()),
             ("Jobs", joined(&view.jobs)),
+            ("Reserved", joined(&view.reservations)),
         ]
     })
 }
@@ -98,8 +99,9 @@ pub(crate) fn heard(heard: Option<Millis>) -> String {
 
 impl Listed for NodeView {
     const KIND: &'static str = "Node";
-    const HEADERS: &'static [&'static str] =
-        &["NODE", "STATE", "CLASS", "GPUS", "LEASED", "GRANTED", "JOBS", "HEARD", "AGENT"];
+    const HEADERS: &'static [&'static str] = &[
+        "NODE", "STATE", "CLASS", "GPUS", "LEASED", "GRANTED", "RESERVED", "JOBS", "HEARD", "AGENT",
+    ];
 
     fn row(&self, _now: Timestamp) -> Vec<Item> {
         let mood = match self.state {
@@ -114,6 +116,7 @@ impl Listed for NodeView {
             Item::of(self.gpus),
             Item::of(self.gpus_leased),
             Item::of(self.gpus_granted),
+            Item::maybe(self.reservations.first().map(|_| joined(&self.reservations))),
             Item::of(self.jobs.len()),
             Item::of(heard(self.heard)),
             Item::of(&self.version),
@@ -141,6 +144,7 @@ impl Listed for NodeView {
             "jobs": texts(&self.jobs),
             "heard_ms": self.heard.map(|span| span.0),
             "draining": self.draining,
+            "reservations": texts(&self.reservations),
         })
     }
 }

@@ -72,6 +72,7 @@ fn gather(shared: &Shared) -> prometheus::Result<String> {
     raft(shared, &gauges)?;
     jobs(&state, &gauges)?;
     gpus(&state, &gauges)?;
+    reserved(shared, &state, &gauges)?;
     health(&state, &gauges)?;
     nodes(shared, &state, &gauges)?;
     peers(shared, &state, &gauges)?;
@@ -131,6 +132,26 @@ fn gpus(state: &State, gauges: &Gauges) -> prometheus::Result<()> {
     }
     let values = by_use.into_iter().map(|((model, usage), n)| ([model, usage.into()], n));
     gauges.many("spillway_gpus", "GPUs of this site, by model and use.", ["model", "state"], values)
+}
+
+/// Whether what is reserved is used, and whether it will be free when its time comes.
+fn reserved(shared: &Shared, state: &State, gauges: &Gauges) -> prometheus::Result<()> {
+    if state.reservations.is_empty() {
+        return Ok(());
+    }
+    let mut by_state: BTreeMap<&str, u64> = BTreeMap::new();
+    for view in federation_core::reservation_views(state, shared.env.clock.wall()) {
+        let (gpus, used) = (u64::from(view.gpus.0), u64::from(view.used.0));
+        if view.is_on {
+            *by_state.entry("used").or_default() += used;
+            *by_state.entry("idle").or_default() += gpus.saturating_sub(used);
+        } else {
+            *by_state.entry("to_come").or_default() += gpus;
+        }
+    }
+    let values = by_state.into_iter().map(|(state, gpus)| ([state.into()], gpus));
+    let help = "GPUs that are reserved: used by whom they are for, not used by him, or to come.";
+    gauges.many("spillway_gpus_reserved", help, ["state"], values)
 }
 
 fn health(state: &State, gauges: &Gauges) -> prometheus::Result<()> {

@@ -10,8 +10,8 @@ use crate::effect::{Effect, Effects};
 use crate::queue::preempt;
 use crate::state::State;
 use crate::{
-    archive, breaker, burn_in, exchange, health, job, lease, node, quota, restore, signals, site,
-    version,
+    archive, breaker, burn_in, exchange, health, job, lease, node, quota, reserve, restore,
+    signals, site, version,
 };
 
 /// What the proposer of a command is told.
@@ -80,6 +80,8 @@ pub fn apply(state: &mut State, command: &Command) -> (Reply, Vec<Effect>) {
         Command::SetDataSet(it) => signals::set_data(state, fx, it),
         Command::RemoveDataSet(it) => signals::remove_data(state, fx, it),
         Command::SetLink(it) => signals::set_link(state, fx, it),
+        Command::MakeReservation(it) => reserve::make(state, fx, it),
+        Command::EndReservation(it) => reserve::end(state, fx, it),
         #[cfg(feature = "next")]
         Command::Note(_) => crate::next::note(state),
     };

@@ -21,6 +21,7 @@ use crate::health::asks_for_proofs;
 use crate::leader::Leader;
 use crate::placement::sites::weights;
 use crate::quota::Taken;
+use crate::reserve;
 use crate::state::{Attempt, Held, HeldKey, Job, JobPhase, Node, State};
 use crate::view::capacity;
 
@@ -232,6 +233,7 @@ pub fn node_views(state: &State, leader: Option<(&Leader, Instant)>) -> Vec<Node
         jobs: state.leases_of(&node.id).map(|lease| lease.job).collect(),
         heard: leader.and_then(|(leader, now)| leader.node_silence(now, &node.id)),
         draining: node.draining,
+        reservations: reserve::of_node(state, &node.id).map(|(name, _)| name.clone()).collect(),
     };
     state.nodes.values().map(view).collect()
 }
@@ -242,6 +244,8 @@ pub fn gpu_views(state: &State, leader: Option<&Leader>) -> Vec<GpuView> {
     let asks = asks_for_proofs(state);
     let mut views = Vec::new();
     for node in state.nodes.values() {
+        let reserved = reserve::of_node(state, &node.id);
+        let reservations: Vec<_> = reserved.map(|(name, _)| name.clone()).collect();
         for gpu in &node.gpus {
             let (state_of, why) = match &gpu.doubt {
                 Some(doubt) => (doubt.state, doubt.why.clone()),
@@ -268,6 +272,7 @@ pub fn gpu_views(state: &State, leader: Option<&Leader>) -> Vec<GpuView> {
                 permitted: gpu.permit.as_ref().map(|permit| permit.tier),
                 last: leader.and_then(|it| it.last_burn_in(&node.id, gpu.info.index)).cloned(),
                 spared: gpu.doubt.as_ref().is_some_and(|doubt| doubt.spared),
+                reservations: reservations.clone(),
             });
         }
     }

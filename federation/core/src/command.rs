@@ -9,12 +9,12 @@ use specs::codec::Blob;
 use specs::gpu::{BurnInTier, GpuHealth, HealthLimits};
 use specs::id::{
     AccountId, Boot, ControllerId, Country, DataName, Epoch, GpuClass, GpuIndex, GrantId, JobId,
-    NodeId, RequestId, Revision, SiteId, TokenId,
+    NodeId, RequestId, ReservationName, Revision, SiteId, TokenId,
 };
 use specs::quota::Limit;
 use specs::signals::{DataSet, Link, Weights};
 use specs::site::{SiteSpec, Trust};
-use specs::unit::Timestamp;
+use specs::unit::{GpuCount, Timestamp};
 use specs::version::ClusterVersion;
 use specs::wire::agent::{AttemptReport, Inventory};
 use specs::wire::client::SignalsSet;
@@ -369,6 +369,31 @@ specs::message! {
         2 => link: Option<Link>,
     }
 
+    /// Reserves nodes for an account over a time. Repeated, it changes nothing. Since
+    /// [`ClusterVersion::DEMANDS`], as is the next.
+    pub struct MakeReservation {
+        1 => name: ReservationName,
+        2 => account: AccountId,
+        /// Of the GPUs that are meant; none for any.
+        3 => class: Option<GpuClass>,
+        /// Its nodes have at least so many; zero if the nodes were named.
+        4 => gpus: GpuCount,
+        5 => nodes: Vec<NodeId>,
+        6 => start: Timestamp,
+        7 => end: Timestamp,
+        /// Jobs that may run into it run on.
+        8 => beside_jobs: bool,
+        /// Who asked for it.
+        9 => by: String,
+        10 => at: Timestamp,
+    }
+
+    /// Ends the reservation of that name that was made at that revision.
+    pub struct EndReservation {
+        1 => name: ReservationName,
+        2 => number: Revision,
+    }
+
     /// Raises the site's version by one. Whoever proposes it knows that every member of the group
     /// knows the version; a member that does not stops here.
     pub struct SetVersion {
@@ -428,6 +453,8 @@ specs::choice! {
         82 => SetDataSet(SetDataSet),
         83 => RemoveDataSet(RemoveDataSet),
         84 => SetLink(SetLink),
+        90 => MakeReservation(MakeReservation),
+        91 => EndReservation(EndReservation),
         #[cfg(feature = "next")]
         1_000 => Note(Note),
     }

@@ -26,7 +26,7 @@ use specs::fault::{Fault, FaultCode};
 use specs::gpu::{BurnInResult, SignedProof};
 use specs::id::{
     AccountId, Boot, Epoch, GpuClass, GpuIndex, GrantId, JobId, LeaseId, NodeId, Question,
-    Revision, SiteId,
+    ReservationName, Revision, SiteId,
 };
 use specs::job::JobSpec;
 use specs::quota::Quota;
@@ -63,6 +63,7 @@ use crate::queue::clearing::{self, Clearing};
 use crate::queue::kept::Keeper;
 use crate::queue::turns::Order;
 use crate::quota::UseKey;
+use crate::reserve;
 use crate::restore;
 use crate::state::{
     DrawKey, Grant, GuestKey, Held, HeldKey, JobPhase, Lease, Node, Peer, QueueKey, State,
@@ -172,6 +173,7 @@ struct Planned {
     quotas: Table<AccountId, Quota>,
     used: Index<UseKey, GpuCount>,
     running: Index<Revision, u32>,
+    reserved: Index<(NodeId, ReservationName), ()>,
 }
 
 impl Planned {
@@ -188,6 +190,7 @@ impl Planned {
             quotas: state.quotas.clone(),
             used: state.used.clone(),
             running: state.running.clone(),
+            reserved: state.reserved.clone(),
         }
     }
 
@@ -203,6 +206,7 @@ impl Planned {
             && self.quotas.is_same(&state.quotas)
             && self.used.is_same(&state.used)
             && self.running.is_same(&state.running)
+            && self.reserved.is_same(&state.reserved)
     }
 }
 
@@ -497,6 +501,7 @@ impl Leader {
         self.poll_plan(now, at, state, &mut commands);
         if looks {
             self.poll_held(now, state, &mut commands);
+            commands.extend(reserve::over(state, at).map(Command::EndReservation));
             if !self.needs.is_empty() {
                 commands
                     .extend(burn_in::plan(state, self.needs.iter()).map(Command::PermitBurnIns));
@@ -600,6 +605,7 @@ impl Leader {
         self.keeper.review(now, at, state);
         let order = self.order(now, at);
         let sites = sites::sites(&self.peers, now, at, state);
+        self.capacity.set_reserved(state);
         let made = plan(state, &order, &mut self.capacity, &mut self.lookout, &sites);
         let Plan { base, assignments, waiting: jobs, leaving, waited, leaves_some } = made;
         planned.leaves_some = leaves_some;

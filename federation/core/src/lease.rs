@@ -15,6 +15,7 @@ use crate::exchange;
 use crate::job::{self, AttemptEnd};
 use crate::placement::fits;
 use crate::quota::{self, Charge};
+use crate::reserve;
 use crate::state::{
     Guest, GuestKey, Job, JobPhase, LAPSED_KEPT, Lease, Leased, Part, Share, State, StopReason,
 };
@@ -22,7 +23,7 @@ use crate::state::{
 pub(crate) fn commit_plan(state: &mut State, fx: &mut Effects, it: &CommitPlan) -> Reply {
     let (mut taken, mut dropped) = (0, 0);
     for assignment in &it.assignments {
-        if assign(state, fx, assignment) {
+        if assign(state, fx, assignment, it.at) {
             taken += 1;
         } else {
             dropped += 1;
@@ -33,7 +34,7 @@ pub(crate) fn commit_plan(state: &mut State, fx: &mut Effects, it: &CommitPlan) 
 }
 
 /// Rechecks one assignment and takes it, or drops it.
-fn assign(state: &mut State, fx: &mut Effects, it: &Assignment) -> bool {
+fn assign(state: &mut State, fx: &mut Effects, it: &Assignment, at: Timestamp) -> bool {
     let Some(job) = state.jobs.get(&it.job) else { return false };
     let JobPhase::Queued(_) = job.phase else { return false };
     if job.epoch != it.after || job.cancel || state.recovering.is_some() {
@@ -41,13 +42,18 @@ fn assign(state: &mut State, fx: &mut Effects, it: &Assignment) -> bool {
     }
     let job = job.clone();
     match &it.place {
-        Place::Here(plan) => assign_here(state, fx, job, plan),
+        Place::Here(plan) => assign_here(state, fx, job, (plan, at)),
         Place::There(plan) => exchange::home::assign_there(state, fx, job, plan),
     }
 }
 
-fn assign_here(state: &mut State, fx: &mut Effects, mut job: Job, plan: &LeasePlan) -> bool {
-    if !fits::lease_fits(state, &job.spec(), plan) {
+fn assign_here(
+    state: &mut State,
+    fx: &mut Effects,
+    mut job: Job,
+    (plan, at): (&LeasePlan, Timestamp),
+) -> bool {
+    if !fits::lease_fits(state, &job.spec(), plan) || reserve::bars_lease(state, &job, plan, at) {
         return false;
     }
     let (spec, class) = (job.spec(), quota::class_of(state, &plan.parts));

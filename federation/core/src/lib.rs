@@ -41,6 +41,7 @@ mod node;
 mod placement;
 mod queue;
 mod quota;
+mod reserve;
 mod restore;
 mod signals;
 mod site;
@@ -59,11 +60,11 @@ pub use client::{
 };
 pub use command::{
     AcceptNode, AcceptPeer, AddController, AddPeer, AdmitJobs, ArchiveJobs, Assignment, AttemptKey,
-    CancelJob, Command, CommitPlan, DrainNode, EndPermits, FoundSite, LeasePlan, LoanPlan,
-    MakeGrant, NewPermit, OpenToken, PartPlan, PeerRecord, PermitBurnIns, PermitEnd, Place,
-    PreemptJobs, RecallGrant, RecordHealth, RecordParts, RegisterNode, RemoveController,
-    RemoveDataSet, RemoveQuota, SetDataSet, SetHealthLimits, SetLink, SetQuota, SetSignals,
-    SetTrust, SetVersion, SetWeights, WantBurnIns, WithholdGpu,
+    CancelJob, Command, CommitPlan, DrainNode, EndPermits, EndReservation, FoundSite, LeasePlan,
+    LoanPlan, MakeGrant, MakeReservation, NewPermit, OpenToken, PartPlan, PeerRecord,
+    PermitBurnIns, PermitEnd, Place, PreemptJobs, RecallGrant, RecordHealth, RecordParts,
+    RegisterNode, RemoveController, RemoveDataSet, RemoveQuota, SetDataSet, SetHealthLimits,
+    SetLink, SetQuota, SetSignals, SetTrust, SetVersion, SetWeights, WantBurnIns, WithholdGpu,
 };
 pub use effect::Effect;
 pub use health::asks_for_proofs;
@@ -81,12 +82,14 @@ pub use placement::{order, score, spill};
 pub use queue::preempt::PREEMPTIONS_MAX;
 pub use queue::why::queue_why;
 pub use quota::{account_of, quota_views};
+pub use reserve::choose::{ReserveAsk, Window, choose};
+pub use reserve::reservation_views;
 pub use restore::{RestorePlan, Restored, reign, restore};
 pub use state::chunk::{CHUNK_BYTES_MAX, Chunk, ChunkError, StateBuilder};
 pub use state::compact::{Few, PackedSpec};
 pub use state::{
     Agreed, Attempt, Controller, Doubt, Gpu, Grant, Guest, GuestKey, Held, Job, JobPhase, Lease,
-    Loan, Node, Part, Peer, Permit, PermitKind, State, Token, TokenKind, Wish,
+    Loan, Node, Part, Peer, Permit, PermitKind, Reservation, State, Token, TokenKind, Wish,
 };
 pub use table::{Index, Table};
 pub use version::{KNOWN, raised_by};

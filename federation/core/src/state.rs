@@ -13,7 +13,7 @@ use specs::codec::{Blob, DecodeError, Message, OrDefault};
 use specs::gpu::{BurnInTier, GpuInfo, GpuState, HealthLimits, InventorySource};
 use specs::id::{
     AccountId, Boot, ControllerId, Country, DataName, Epoch, GpuClass, GpuIndex, GrantId, JobId,
-    LeaseId, NodeId, RequestId, Revision, SiteId, TokenId,
+    LeaseId, NodeId, RequestId, ReservationName, Revision, SiteId, TokenId,
 };
 use specs::job::{GPU_MILLI, JobSpec};
 use specs::quota::Quota;
@@ -358,6 +358,26 @@ specs::message! {
         4 => replaces: Option<ControllerId>,
     }
 
+    /// Nodes that are an account's for a time.
+    pub struct Reservation {
+        /// The revision at which it was made.
+        1 => number: Revision,
+        2 => account: AccountId,
+        /// Of the GPUs that were asked for; none for any.
+        3 => class: Option<GpuClass>,
+        /// How many were asked for; zero if the nodes were named.
+        4 => gpus: GpuCount,
+        /// Invariant: not empty, in order, and of no other reservation at the same time; none is
+        /// granted.
+        5 => nodes: Vec<NodeId>,
+        /// Invariant: before the end.
+        6 => start: Timestamp,
+        7 => end: Timestamp,
+        /// Who asked for it, and when.
+        8 => by: String,
+        9 => made_at: Timestamp,
+    }
+
     /// Everything a site agrees on.
     pub struct Agreed {
         /// Invariant: one more for each applied command.
@@ -401,6 +421,8 @@ specs::message! {
         50 => health_limits: Option<HealthLimits>,
         /// When GPUs were quarantined on an agent's word lately, by the clocks of leaders.
         51 => quarantined_at: Vec<Timestamp>,
+        /// Invariant: empty below [`ClusterVersion::DEMANDS`].
+        60 => reservations: Table<ReservationName, Reservation>,
         /// How many notes were taken.
         #[cfg(feature = "next")]
         1_000 => notes: u64,
@@ -499,6 +521,8 @@ pub struct State {
     pub(crate) running: Index<Revision, u32>,
     /// Burn-ins that are permitted.
     pub(crate) permits: Index<(NodeId, GpuIndex), PermitKind>,
+    /// Which nodes are reserved.
+    pub(crate) reserved: Index<(NodeId, ReservationName), ()>,
     /// How many GPUs its nodes have.
     pub(crate) gpus: u32,
 }
@@ -540,6 +564,7 @@ impl Default for State {
             links: Table::default(),
             health_limits: None,
             quarantined_at: Vec::new(),
+            reservations: Table::default(),
             #[cfg(feature = "next")]
             notes: 0,
         })
@@ -587,6 +612,7 @@ impl State {
             }
         }
         let permits = crate::burn_in::index(&agreed);
+        let reserved = crate::reserve::index(&agreed);
         let gpus = agreed.nodes.values().map(crate::node::count_gpus).sum();
         let (queue, ended) = (queue.into_iter().collect(), ended.into_iter().collect());
         Self {
@@ -600,6 +626,7 @@ impl State {
             used,
             running,
             permits,
+            reserved,
             gpus,
         }
     }

@@ -72,6 +72,7 @@ impl Command {
             | Self::SetDataSet(_)
             | Self::RemoveDataSet(_)
             | Self::SetLink(_) => ClusterVersion::SITES,
+            Self::MakeReservation(_) | Self::EndReservation(_) => ClusterVersion::DEMANDS,
             #[cfg(feature = "next")]
             Self::Note(_) => crate::next::SINCE,
         }

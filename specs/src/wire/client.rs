@@ -10,7 +10,7 @@ use crate::fault::Fault;
 use crate::gpu::{BurnInResult, BurnInTier, GpuState, HealthLimits};
 use crate::id::{
     AccountId, Boot, ControllerId, Country, DataName, Epoch, GpuClass, GpuIndex, GrantId, JobId,
-    NodeId, RequestId, Revision, SiteId,
+    NodeId, RequestId, ReservationName, Revision, SiteId,
 };
 use crate::job::JobSpec;
 use crate::quota::{Limit, Quota};
@@ -317,6 +317,52 @@ crate::message! {
         2 => quotas: Vec<QuotaView>,
     }
 
+    /// Reserves GPUs, or nodes by their names, for an account.
+    pub struct ReservationMake {
+        1 => name: ReservationName,
+        2 => account: AccountId,
+        /// Of the GPUs that are meant; none for any.
+        3 => class: Option<GpuClass>,
+        /// Nodes that together have so many are chosen; zero if nodes are named.
+        4 => gpus: GpuCount,
+        5 => nodes: Vec<NodeId>,
+        6 => start: Timestamp,
+        7 => end: Timestamp,
+        /// Jobs that may run into it run on.
+        8 => beside_jobs: bool,
+    }
+
+    /// Ends a reservation, or takes it back before it began.
+    pub struct ReservationEnd {
+        1 => name: ReservationName,
+    }
+
+    pub struct ReservationView {
+        1 => name: ReservationName,
+        2 => account: AccountId,
+        3 => class: Option<GpuClass>,
+        /// How many GPUs were asked for; zero if nodes were named.
+        4 => asked: GpuCount,
+        /// How many of the class its nodes have.
+        5 => gpus: GpuCount,
+        /// How many of those jobs of the account have.
+        6 => used: GpuCount,
+        7 => nodes: Vec<NodeId>,
+        8 => start: Timestamp,
+        9 => end: Timestamp,
+        10 => is_on: bool,
+        /// Jobs of others that still run on its nodes.
+        11 => others: Vec<JobId>,
+        12 => by: String,
+        13 => made_at: Timestamp,
+        14 => number: Revision,
+    }
+
+    pub struct ReservationViews {
+        1 => revision: Revision,
+        2 => reservations: Vec<ReservationView>,
+    }
+
     pub struct NodeView {
         1 => node: NodeId,
         2 => state: NodeState,
@@ -332,6 +378,8 @@ crate::message! {
         /// Since the leader last heard it; absent if it never did.
         12 => heard: Option<Millis>,
         13 => draining: bool,
+        /// Reservations that it is in, begun or to come.
+        40 => reservations: Vec<ReservationName>,
     }
 
     pub struct NodeViews {
@@ -372,6 +420,8 @@ crate::message! {
         15 => last: Option<BurnInResult>,
         /// It is quarantined, and what runs on it runs on: too many are.
         16 => spared: bool,
+        /// Reservations that its node is in, begun or to come.
+        40 => reservations: Vec<ReservationName>,
     }
 
     /// What a proof says, for people.
@@ -705,6 +755,7 @@ pub fn may_be_stale(method: Method) -> bool {
         Method::LoanList,
         Method::ControllerList,
         Method::QuotaList,
+        Method::ReservationList,
     ]
     .contains(&method)
 }

@@ -94,6 +94,9 @@ methods! {
     172 => DataSetSet, "data.set", Client, 16_384, 10_000;
     173 => DataSetRemove, "data.remove", Client, 4_096, 10_000;
     174 => LinkSet, "link.set", Client, 4_096, 10_000;
+    180 => ReservationList, "reservation.list", Client, 4_096, 10_000;
+    181 => ReservationMake, "reservation.make", Client, 0x10_0000, 10_000;
+    182 => ReservationEnd, "reservation.end", Client, 4_096, 10_000;
     // Agents. `wire::agent`.
     200 => NodeReport, "node.report", Agent, 0x10_0000, 5_000;
     210 => NodeNudge, "node.nudge", Node, 64, 2_000;

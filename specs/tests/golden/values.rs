@@ -11,7 +11,7 @@ use specs::gpu::{
 };
 use specs::id::{
     AccountId, Boot, ControllerId, Country, Epoch, GpuIndex, GrantId, JobId, JobName, LeaseId,
-    NodeId, Question, RequestId, Revision, SiteId, TokenId,
+    NodeId, Question, RequestId, ReservationName, Revision, SiteId, TokenId,
 };
 use specs::job::{
     Deadline, JobClass, JobSpec, Needs, OnPartition, PlacementSpec, Together, Vicinity,
@@ -34,6 +34,7 @@ pub(crate) fn all() -> Vec<Sample> {
     all.extend(client_jobs());
     all.extend(client_nodes_and_sites());
     all.extend(client_controllers());
+    all.extend(reservations());
     all.extend(joins());
     all.extend(peers());
     all.extend(signals::all());
@@ -541,6 +542,7 @@ fn node_view() -> client::NodeView {
         jobs: vec![job()],
         heard: Some(Millis(250)),
         draining: true,
+        reservations: vec![reservation_name()],
     }
 }
 
@@ -572,7 +574,52 @@ fn gpu_view() -> client::GpuView {
         permitted: Some(BurnInTier::T3),
         last: Some(burn_in_result()),
         spared: true,
+        reservations: vec![reservation_name()],
     }
+}
+
+fn reservation_name() -> ReservationName {
+    "acme-demo".parse().unwrap()
+}
+
+fn reservation_view() -> client::ReservationView {
+    client::ReservationView {
+        name: reservation_name(),
+        account: account(),
+        class: Some(class("h200")),
+        asked: GpuCount(12),
+        gpus: GpuCount(16),
+        used: GpuCount(8),
+        nodes: vec![node("n05"), node("n06")],
+        start: Timestamp(1_790_000_000_000),
+        end: Timestamp(1_790_000_600_000),
+        is_on: true,
+        others: vec![job()],
+        by: "ops".to_owned(),
+        made_at: Timestamp(1_789_000_000_000),
+        number: Revision(86),
+    }
+}
+
+fn reservations() -> Vec<Sample> {
+    vec![
+        sample(&client::ReservationMake {
+            name: reservation_name(),
+            account: account(),
+            class: Some(class("h200")),
+            gpus: GpuCount(12),
+            nodes: vec![node("n05")],
+            start: Timestamp(1_790_000_000_000),
+            end: Timestamp(1_790_000_600_000),
+            beside_jobs: true,
+        }),
+        sample(&client::ReservationEnd { name: reservation_name() }),
+        sample(&reservation_view()),
+        sample(&client::ReservationViews {
+            revision: Revision(87),
+            reservations: vec![reservation_view()],
+        }),
+    ]
 }
 
 fn capacity() -> peer::ClassCapacity {

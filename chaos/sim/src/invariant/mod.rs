@@ -10,6 +10,7 @@ pub(crate) mod l3_cancel;
 pub(crate) mod needs_hold;
 pub(crate) mod only_grows;
 pub(crate) mod preemption;
+pub(crate) mod reserved;
 pub(crate) mod s1_one_copy;
 pub(crate) mod s2_nothing_lost;
 pub(crate) mod s3_finished_kept;

@@ -24,4 +24,5 @@ mod operate;
 mod peering;
 mod preemption;
 mod process;
+mod reservation;
 mod work;

@@ -30,6 +30,7 @@ mod controller;
 mod logs;
 mod peer;
 mod quota;
+mod reservation;
 mod signals;
 mod site;
 mod submit;
@@ -244,6 +245,7 @@ async fn answer(shared: &Arc<Shared>, asked: Asked) -> Result<Bytes, Fault> {
         | Method::GrantList
         | Method::LoanList
         | Method::QuotaList
+        | Method::ReservationList
         | Method::HealthLimitsShow => read(shared, &asked, &shared.confirm().await?),
         Method::JobWait => client::wait(shared, &asked).await,
         Method::JobWhy => client::why_not(shared, &asked).await,
@@ -260,6 +262,9 @@ async fn answer(shared: &Arc<Shared>, asked: Asked) -> Result<Bytes, Fault> {
         Method::ControllerRemove => controller::remove(shared, &asked).await,
         Method::ControllerTransfer => controller::transfer(shared, &asked).await,
         Method::QuotaSet | Method::QuotaRemove => quota::change(shared, &asked).await,
+        Method::ReservationMake | Method::ReservationEnd => {
+            reservation::change(shared, &asked).await
+        }
         Method::SignalsSet
         | Method::WeightsSet
         | Method::DataSetSet
@@ -310,6 +315,8 @@ fn read(shared: &Arc<Shared>, asked: &Asked, state: &State) -> Result<Bytes, Fau
         Ok(burn_in::limits(state))
     } else if method == Method::QuotaList {
         Ok(quota::list(shared, state))
+    } else if method == Method::ReservationList {
+        Ok(reservation::list(shared, state))
     } else if method == Method::ControllerList {
         Ok(controller::views(shared, state))
     } else {

@@ -17,6 +17,7 @@ use crate::job;
 use crate::lease;
 use crate::placement::sites::data;
 use crate::placement::{fits, lend};
+use crate::reserve;
 use crate::restore;
 use crate::state::{Grant, GrantSlot, Guest, GuestKey, Lease, State, StopReason};
 
@@ -28,6 +29,9 @@ pub(crate) fn make_grant(state: &mut State, fx: &mut Effects, it: &MakeGrant) ->
     for slot in &it.slots {
         if !is_free(state, slot) {
             return Reply::NoOp("the GPUs are no longer free");
+        }
+        if reserve::is_reserved(state, &slot.node) {
+            return Reply::NoOp("the GPUs are reserved");
         }
     }
     if !lend::allows(state, &it.home, &it.slots) {

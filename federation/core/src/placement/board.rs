@@ -13,6 +13,7 @@ use core::cmp::Reverse;
 use specs::id::{GpuClass, LeaseId, NodeId};
 use specs::unit::Timestamp;
 
+use crate::reserve;
 use crate::state::{Gpu, Lease, Node, State};
 
 /// GPUs that somebody loses, and for how long he had used them, in GPU-milliseconds.
@@ -77,6 +78,8 @@ impl<'a> Board<'a> {
         let mut board = Self::default();
         let mut numbers: BTreeMap<LeaseId, usize> = BTreeMap::new();
         let usable = state.nodes.values().filter(|node| node.is_usable());
+        // What is freed there would be for others.
+        let usable = usable.filter(|node| !reserve::is_reserved(state, &node.id));
         for node in usable.filter(|node| !avoided.contains(&node.id)) {
             let first = board.spots.len();
             for gpu in node.gpus.iter().filter(|gpu| gpu.grant.is_none() && gpu.is_fit()) {

@@ -6,7 +6,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use specs::id::{GpuClass, GpuIndex, NodeId};
+use specs::id::{GpuClass, GpuIndex, NodeId, ReservationName};
 use specs::job::{JobSpec, Needs, Vicinity};
 use specs::signals::FreeNodes;
 use specs::unit::GpuCount;
@@ -43,6 +43,8 @@ pub(crate) struct Capacity {
     /// What the plan in the making has taken.
     taken: Vec<Placement>,
     aside: Aside,
+    /// Nodes that are reserved, by for whom and when, until the next [`Capacity::give_back`].
+    reserved: Vec<Pool>,
     /// Nodes that no job sees until the next [`Capacity::give_back`].
     hidden: BTreeSet<NodeIndex>,
 }
@@ -53,6 +55,15 @@ struct Aside {
     fleet: Fleet,
     /// Their numbers in the site's fleet, by those in this one.
     at: Vec<NodeIndex>,
+}
+
+/// Nodes that are in the same reservations.
+#[derive(Debug, Clone, Default)]
+struct Pool {
+    reservations: Vec<ReservationName>,
+    nodes: Aside,
+    /// What found no place here.
+    full: BTreeSet<(Vec<u8>, Vec<GpuClass>)>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -96,22 +107,30 @@ impl Capacity {
     /// Hides nodes from [`Capacity::take`], until the next [`Capacity::give_back`]. Nothing of them
     /// is taken yet.
     pub(crate) fn set_aside(&mut self, state: &State, nodes: &[NodeId]) {
+        let mut aside = core::mem::take(&mut self.aside);
         for id in nodes {
-            let (Some(known), Some(node)) = (self.known.get(id), self.seen.get(id)) else {
-                continue;
-            };
-            if !node.is_usable() {
+            self.move_to(&mut aside, state, id);
+        }
+        self.aside = aside;
+    }
+
+    fn move_to(&mut self, aside: &mut Aside, state: &State, id: &NodeId) {
+        let (Some(known), Some(node)) = (self.known.get(id), self.seen.get(id)) else { return };
+        if !node.is_usable() {
+            return;
+        }
+        let promised = fits::promised(state, id);
+        for (at, shape) in &known.shapes {
+            // Another has it.
+            if !self.fleet.is_usable(*at) {
                 continue;
             }
-            let promised = fits::promised(state, id);
-            for (at, shape) in known.shapes.iter().filter(|(at, _)| !self.hidden.contains(at)) {
-                let place = self.aside.fleet.add(shape);
-                let class = &self.classes[usize::from(shape.class.0)];
-                self.aside.fleet.set_busy(place, &busy(node, class, promised));
-                self.aside.fleet.set_usable(place, true);
-                self.aside.at.push(*at);
-                self.fleet.set_usable(*at, false);
-            }
+            let place = aside.fleet.add(shape);
+            let class = &self.classes[usize::from(shape.class.0)];
+            aside.fleet.set_busy(place, &busy(node, class, promised));
+            aside.fleet.set_usable(place, true);
+            aside.at.push(*at);
+            self.fleet.set_usable(*at, false);
         }
     }
 
@@ -121,10 +140,22 @@ impl Capacity {
         spec: &JobSpec,
         closed: &[GpuClass],
     ) -> Option<(GpuClass, Vec<PartPlan>)> {
+        let mut aside = core::mem::take(&mut self.aside);
+        let taken = self.take_of(&mut aside, spec, closed);
+        self.aside = aside;
+        taken
+    }
+
+    fn take_of(
+        &self,
+        aside: &mut Aside,
+        spec: &JobSpec,
+        closed: &[GpuClass],
+    ) -> Option<(GpuClass, Vec<PartPlan>)> {
         let ask = self.ask_beside(spec, closed)?;
-        let taken = self.aside.fleet.place(&ask)?.parts;
+        let taken = aside.fleet.place(&ask)?.parts;
         let here = |part: &Taken| {
-            let at = self.aside.at.get(usize::try_from(part.node.0).ok()?)?;
+            let at = aside.at.get(usize::try_from(part.node.0).ok()?)?;
             Some(Taken { node: *at, ..part.clone() })
         };
         let taken: Vec<Taken> = taken.iter().filter_map(here).collect();
@@ -135,10 +166,60 @@ impl Capacity {
         Some((class, parts))
     }
 
+    /// Hides what is reserved, begun or to come, from [`Capacity::take`] and from whoever lends, until
+    /// the next [`Capacity::give_back`]. Costs as much as there is reserved.
+    pub(crate) fn set_reserved(&mut self, state: &State) {
+        let mut pools: BTreeMap<Vec<ReservationName>, Aside> = BTreeMap::new();
+        let mut at: Option<(NodeId, Vec<ReservationName>)> = None;
+        let mut nodes: Vec<(NodeId, Vec<ReservationName>)> = Vec::new();
+        for ((node, name), ()) in state.reserved.iter() {
+            match &mut at {
+                Some((same, names)) if same == node => names.push(name.clone()),
+                Some(_) | None => {
+                    nodes.extend(at.replace((node.clone(), alloc::vec![name.clone()])));
+                }
+            }
+        }
+        nodes.extend(at);
+        for (node, names) in nodes {
+            self.move_to(pools.entry(names).or_default(), state, &node);
+        }
+        let pool = |(reservations, nodes)| Pool { reservations, nodes, full: BTreeSet::new() };
+        self.reserved = pools.into_iter().map(pool).collect();
+    }
+
+    /// Takes a place on nodes all of whose reservations are such that the job may start there.
+    pub(crate) fn take_reserved(
+        &mut self,
+        (spec, ask): (&JobSpec, &[u8]),
+        closed: &[GpuClass],
+        may: impl Fn(&[ReservationName]) -> bool,
+    ) -> Option<(GpuClass, Vec<PartPlan>)> {
+        if self.reserved.is_empty() {
+            return None;
+        }
+        let mut pools = core::mem::take(&mut self.reserved);
+        let tried = (ask.to_vec(), closed.to_vec());
+        let place = pools.iter_mut().find_map(|pool| {
+            if pool.full.contains(&tried) || !may(&pool.reservations) {
+                return None;
+            }
+            let place = self.take_of(&mut pool.nodes, spec, closed);
+            if place.is_none() {
+                pool.full.insert(tried.clone());
+            }
+            place
+        });
+        self.reserved = pools;
+        place
+    }
+
     /// Gives back what a plan has taken or set aside.
     pub(crate) fn give_back(&mut self) {
         let aside = core::mem::take(&mut self.aside).at;
-        for at in aside.into_iter().chain(core::mem::take(&mut self.hidden)) {
+        let reserved = core::mem::take(&mut self.reserved).into_iter().flat_map(|it| it.nodes.at);
+        let hidden = core::mem::take(&mut self.hidden);
+        for at in aside.into_iter().chain(reserved).chain(hidden) {
             self.fleet.set_usable(at, true);
         }
         for placement in self.taken.drain(..) {

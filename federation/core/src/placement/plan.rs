@@ -6,7 +6,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use specs::id::{Epoch, GpuClass, GrantId, JobId, NodeId, Revision, SiteId};
+use specs::id::{Epoch, GpuClass, GrantId, JobId, NodeId, ReservationName, Revision, SiteId};
 use specs::job::JobSpec;
 use specs::unit::{GpuCount, Millis};
 use specs::wire::agent::Facts;
@@ -144,17 +144,7 @@ pub(crate) fn plan(
             continue;
         };
         let tried = (seen.ask.clone(), closed);
-        let in_time = order.kept.as_ref().is_some_and(|kept| kept.leaves_in_time(spec, order.at));
-        let mut place = None;
-        if in_time {
-            place = here(state, spec, |spec| capacity.take_aside(spec, &tried.1));
-        }
-        if place.is_none() && !full_here.contains(&tried) {
-            place = here(state, spec, |spec| capacity.take(spec, &tried.1));
-            if place.is_none() {
-                full_here.insert(tried.clone());
-            }
-        }
+        let mut place = at_home(state, order, capacity, (job, seen, &tried), &mut full_here);
         let mut leaves = None;
         let home_could = || fits::may_be_here(state, &seen.spec) && capacity.could_hold(&seen.spec);
         if place.is_none()
@@ -196,6 +186,45 @@ fn keep(state: &State, order: &Order, capacity: &mut Capacity, job: JobId) {
     } else if let Some(kept) = order.kept.as_ref().filter(|kept| kept.job == job) {
         capacity.set_aside(state, &kept.nodes);
     }
+}
+
+/// What a job asks for, and the classes that are closed to it.
+type Tried = (Arc<[u8]>, Vec<GpuClass>);
+
+/// A place on this site: where it may be beside others for a time, on what is reserved for its
+/// account, on what is everybody's, and last on what is reserved and not needed yet.
+fn at_home(
+    state: &State,
+    order: &Order,
+    capacity: &mut Capacity,
+    (job, seen, tried): (&Job, &Seen, &Tried),
+    full: &mut BTreeSet<Tried>,
+) -> Option<(GpuClass, Place)> {
+    let (spec, closed) = (&*seen.spec, &tried.1);
+    let mut place = None;
+    if order.kept.as_ref().is_some_and(|kept| kept.leaves_in_time(spec, order.at)) {
+        place = here(state, spec, |spec| capacity.take_aside(spec, closed));
+    }
+    let on_reserved = |capacity: &mut Capacity, begun: bool| {
+        if state.reserved.is_empty() {
+            return None;
+        }
+        let (account, at) = (job.account(), order.at);
+        let may = |names: &[ReservationName]| {
+            let mut all = names.iter().filter_map(|name| state.reservations.get(name));
+            let is_open = all.clone().all(|it| !it.bars(&account, spec, at));
+            is_open && (!begun || all.any(|it| it.is_on(at)))
+        };
+        here(state, spec, |spec| capacity.take_reserved((spec, &tried.0), closed, may))
+    };
+    place = place.or_else(|| on_reserved(capacity, true));
+    if place.is_none() && !full.contains(tried) {
+        place = here(state, spec, |spec| capacity.take(spec, closed));
+        if place.is_none() {
+            full.insert(tried.clone());
+        }
+    }
+    place.or_else(|| on_reserved(capacity, false))
 }
 
 /// A place on this site, if the job may run there.

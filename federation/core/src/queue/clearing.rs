@@ -25,6 +25,7 @@ use crate::placement::fits;
 use crate::placement::lookout::Lookout;
 use crate::queue::kept::Kept;
 use crate::queue::preempt::{Case, Pending, SINCE, VICTIMS_MAX};
+use crate::reserve;
 use crate::state::{Gpu, Job, Lease, Node, State, StopReason};
 use crate::table::Table;
 
@@ -52,6 +53,7 @@ impl Claim {
         let waits = state.jobs.get(&self.job).is_some_and(|job| job.is_queued() && !job.cancel);
         let has_room = |id: &NodeId| {
             let node = state.nodes.get(id).filter(|node| node.is_usable());
+            let node = node.filter(|node| !reserve::is_reserved(state, &node.id));
             node.is_some_and(|node| self.counts(state, node) >= self.gpus)
         };
         waits && self.nodes.iter().all(has_room)

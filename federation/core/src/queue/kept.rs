@@ -32,6 +32,7 @@ use crate::placement::lookout::{Lookout, Seen};
 use crate::queue::clearing::Claim;
 use crate::queue::recent;
 use crate::quota::Taken;
+use crate::reserve;
 use crate::state::{Gpu, Job, JobPhase, Lease, Node, State};
 
 /// How long a job may be passed over, unless the site says otherwise.
@@ -71,8 +72,10 @@ impl Kept {
     }
 
     /// Whether the node may still come to have what is needed.
-    fn may_have(&self, node: &Node) -> bool {
-        node.is_usable() && node.gpus.iter().filter(|gpu| may_come_free(gpu)).count() >= self.gpus
+    fn may_have(&self, state: &State, node: &Node) -> bool {
+        !reserve::is_reserved(state, &node.id)
+            && node.is_usable()
+            && node.gpus.iter().filter(|gpu| may_come_free(gpu)).count() >= self.gpus
     }
 }
 
@@ -142,7 +145,7 @@ impl Keeper {
                 && kept
                     .nodes
                     .iter()
-                    .all(|id| state.nodes.get(id).is_some_and(|it| kept.may_have(it)))
+                    .all(|id| state.nodes.get(id).is_some_and(|it| kept.may_have(state, it)))
                 && (kept.is_overdue || (self.overdue.is_empty() && !self.is_outranked(state, kept)))
         });
         if stands {
@@ -320,7 +323,8 @@ impl Walk {
             }
             *nodes -= 1;
             self.last = Some(id.clone());
-            if node.is_usable() {
+            // Who may start where something is reserved is a matter of time.
+            if node.is_usable() && !reserve::is_reserved(state, id) {
                 self.look(state, at, node);
             }
         }

@@ -11,6 +11,7 @@ use crate::placement::sites::deadline;
 use crate::queue::kept::Keeper;
 use crate::queue::preempt::{PREEMPTIONS_MAX, still_there};
 use crate::quota::{Bound, Taken};
+use crate::reserve;
 use crate::state::{Job, JobPhase, State};
 
 /// Nothing for a job that does not wait. The leader tells what the last plan saw.
@@ -25,6 +26,8 @@ pub fn queue_why(state: &State, leader: &Leader, at: Timestamp, job: &Job) -> Ve
         .or_else(|| of_turn(leader.keeper(), at, job))
         .into_iter()
         .collect();
+    let reserved = reserve::why(state, at, job);
+    found.extend(reserved.into_iter().map(|(constraint, change)| QueueWhy { constraint, change }));
     found.extend(of_preemption(at, job));
     found.extend(deadline::why(state, leader, at, job));
     found

@@ -105,6 +105,7 @@ tables! {
     31 => recent,
     42 => data_sets,
     43 => links,
+    60 => reservations,
 }
 
 fn chunks_of<'a, K: Value + 'a, V: Value + 'a>(

@@ -5,5 +5,6 @@ mod kept;
 mod loans;
 mod preempt;
 mod quota;
+mod reserve;
 mod turns;
 mod world;
