@@ -287,14 +287,7 @@ impl World {
         after: &federation_core::State,
     ) {
         self.mark(Mark::Entries);
-        let dropped = match reply {
-            Reply::Placed { dropped, .. } => u64::from(*dropped),
-            Reply::Done
-            | Reply::NoOp(_)
-            | Reply::Jobs { .. }
-            | Reply::Controller(_)
-            | Reply::Refused(_) => 0,
-        };
+        let dropped = dropped(reply);
         self.coverage.add(Mark::PlansDropped, dropped);
         if *reply != Reply::Done && dropped == 0 && !matches!(reply, Reply::Placed { .. }) {
             return;
@@ -358,6 +351,18 @@ impl World {
             | Command::WithholdGpu(_) => return,
         };
         self.coverage.add(counted.0, counted.1);
+    }
+}
+
+/// How many assignments of a plan were not taken.
+fn dropped(reply: &Reply) -> u64 {
+    match reply {
+        Reply::Placed { dropped, .. } => u64::from(*dropped),
+        Reply::Done
+        | Reply::NoOp(_)
+        | Reply::Jobs { .. }
+        | Reply::Controller(_)
+        | Reply::Refused(_) => 0,
     }
 }
 

@@ -434,7 +434,10 @@ impl Leader {
         let mut report = view::peer_report(state, home, (question, memory.answered), capacity)?;
         report.signals = self.own_signals(state);
         self.capacity.follow(state);
+        // What is reserved is no room for others.
+        self.capacity.set_reserved(state);
         report.outlook = self.outlook(state);
+        self.capacity.give_back();
         let memory = self.peers.entry(home.clone()).or_default();
         self.next_question = Question(question.0 + 1);
         let ended = report.guests.iter().filter(|guest| guest.phase == GuestPhase::Ended);

@@ -30,7 +30,7 @@ mod controller;
 mod logs;
 mod peer;
 mod quota;
-mod reservation;
+mod reserve;
 mod signals;
 mod site;
 mod submit;
@@ -227,6 +227,10 @@ async fn answer(shared: &Arc<Shared>, asked: Asked) -> Result<Bytes, Fault> {
     if shared.group.state().site.is_none() {
         return Err(Fault::new(FaultCode::Busy, "the site is being founded"));
     }
+    dispatch(shared, asked, method).await
+}
+
+async fn dispatch(shared: &Arc<Shared>, asked: Asked, method: Method) -> Result<Bytes, Fault> {
     match method {
         Method::NodeReport => agent::report(shared, &asked).await,
         Method::PeerReport => peer::report(shared, &asked).await,
@@ -262,9 +266,7 @@ async fn answer(shared: &Arc<Shared>, asked: Asked) -> Result<Bytes, Fault> {
         Method::ControllerRemove => controller::remove(shared, &asked).await,
         Method::ControllerTransfer => controller::transfer(shared, &asked).await,
         Method::QuotaSet | Method::QuotaRemove => quota::change(shared, &asked).await,
-        Method::ReservationMake | Method::ReservationEnd => {
-            reservation::change(shared, &asked).await
-        }
+        Method::ReservationMake | Method::ReservationEnd => reserve::change(shared, &asked).await,
         Method::SignalsSet
         | Method::WeightsSet
         | Method::DataSetSet
@@ -316,7 +318,7 @@ fn read(shared: &Arc<Shared>, asked: &Asked, state: &State) -> Result<Bytes, Fau
     } else if method == Method::QuotaList {
         Ok(quota::list(shared, state))
     } else if method == Method::ReservationList {
-        Ok(reservation::list(shared, state))
+        Ok(reserve::list(shared, state))
     } else if method == Method::ControllerList {
         Ok(controller::views(shared, state))
     } else {
