@@ -1,4 +1,5 @@
 use specs::codec::Message;
+use specs::id::Revision;
 use specs::quota::Limit;
 
 use super::*;

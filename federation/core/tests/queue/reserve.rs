@@ -143,9 +143,9 @@ fn the_log_rechecks_what_was_chosen() {
     let it = chosen(&site, ask(&site, "late", 2, (10, 90))).unwrap();
     site.submit(0, job("beta/b", 1, 2));
     site.poll();
-    let refused = |reply: &Reply, what: &str| match reply {
-        Reply::Refused(fault) => assert!(fault.message.contains(what), "{fault}"),
-        other => panic!("{other:?}"),
+    let refused = |reply: &Reply, what: &str| {
+        let is_told = matches!(reply, Reply::Refused(fault) if fault.message.contains(what));
+        assert!(is_told, "{reply:?}");
     };
     refused(&site.apply(Command::MakeReservation(it.clone())), "may run into that time");
     let named = MakeReservation { nodes: vec!["n9".parse().unwrap()], ..it.clone() };
