@@ -89,6 +89,21 @@ pub struct Links {
     pub generation_max: Option<u32>,
 }
 
+impl Links {
+    /// Copies both ways at once that show what one of them showed alone: that way is to blame.
+    fn is_explained(&self, it: &Transfer) -> bool {
+        let flips = |it: &Transfer| -> Vec<(u64, u32)> {
+            it.wrong.iter().map(|word| (word.offset, word.want ^ word.got)).collect()
+        };
+        let is_alone = |it: &Transfer| matches!(it.way, Way::HostToDevice | Way::DeviceToHost);
+        let seen = flips(it);
+        let mut alone = self.transfers.iter().filter(|other| is_alone(other));
+        it.way == Way::BothWays
+            && !seen.is_empty()
+            && alone.any(|other| !other.is_doubtful && flips(other) == seen)
+    }
+}
+
 /// What the numbers say. Rates are not judged: what is slow is told by comparison.
 #[must_use]
 pub fn judge(links: &Links) -> Vec<Finding> {
@@ -96,6 +111,9 @@ pub fn judge(links: &Links) -> Vec<Finding> {
     for it in &links.transfers {
         let to = if it.peer.is_empty() { String::new() } else { format!(" to {}", it.peer) };
         let way = way_name(it.way);
+        if links.is_explained(it) {
+            continue;
+        }
         if it.is_doubtful {
             let what = format!("copies {way}{to} cannot be judged: the memory does not hold");
             findings.push(Finding::unknown(CHECK, what));
@@ -200,6 +218,24 @@ mod tests {
         assert_eq!((found.len(), &found[0].blame), (1, &blame));
         wrong.is_doubtful = true;
         assert_eq!(verdict(&judge(&links(&[wrong]))), Verdict::Unknown);
+    }
+
+    #[test]
+    fn what_one_way_shows_alone_is_not_told_again_of_both_at_once() {
+        let wrong = |way, offset| Transfer {
+            wrong: [Wrong { offset, want: 1, got: 5 }].into(),
+            ..transfer(way)
+        };
+        let ways = |it: &Links| judge(it).into_iter().map(|it| it.blame).collect::<Vec<_>>();
+        let blame = |way, offset| Blame::Transfer { way, offset, bits: 4 };
+        let (there, both) = (wrong(Way::HostToDevice, 24), wrong(Way::BothWays, 24));
+        assert_eq!(ways(&links(&[there.clone(), both.clone()])), [blame(Way::HostToDevice, 24)]);
+        let other = blame(Way::BothWays, 28);
+        let two = links(&[there.clone(), wrong(Way::BothWays, 28)]);
+        assert_eq!(ways(&two), [blame(Way::HostToDevice, 24), other]);
+        assert_eq!(ways(&links(&[both.clone()])), [blame(Way::BothWays, 24)]);
+        let doubtful = Transfer { is_doubtful: true, ..there };
+        assert_eq!(judge(&links(&[doubtful, both])).len(), 2);
     }
 
     #[test]
