@@ -5,6 +5,10 @@
 
 use alloc::string::String;
 
+mod heard;
+
+pub use heard::{Heard, SAME_SPAN, Source};
+
 /// What follows from an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {

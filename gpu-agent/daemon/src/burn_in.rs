@@ -21,6 +21,7 @@ mod gauges;
 mod golden;
 mod kernels;
 mod links;
+mod listen;
 mod management;
 mod memory;
 mod power;
@@ -36,6 +37,8 @@ pub use child::answer_stdin;
 pub(crate) use gauges::Gauges;
 pub use gpu_agent_core::burn_in::dump::BYTES_MAX as DUMP_BYTES_MAX;
 pub(crate) use kernels::MANIFEST;
+pub(crate) use listen::Told;
+pub use listen::listen;
 #[cfg(test)]
 pub(crate) use management::Watched;
 pub use replay::{

@@ -5,7 +5,8 @@
 //! ```text
 //!   burn_in::run (children) ─┐
 //!   counters, every 10 s ────┼─ Evidence ─▶ Ward ─▶ reports ─▶ the Runner's next question
-//!   kernel's log (a thread) ─┘               └─▶ DIR/health.json
+//!   kernel's log (a thread) ─┤               └─▶ DIR/health.json
+//!   library's events (child) ┘
 //! ```
 //!
 //! Nobody looks after GPUs that were only declared: there is nothing to ask.
@@ -13,6 +14,7 @@
 mod doctor;
 mod events;
 mod kept;
+mod library;
 mod proof;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +26,7 @@ use fabric_quic::pki::Credentials;
 use gpu_agent_core::Runner;
 use gpu_agent_core::burn_in::measured::Measured;
 use gpu_agent_core::health::{BurnIn, Evidence, Health, Policy};
+use gpu_agent_core::xid::{Heard, Source};
 use specs::gpu::{BurnInTier, GpuReport, InventorySource};
 use specs::id::{GpuIndex, NodeId};
 use specs::unit::{Instant, Millis};
@@ -60,6 +63,8 @@ pub struct HealthOptions {
 /// What was found out.
 pub(crate) enum News {
     Learnt(GpuIndex, Evidence),
+    /// The driver told of an event; others may tell of the same.
+    Told(GpuIndex, u32, Source),
     /// By the burn-in's number; none if it was stopped.
     BurntIn(u64, BurnIn, Option<(Evidence, Measured)>),
     Reset(GpuIndex, Result<(), String>),
@@ -71,6 +76,7 @@ pub(crate) enum News {
 pub(crate) struct Ward {
     env: Env,
     health: Health,
+    heard: Heard,
     doctor: Arc<Doctor>,
     metrics: Metrics,
     news: mpsc::Receiver<News>,
@@ -116,6 +122,7 @@ impl Ward {
         Self {
             env: env.clone(),
             health,
+            heard: Heard::default(),
             doctor,
             metrics: metrics.clone(),
             news,
@@ -139,15 +146,12 @@ impl Ward {
     pub(crate) fn learn(&mut self, news: News) {
         let now = self.env.clock.now();
         match news {
-            News::Learnt(gpu, evidence) => {
-                note(gpu, &evidence);
-                if let Evidence::Event(code) = evidence {
-                    self.metrics.exporter.note_event(gpu, code);
-                }
-                self.health.handle_evidence(now, gpu, evidence);
-                // What is known by now makes its burn-in pointless.
-                if self.health.is_barred(gpu) {
-                    self.end_burn_in(now, gpu);
+            News::Learnt(gpu, evidence) => self.weigh(now, gpu, evidence),
+            News::Told(gpu, code, source) => {
+                self.metrics.count_event(source);
+                self.metrics.exporter.note_event(gpu, code);
+                if self.heard.handle_event(now, gpu, code, source) {
+                    self.weigh(now, gpu, Evidence::Event(code));
                 }
             }
             News::BurntIn(run, it, told) => {
@@ -168,6 +172,15 @@ impl Ward {
                 self.health.handle_reset(gpu, outcome);
             }
             News::Read(gpu, gauges) => self.metrics.exporter.set(gpu, gauges.map(|it| *it)),
+        }
+    }
+
+    fn weigh(&mut self, now: Instant, gpu: GpuIndex, evidence: Evidence) {
+        note(gpu, &evidence);
+        self.health.handle_evidence(now, gpu, evidence);
+        // What is known by now makes its burn-in pointless.
+        if self.health.is_barred(gpu) {
+            self.end_burn_in(now, gpu);
         }
     }
 

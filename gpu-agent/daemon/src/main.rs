@@ -63,6 +63,12 @@ enum Command {
     /// Runs one check for a burn-in, which calls this itself.
     #[command(hide = true)]
     Check,
+    /// Tells an agent of the driver's events, which calls this itself.
+    #[command(hide = true)]
+    Listen {
+        /// Ids of the GPUs.
+        gpus: Vec<String>,
+    },
     /// Runs one attempt for an agent, which calls this itself.
     #[command(hide = true)]
     Supervise,
@@ -218,6 +224,7 @@ fn main() -> ExitCode {
         Command::Replay(args) => return exit_code(try_replay(&args)),
         Command::Bars { reports } => return show_bars(&reports),
         Command::Check => burn_in::answer_stdin(),
+        Command::Listen { gpus } => burn_in::listen(&gpus, &mut io::stdout().lock()),
         Command::Supervise => supervise(),
     };
     match outcome {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use fabric_quic::env::Env;
 use gpu_agent_core::health::Evidence;
+use gpu_agent_core::xid::Source;
 use prometheus::{
     Encoder, Gauge, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
@@ -40,6 +41,7 @@ pub(crate) struct Metrics {
     pub(crate) disk_free: IntGauge,
     gpus: IntGaugeVec,
     burn_ins: IntCounterVec,
+    events: IntCounterVec,
     pub(crate) exporter: Exporter,
 }
 
@@ -83,6 +85,13 @@ impl Metrics {
                 Opts::new("spillway_agent_burn_ins_total", "Burn-ins, by what came of them."),
                 &["tier", "outcome"],
             )?,
+            events: IntCounterVec::new(
+                Opts::new(
+                    "spillway_agent_gpu_events_total",
+                    "Events of the driver (Xid), by who told of them; both may tell of one.",
+                ),
+                &["source"],
+            )?,
             exporter: Exporter::default(),
             registry,
         };
@@ -94,6 +103,7 @@ impl Metrics {
         metrics.registry.register(Box::new(metrics.disk_free.clone()))?;
         metrics.registry.register(Box::new(metrics.gpus.clone()))?;
         metrics.registry.register(Box::new(metrics.burn_ins.clone()))?;
+        metrics.registry.register(Box::new(metrics.events.clone()))?;
         Ok(metrics)
     }
 
@@ -115,6 +125,11 @@ impl Metrics {
             Some(_) => "unknown",
         };
         self.burn_ins.with_label_values(&[tier.as_str(), outcome]).inc();
+    }
+
+    /// Somebody told of an event of the driver.
+    pub(crate) fn count_event(&self, source: Source) {
+        self.events.with_label_values(&[source.as_str()]).inc();
     }
 
     /// Orders are obeyed that were asked for at an instant.

@@ -203,8 +203,15 @@ fn without_a_driver_the_agent_says_so() {
         return;
     }
     let empty = tempfile::tempdir().unwrap();
-    let done = agent(empty.path()).args(["burn-in", "--tier", "t1"]).output().unwrap();
-    assert_clean(&done, 3, &["there is no NVIDIA driver"]);
+    let run = |arguments: &[&str]| agent(empty.path()).args(arguments).output().unwrap();
+    for tier in ["t0", "t1", "t2", "t3", "t4"] {
+        assert_clean(&run(&["burn-in", "--tier", tier]), 3, &["there is no NVIDIA driver"]);
+    }
+    assert_clean(&run(&["inventory"]), 3, &["there is no NVIDIA driver", "--declare"]);
+    assert_clean(&run(&["inventory", "--declare", "b200:2"]), 0, &[]);
+    let told = run(&["listen", "GPU-0"]);
+    assert_clean(&told, 0, &[]);
+    assert!(String::from_utf8_lossy(&told.stdout).starts_with("{\"deaf\":"), "{told:?}");
 }
 
 #[test]
@@ -214,6 +221,9 @@ fn a_stub_is_no_gpu_and_a_driver_that_does_not_fit_is_no_answer() {
     assert_clean(&with(100).run(&["burn-in", "--tier", "t1"]), 3, &["knows no GPU"]);
     assert_clean(&with(803).run(&["burn-in", "--tier", "t1"]), 4, &["different versions"]);
     assert_clean(&Node::new(Vec::new()).run(&["burn-in", "--tier", "t1"]), 3, &["no GPU"]);
+    assert_clean(&with(100).run(&["inventory"]), 3, &["driver is not loaded"]);
+    assert_clean(&with(803).run(&["inventory"]), 3, &["mismatch"]);
+    assert_clean(&Node::new(Vec::new()).run(&["inventory"]), 3, &["no usable GPU"]);
 }
 
 /// A library of this process that is none of a driver's.
@@ -237,6 +247,8 @@ fn a_library_that_is_no_drivers_is_no_panic_of_the_agent() {
     assert_clean(&burn_in, 4, &["library cannot be used", "cuInit"]);
     let inventory = agent(folder.path()).arg("inventory").output().unwrap();
     assert_clean(&inventory, 3, &["lacks a function"]);
+    let told = agent(folder.path()).args(["listen", "GPU-0"]).output().unwrap();
+    assert_clean(&told, 0, &[]);
 }
 
 #[test]

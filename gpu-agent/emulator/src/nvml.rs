@@ -23,8 +23,10 @@ const INVALID_ARGUMENT: c_uint = 2;
 const NOT_SUPPORTED: c_uint = 3;
 const NOT_FOUND: c_uint = 6;
 const INSUFFICIENT_SIZE: c_uint = 7;
+const DRIVER_NOT_LOADED: c_uint = 9;
 const TIMEOUT: c_uint = 10;
 const GPU_IS_LOST: c_uint = 15;
+const VERSION_MISMATCH: c_uint = 18;
 const UNKNOWN: c_uint = 999;
 
 mod more;
@@ -109,8 +111,22 @@ pub extern "C" fn nvmlInit_v2() -> c_uint {
             std::thread::park();
         }
     }
+    let mut faults = loaded.gpus.iter().flat_map(|gpu| &gpu.faults);
+    if let Some(code) = faults.find_map(refused) {
+        return code;
+    }
     *CONTROL.lock().unwrap_or_else(PoisonError::into_inner) = Some(loaded);
     SUCCESS
+}
+
+/// What this library says where the driver's refuses. A stub is the driver's library alone.
+fn refused(fault: &Fault) -> Option<c_uint> {
+    let Fault::Refusal { code } = fault else { return None };
+    match code {
+        100 => Some(DRIVER_NOT_LOADED),
+        803 => Some(VERSION_MISMATCH),
+        _ => None,
+    }
 }
 
 #[unsafe(no_mangle)]

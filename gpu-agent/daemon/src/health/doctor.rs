@@ -18,13 +18,16 @@ use tokio::process::Command;
 use tokio::sync::{mpsc, oneshot};
 
 use super::proof::Signer;
-use super::{HealthOptions, News, events};
+use super::{HealthOptions, News, events, library};
 use crate::burn_in::{self, Gauges, Options, Reading, Stop, StopHandle};
 
 /// How often counters are read.
 const READ_SPAN: Millis = Millis(10_000);
-/// How long a reading may take.
-const READ_PATIENCE: Duration = Duration::from_secs(6);
+/// How often they are asked for that did not come.
+const ASK_AGAIN_SPAN: Millis = Millis(1_000);
+/// How long a reading may take. With both spans, a library that stops to answer is known as one
+/// within half a minute.
+const READ_PATIENCE: Duration = Duration::from_secs(5);
 /// How long one check of a burn-in may take beyond the time that it is kept at work.
 const CHECK_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a command that resets may take, and then how long a machine may take to go down.
@@ -173,7 +176,7 @@ impl Doctor {
         }
     }
 
-    /// Reads counters for ever, and follows the kernel's log.
+    /// Reads counters for ever, follows the kernel's log, and listens to the management library.
     pub(super) fn watch(self: &Arc<Self>) {
         for info in &self.gpus {
             let (doctor, info) = (self.clone(), info.clone());
@@ -181,6 +184,9 @@ impl Doctor {
         }
         if !self.gpus.is_empty() {
             events::follow(&self.options.kernel_log, self.gpus.clone(), self.tell.clone());
+            let doctor = self.clone();
+            self.env
+                .spawn(async move { library::hear(&doctor.env, &doctor.gpus, &doctor.tell).await });
         }
     }
 
@@ -189,13 +195,14 @@ impl Doctor {
         loop {
             let read = burn_in::watch(&info.uuid, READ_PATIENCE).await;
             let (told, gauges) = judge(&mut before, read);
+            let pause = if told == [Evidence::Silent] { ASK_AGAIN_SPAN } else { READ_SPAN };
             let told = told.into_iter().map(|it| News::Learnt(info.index, it));
             for news in told.chain([News::Read(info.index, gauges)]) {
                 if self.tell.send(news).await.is_err() {
                     return;
                 }
             }
-            self.env.sleep(READ_SPAN).await;
+            self.env.sleep(pause).await;
         }
     }
 }

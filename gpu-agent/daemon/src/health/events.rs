@@ -1,5 +1,5 @@
 //! The kernel's log, where the driver tells of its events: each of them, also when several come at
-//! once, which the management library does not.
+//! once, which the management library does not ([`super::library`]).
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use gpu_agent_core::health::{Evidence, Recovery};
-use gpu_agent_core::xid;
+use gpu_agent_core::xid::{self, Source};
 use specs::gpu::GpuInfo;
 use specs::id::GpuIndex;
 use tokio::sync::mpsc;
@@ -38,7 +38,8 @@ fn read(path: &PathBuf, gpus: &[GpuInfo], tell: &mpsc::Sender<News>) -> std::io:
     let mut file = File::open(path)?;
     file.seek(SeekFrom::End(0))?;
     let mut lines = BufReader::new(file);
-    let mut places: Vec<(String, GpuIndex)> = Vec::new();
+    // Asked before anything happens: of a GPU that is gone the driver says nothing more.
+    let mut places = inventory::places(gpus);
     let mut line = Vec::new();
     loop {
         match lines.read_until(b'\n', &mut line) {
@@ -48,16 +49,15 @@ fn read(path: &PathBuf, gpus: &[GpuInfo], tell: &mpsc::Sender<News>) -> std::io:
                 let event = xid::parse(&String::from_utf8_lossy(&line));
                 line.clear();
                 let Some(event) = event else { continue };
-                if places.is_empty() {
+                if of_place(&places, &event.place).is_none() && places.len() < gpus.len() {
                     places = inventory::places(gpus);
                 }
-                let of = places.iter().find(|(place, _)| *place == event.place);
-                let Some((_, index)) = of else { continue };
-                let evidence = match event.recovery.and_then(Recovery::of) {
-                    Some(recovery) => Evidence::Recovery(recovery),
-                    None => Evidence::Event(event.code),
+                let Some(index) = of_place(&places, &event.place) else { continue };
+                let news = match event.recovery.and_then(Recovery::of) {
+                    Some(recovery) => News::Learnt(index, Evidence::Recovery(recovery)),
+                    None => News::Told(index, event.code, Source::KernelLog),
                 };
-                if tell.blocking_send(News::Learnt(*index, evidence)).is_err() {
+                if tell.blocking_send(news).is_err() {
                     return Ok(());
                 }
             }
@@ -69,4 +69,8 @@ fn read(path: &PathBuf, gpus: &[GpuInfo], tell: &mpsc::Sender<News>) -> std::io:
             return Ok(());
         }
     }
+}
+
+fn of_place(places: &[(String, GpuIndex)], wanted: &str) -> Option<GpuIndex> {
+    places.iter().find(|(place, _)| place == wanted).map(|(_, index)| *index)
 }

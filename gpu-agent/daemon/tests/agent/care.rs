@@ -11,7 +11,7 @@ use gpu_agent_emulator::control::{Control, Gpu, VARIABLE};
 use gpu_agent_emulator::fault::{Counter, Fault};
 use rustix::process::Signal;
 use specs::gpu::GpuState;
-use specs::id::{GpuIndex, LeaseId};
+use specs::id::{Boot, GpuIndex, LeaseId};
 use specs::unit::Millis;
 use specs::wire::agent::AttemptPhase;
 
@@ -41,10 +41,16 @@ fn plant(directory: &Path, gpus: Vec<Gpu>) {
 
 impl Node {
     fn start(gpus: Vec<Gpu>, more: &[&str]) -> Self {
+        Self::start_among(gpus, more, |_| ())
+    }
+
+    /// The same, where libraries are not all what they should be.
+    fn start_among(gpus: Vec<Gpu>, more: &[&str], change: impl FnOnce(&Path)) -> Self {
         let (controller, (guard, directory)) = (Controller::start(), directory());
         controller.desk().prove = true;
         let library = gpu_agent_emulator::library().expect("the emulator is built with this test");
         gpu_agent_emulator::stage(&library, &directory.join("lib")).unwrap();
+        change(&directory.join("lib"));
         plant(&directory, gpus);
         fs::write(directory.join("kernel.log"), "").unwrap();
         let log = directory.join("kernel.log").display().to_string();
@@ -71,6 +77,13 @@ impl Node {
         let mut log =
             fs::File::options().append(true).open(self.directory.join("kernel.log")).unwrap();
         writeln!(log, "6,1,2,-;NVRM: Xid (PCI:0000:01:00): {text}").unwrap();
+    }
+
+    /// How many events this source has told of.
+    fn events_of(&self, source: &str) -> u64 {
+        let name = format!("spillway_agent_gpu_events_total{{source=\"{source}\"}} ");
+        let text = self.scrape();
+        text.lines().find_map(|it| it.strip_prefix(&name)?.parse().ok()).unwrap_or(0)
     }
 
     /// The process whose kernel hangs.
@@ -208,4 +221,105 @@ async fn without_a_program_that_resets_the_operator_is_told_what_to_do() {
     node.event("95, pid=1, Uncontained ECC error");
     let why = node.await_state(0, GpuState::Quarantined);
     assert!(why.contains("Xid 95; reset the GPU"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_the_library_alone_tells_of_quarantines_its_gpu() {
+    let node = Node::start(vec![gpu(Vec::new()), gpu(Vec::new())], &[]);
+    node.await_state(0, GpuState::Healthy);
+    node.await_state(1, GpuState::Healthy);
+    plant(&node.directory, vec![gpu(Vec::new()), gpu(vec![Fault::Event { code: 79 }])]);
+    let why = node.await_state(1, GpuState::Quarantined);
+    assert!(why.contains("Xid 79"), "{why}");
+    node.await_state(0, GpuState::Healthy);
+    assert_eq!((node.events_of("library"), node.events_of("kernel-log")), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_both_tell_of_counts_once() {
+    let node = Node::start(vec![gpu(Vec::new())], &[]);
+    node.await_state(0, GpuState::Healthy);
+    // A second one of a program within a day would make the GPU a suspect.
+    node.event("31, pid=1");
+    plant(&node.directory, vec![gpu(vec![Fault::Event { code: 31 }])]);
+    let both = || (node.events_of("library"), node.events_of("kernel-log"));
+    eventually("both to tell", || (both() == (1, 1)).then_some(()));
+    node.controller.nudge().await;
+    node.await_state(0, GpuState::Healthy);
+    node.event("13, pid=1");
+    let why = node.await_state(0, GpuState::Suspect);
+    assert!(why.contains("Xid 13") && why.contains("again"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_in_the_log_counts_although_the_library_hangs() {
+    let node = Node::start(vec![gpu(Vec::new())], &[]);
+    node.await_state(0, GpuState::Healthy);
+    plant(&node.directory, vec![gpu(vec![Fault::HungManagement])]);
+    node.event("119, Timeout waiting for RPC from GSP");
+    let why = node.await_state(0, GpuState::Quarantined);
+    assert!(why.contains("Xid 119"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_whose_library_hangs_goes_on_and_trusts_the_gpu_no_longer() {
+    let node = Node::start(vec![gpu(Vec::new())], &[]);
+    node.await_state(0, GpuState::Healthy);
+    node.controller.order(LeaseId(7), script("sleep 100000"));
+    node.controller.wait_for_phase(LeaseId(7), AttemptPhase::Running);
+    let clock = clock();
+    let planted_at = clock.now();
+    plant(&node.directory, vec![gpu(vec![Fault::HungManagement])]);
+    let why = node.await_state(0, GpuState::Quarantined);
+    assert!(why.contains("does not answer"), "{why}");
+    println!("quarantined {} ms after the library hung", clock.now().since(planted_at).0);
+    // It asks, obeys and tells as before.
+    node.controller.withdraw(LeaseId(7));
+    node.controller.wait("no attempts", |report| report.attempts.is_empty().then_some(()));
+    assert!(node.scrape().contains("spillway_agent_orders_age_seconds"));
+}
+
+/// How an agent ends that finds no GPU, and what it says.
+fn ends(gpus: Vec<Gpu>, change: impl FnOnce(&Path)) -> (Option<i32>, String) {
+    let mut node = Node::start_among(gpus, &[], change);
+    let code = node.agent.wait().code();
+    (code, node.agent.log())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_no_library_answers_ends_with_a_plain_word_and_its_code() {
+    let one = |faults: &[Fault]| vec![gpu(faults.to_vec())];
+    let is_kept = |_: &Path| ();
+    for (gpus, word) in [
+        (one(&[Fault::HungManagement]), "did not answer within 10 s"),
+        (one(&[Fault::Refusal { code: 100 }]), "is not loaded"),
+        (one(&[Fault::Refusal { code: 803 }]), "mismatch"),
+        (Vec::new(), "no usable GPU"),
+    ] {
+        let (code, said) = ends(gpus, is_kept);
+        assert_eq!(code, Some(3), "{said}");
+        assert!(said.contains(word) && said.contains("--declare") && !said.contains("panicked"));
+    }
+    if Path::new("/proc/driver/nvidia").exists() {
+        println!("not all was tried: this machine has a driver");
+        return;
+    }
+    let (code, said) =
+        ends(one(&[]), |libraries| fs::remove_file(libraries.join("libnvidia-ml.so.1")).unwrap());
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("no NVIDIA driver") && !said.contains("panicked"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gpu_whose_driver_cannot_be_used_is_never_proven_and_the_agent_runs_on() {
+    for (fault, word) in
+        [(Fault::Release { version: 12_040 }, "too old"), (Fault::Refusal { code: 34 }, "stub")]
+    {
+        let node = Node::start(vec![gpu(vec![fault])], &[]);
+        let why = node.await_state(0, GpuState::Quarantined);
+        assert!(why.contains(word) && why.contains("judge"), "{why}");
+        let boot = node.controller.wait("a report", |report| Some(report.boot));
+        assert_eq!(boot, Boot(1), "it is the first life");
+        assert!(!node.agent.log().contains("panicked"));
+    }
 }

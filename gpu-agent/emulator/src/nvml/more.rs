@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::{
     INVALID_ARGUMENT, NOT_SUPPORTED, SUCCESS, TIMEOUT, counter, done, put, with, with_gpu,
 };
-use crate::control::events;
+use crate::control::{Control, events};
 use crate::fault::{Counter, Fault};
 
 #[repr(C)]
@@ -208,13 +208,13 @@ pub unsafe extern "C" fn nvmlEventSetWait_v2(
     TIMEOUT
 }
 
+/// Whoever waits for events does so for long: the file is read again, for what was planted since.
 fn next_event() -> Option<(usize, u32)> {
     let listened = LISTENED.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
-    let control = super::CONTROL.lock().unwrap_or_else(PoisonError::into_inner);
+    let control = Control::from_environment().ok()?;
     for index in listened {
-        let faults = control.as_ref().and_then(|it| it.gpus.get(index)).map(|gpu| &gpu.faults);
-        for fault in faults.into_iter().flatten() {
+        for fault in control.gpus.get(index).map(|gpu| &gpu.faults).into_iter().flatten() {
             if let Fault::Event { code } = fault
                 && events::has(index, events::WORKED)
                 && !told.contains(&(index, *code))
