@@ -233,7 +233,7 @@ mod tests {
         let other = blame(Way::BothWays, 28);
         let two = links(&[there.clone(), wrong(Way::BothWays, 28)]);
         assert_eq!(ways(&two), [blame(Way::HostToDevice, 24), other]);
-        assert_eq!(ways(&links(&[both.clone()])), [blame(Way::BothWays, 24)]);
+        assert_eq!(ways(&links(core::slice::from_ref(&both))), [blame(Way::BothWays, 24)]);
         let doubtful = Transfer { is_doubtful: true, ..there };
         assert_eq!(judge(&links(&[doubtful, both])).len(), 2);
     }
