@@ -146,3 +146,22 @@ FAMILY(random, RANDOM)
 FAMILY(walk, WALK)
 FAMILY(checker, CHECKER)
 FAMILY(modulo, MODULO)
+
+// Reads every second row, 32 bytes of each in turns, so that each read is of another row than the one
+// before: what lies in the rows between, which nothing refreshes by a read, is disturbed as much as an
+// order of reads can. `rows` rows of `bytes` from `memory` on; the first is `odd`. To be launched on
+// more than the second-level cache holds, or rows are read once.
+KERNEL void __launch_bounds__(256)
+    memory_read_rows(const char *memory, u32 rows, u32 bytes, u32 odd, u32 times) {
+    const u32 first = odd + (((blockIdx.x << 8) + threadIdx.x) << 1), stride = gridDim.x << 9;
+#pragma unroll 1
+    for (u32 time = 0; time < times; ++time)
+#pragma unroll 1
+        for (u32 at = 0; at < bytes; at += 32)
+#pragma unroll 1
+            for (u32 row = first; row < rows; row += stride) {
+                const char *from = memory + (u64)row * bytes + at;
+                load(from);
+                load(from + 16);
+            }
+}

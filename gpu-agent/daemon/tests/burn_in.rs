@@ -303,7 +303,7 @@ fn each_tier_does_its_checks_and_a_soak_repeats_them() {
     let gate = tier("t1", "0", &[]);
     assert!(votes(&gate) >= 12, "{gate}");
     assert_eq!(gate["memoryPasses"], 6);
-    let soak = tier("t3", "4", &[]);
+    let soak = tier("t3", "12", &[]);
     assert!(soak["rounds"].as_u64().unwrap() >= 2, "{soak}");
     let slices = ["0", "1", "2", "3"].map(|turn| tier("t4", "0", &["--turn", turn]));
     let passes = slices.each_ref().map(|it| it["memoryPasses"].as_u64().unwrap());
@@ -389,4 +389,24 @@ fn events_are_lines_that_name_the_gpu_and_what_was_found() {
         assert_eq!(it["entitiesImpacted"][0]["entityValue"], "1");
         assert!(it["entitiesImpacted"].as_array().unwrap().contains(&sm), "{it}");
     }
+}
+
+#[test]
+fn a_soak_finds_cells_that_lose_what_they_hold_and_an_admission_does_not_look_for_them() {
+    let leak = Fault::Leak { address: 100 << 10 | 4, bit: 5, one: false, millis: 300 };
+    let disturbed =
+        Fault::Disturbed { address: 100 << 10 | 4, bit: 5, one: false, row: 2_048, times: 60 };
+    for (fault, word) in [(leak, "left alone"), (disturbed.clone(), "rows were read in turns")] {
+        let node = Node::new(vec![gpu(vec![fault])]);
+        let arguments = ["burn-in", "--tier", "t3", "--seconds", "30", "-o", "json"];
+        let done = node.run(&arguments);
+        let report: Value = serde_json::from_slice(&done.stdout).unwrap();
+        assert_eq!(done.status.code(), Some(1), "{report}");
+        let found = &report["gpus"][0]["findings"][0];
+        assert!(found["message"].as_str().unwrap().contains(word), "{found}");
+        let blame = &found["blame"];
+        assert_eq!(blame["bits"], serde_json::json!([0, 1 << 5, 0, 0]), "{found}");
+        assert_eq!(blame["address"].as_u64().unwrap() & 0xf_ffff, 100 << 10, "{found}");
+    }
+    assert_eq!(Node::new(vec![gpu(vec![disturbed])]).burn_in(&[]).0, 0);
 }

@@ -135,7 +135,9 @@ impl Gpu {
     fn misplaced(&self, fault: &Fault) -> Option<String> {
         let outside = |from: u64, bytes: u64| from.saturating_add(bytes) > self.bytes();
         let (place, sm) = match fault {
-            Fault::StuckBit { address, .. } => (outside(*address, 4), 0),
+            Fault::StuckBit { address, .. }
+            | Fault::Leak { address, .. }
+            | Fault::Disturbed { address, .. } => (outside(*address, 4), 0),
             Fault::StuckRow { address, bytes, .. } => (outside(*address, *bytes), 0),
             Fault::Alias { address, to, bytes } => {
                 (outside(*address, *bytes) || outside(*to, *bytes), 0)

@@ -45,6 +45,8 @@ pub(crate) struct Device {
     /// By the beginning of a kernel's name.
     flaky_under: Vec<(String, BTreeMap<u32, Unit>)>,
     pace: BTreeMap<u32, u64>,
+    /// When its last kernel ended, in nanoseconds of the process's life.
+    pub ended_at: u64,
     /// What every call is answered from now on.
     pub broken: Option<u32>,
     pub is_hung: bool,
@@ -61,6 +63,7 @@ impl Device {
             flaky: BTreeMap::new(),
             flaky_under: Vec::new(),
             pace: BTreeMap::new(),
+            ended_at: 0,
             broken: None,
             is_hung: false,
         };
@@ -142,6 +145,11 @@ impl Device {
             }
         }
         data
+    }
+
+    /// Time that passed before something is done, without a kernel that ran.
+    pub(crate) fn rest(&mut self, nanos: u64) {
+        self.memory.rest(nanos);
     }
 
     /// Runs a kernel, or does what was planted for it. What goes wrong shows later, as with a GPU.

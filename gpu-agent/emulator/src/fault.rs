@@ -14,6 +14,12 @@ pub enum Fault {
     StuckRow { address: u64, bytes: u64, bit: u32, one: bool },
     /// What is read or written at `address` is read or written at `to`.
     Alias { address: u64, to: u64, bytes: u64 },
+    /// A bit of the word at `address` that falls when nothing writes or reads it for so long, while
+    /// no kernel runs either.
+    Leak { address: u64, bit: u32, one: bool, millis: u64 },
+    /// A bit of the word at `address` that falls when rows beside its own, of so many bytes, were
+    /// opened as often since its own was. `one` is what it falls to, as of a leak.
+    Disturbed { address: u64, bit: u32, one: bool, row: u64, times: u64 },
     /// Reads by one SM that come with one wrong bit, about once in `every`; right when repeated.
     TransientRead { sm: u32, every: u64, seed: u64 },
     /// Writes by one SM that never arrive, about once in `every`.

@@ -37,6 +37,9 @@ pub const KINDS: [&str; 22] = [
     "sticky",
 ];
 
+/// Kinds that only a soak finds.
+pub const SOAK_KINDS: [&str; 2] = ["leak", "disturbed"];
+
 /// Numbers that look random, from a seed.
 pub struct Chance(u64);
 
@@ -89,6 +92,7 @@ pub fn plant(kind: &str, chance: &mut Chance) -> Option<Fault> {
             let address = chance.within(0, bytes / 4) * 4;
             Fault::StuckBit { address, bit: chance.small(0, 32), one }
         }
+        "leak" | "disturbed" => weak(kind, chance),
         "stuck-row" => {
             let row = chance.of([128, 256, 512, 1_024]);
             let address = chance.within(0, bytes / row) * row;
@@ -140,6 +144,21 @@ pub fn plant(kind: &str, chance: &mut Chance) -> Option<Fault> {
         "sticky" => Fault::Sticky { kernel },
         _ => return None,
     })
+}
+
+/// A cell that only a soak finds.
+fn weak(kind: &str, chance: &mut Chance) -> Fault {
+    let bytes = (MEMORY_KIB - RESERVE_KIB) << 10;
+    let one = chance.draw() & 1 == 1;
+    let bit = chance.small(0, 32);
+    if kind == "leak" {
+        let address = chance.within(0, bytes / 4) * 4;
+        return Fault::Leak { address, bit, one, millis: chance.within(200, 450) };
+    }
+    let row = chance.of([1_024, 2_048, 4_096, 8_192]);
+    // Not in the last, small pieces of memory: they have too few rows.
+    let address = chance.within(0, bytes * 7 / 8 / 4) * 4;
+    Fault::Disturbed { address, bit, one, row, times: chance.within(40, 200) }
 }
 
 /// What is no fault, and must not be taken for one.
@@ -194,6 +213,11 @@ fn is_exact(blame: &Value, fault: &Fault) -> bool {
                 number("address") == at(*address) && number("bit") == Some((*bit).into());
             kind == "bit" && is_place && blame["one"] == *one
         }
+        Fault::Leak { address, bit, .. } | Fault::Disturbed { address, bit, .. } => {
+            let word = usize::try_from(address % 16 / 4).unwrap_or(0);
+            let is_bit = blame["bits"][word] == 1_u64 << bit;
+            kind == "cell" && number("address") == at(address / 16 * 16) && is_bit
+        }
         Fault::StuckRow { address, bytes, bit, .. } => {
             let bits: Vec<u64> = (0..4).filter_map(|nth| blame["bits"][nth].as_u64()).collect();
             let wanted: Vec<u64> =
@@ -239,7 +263,7 @@ mod tests {
     #[test]
     fn every_kind_can_be_planted_and_lies_within_the_gpu() {
         let mut chance = Chance::new(1);
-        for kind in KINDS {
+        for kind in KINDS.into_iter().chain(SOAK_KINDS) {
             for _ in 0..50 {
                 let fault = plant(kind, &mut chance).unwrap();
                 let text = toml::to_string(&control(vec![fault])).unwrap();

@@ -56,8 +56,26 @@ fn launch(
 /// Index of the vector, what differed, whether the second read was right, and the SM.
 pub(crate) type Found = (u64, [u32; 4], bool, u32);
 
+/// What is done between writing and checking.
+#[derive(Clone, Copy)]
+enum Between {
+    Nothing,
+    Rest(u64),
+    Rows(u32),
+}
+
 /// One pass of a pattern over all memory.
 pub(crate) fn pass(device: &mut Device, pattern: &str, seed: u64, shift: u32) -> Vec<Found> {
+    pass_with(device, pattern, seed, shift, Between::Nothing)
+}
+
+fn pass_with(
+    device: &mut Device,
+    pattern: &str,
+    seed: u64,
+    shift: u32,
+    between: Between,
+) -> Vec<Found> {
     let module = Module::load(MEMORY).unwrap();
     let pinned = [Pinned::new(4 * BLOCKS as usize), Pinned::new(2_080 + 80 * 512)];
     let bytes = device.free_bytes();
@@ -69,6 +87,17 @@ pub(crate) fn pass(device: &mut Device, pattern: &str, seed: u64, shift: u32) ->
         [Long(memory), Word(count), Long(0), Long(seed), Word(shift), Long(pinned[0].at)];
     launch(device, &module, &pinned, &fill, shape, &arguments);
     for (flip, invert) in [(0, 1), (NOBODY, 0)] {
+        match between {
+            Between::Nothing => {}
+            Between::Rest(millis) => device.rest(millis * 1_000_000),
+            Between::Rows(row) => {
+                for odd in 0..2 {
+                    let rows = Word(u32::try_from(bytes).unwrap() / row);
+                    let arguments = [Long(memory), rows, Word(row), Word(odd), Word(1)];
+                    launch(device, &module, &pinned, "memory_read_rows", shape, &arguments);
+                }
+            }
+        }
         let arguments = [
             Long(memory),
             Word(count),
@@ -213,6 +242,46 @@ fn a_wrong_read_comes_right_when_repeated_and_names_its_sm() {
     let found = pass(&mut device(1 << 10, vec![fault]), "random", 3, 0);
     assert!(!found.is_empty());
     assert!(found.iter().all(|it| it.2 && it.3 == 2), "{found:?}");
+}
+
+#[test]
+fn a_cell_that_leaks_is_found_after_a_rest_alone() {
+    let fault = |one| Fault::Leak { address: 4_100, bit: 5, one, millis: 400 };
+    for one in [false, true] {
+        let mut device = device(1 << 10, vec![fault(one)]);
+        for pattern in PATTERNS {
+            assert_eq!(pass(&mut device, pattern, 3, 0), [], "{pattern}");
+        }
+        assert_eq!(pass_with(&mut device, "random", 3, 0, Between::Rest(399)), []);
+        let found = pass_with(&mut device, "random", 3, 0, Between::Rest(400));
+        assert_eq!(found.len(), 1, "in one of both checks: {found:?}");
+        assert_eq!((found[0].0, found[0].1, found[0].2), (256, [0, 1 << 5, 0, 0], false));
+    }
+}
+
+#[test]
+fn a_cell_that_its_neighbours_disturb_is_found_by_the_order_of_rows_alone() {
+    for (row, address) in [(1_024, 5 * 1_024 + 4), (2_048, 1_020 << 10), (8_192, 0)] {
+        let row_u64 = u64::from(row);
+        let fault = Fault::Disturbed { address, bit: 9, one: false, row: row_u64, times: 48 };
+        let mut device = device(1 << 10, vec![fault]);
+        for pattern in PATTERNS {
+            assert_eq!(pass(&mut device, pattern, 3, 0), [], "{pattern}, rows of {row}");
+        }
+        let rested = pass_with(&mut device, "random", 3, 0, Between::Rest(60_000));
+        assert_eq!(rested, [], "time does nothing to it");
+        let found = pass_with(&mut device, "random", 3, 0, Between::Rows(row));
+        assert_eq!(found.len(), 1, "rows of {row}: {found:?}");
+        assert_eq!(found[0].0, address / 16);
+    }
+}
+
+#[test]
+fn sound_memory_bears_a_rest_and_the_order_of_rows() {
+    let mut device = device(1 << 10, Vec::new());
+    for between in [Between::Rest(60_000), Between::Rows(1_024), Between::Rows(8_192)] {
+        assert_eq!(pass_with(&mut device, "random", 3, 0, between), []);
+    }
 }
 
 #[test]

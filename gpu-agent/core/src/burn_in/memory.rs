@@ -70,6 +70,11 @@ pub struct Numbers {
     pub count: u64,
     pub spoiled: u32,
     pub mismatches: Vec<Mismatch>,
+    /// The pass in which memory was left alone, and the one in which rows were read in turns.
+    #[serde(default)]
+    pub held: Option<u32>,
+    #[serde(default)]
+    pub disturbed: Option<u32>,
     /// A bit that the test itself turned round, by its address: in a pass of its own.
     pub canary: Option<Canary>,
     /// Bytes read and written, and how long that took.
@@ -329,7 +334,15 @@ fn single(numbers: &Numbers, left: &[&Mismatch], findings: &mut Vec<Finding>) {
     for (index, place) in places(left).iter().take(LISTED_MAX) {
         let Some(address) = numbers.address(*index) else { continue };
         let blame = Blame::Cell { address, bits: place.bits };
-        let message = format!("{} was wrong in {} passes", describe(&blame), place.passes.len());
+        let is_only_in = |pass: Option<u32>| place.passes.iter().all(|it| Some(*it) == pass);
+        let how = if is_only_in(numbers.held) {
+            String::from("lost what it held when it was left alone")
+        } else if is_only_in(numbers.disturbed) {
+            String::from("lost what it held when rows were read in turns")
+        } else {
+            format!("was wrong in {} passes", place.passes.len())
+        };
+        let message = format!("{} {how}", describe(&blame));
         findings.push(Finding::new(CHECK, Severity::Fault, blame, message));
     }
 }
@@ -410,6 +423,20 @@ mod tests {
         });
         let expected = Blame::Sm { sm: 2, unit: "reads".into() };
         assert_eq!(blames(&numbers(read.collect())), [expected]);
+    }
+
+    #[test]
+    fn what_is_lost_in_one_pass_alone_is_named_with_what_was_done_in_it() {
+        let with = |held, disturbed| {
+            let it = Numbers { held, disturbed, ..numbers(alloc::vec![mismatch(11, 5, 0, 1)]) };
+            let found = judge(&it).remove(0);
+            let blame = Blame::Cell { address: BASE + 5 * 16, bits: [0, 1 << 7, 0, 0] };
+            assert_eq!(found.blame, blame);
+            found.message
+        };
+        assert!(with(Some(11), Some(16)).contains("left alone"));
+        assert!(with(Some(6), Some(11)).contains("rows were read"));
+        assert!(with(None, None).contains("in 1 passes"));
     }
 
     #[test]

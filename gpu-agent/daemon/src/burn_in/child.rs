@@ -75,6 +75,9 @@ pub(super) struct Request {
     /// such pass.
     #[serde(default)]
     pub hold_seconds: u32,
+    /// Whether rows of memory are read in turns, in a pass of its own.
+    #[serde(default)]
+    pub rows: bool,
     /// A file of operands to replay, which follows the line.
     #[serde(skip)]
     pub dump: Vec<u8>,
@@ -89,9 +92,19 @@ const VOTES: u64 = 25;
 impl Request {
     /// A question that needs nothing but a GPU.
     pub(super) fn of(check: Check, uuid: &str) -> Self {
-        let (uuid, dump, peers) = (uuid.to_owned(), Vec::new(), false);
-        let (seed, passes, seconds, turn, hold_seconds) = (0, 0, 0, 0, 0);
-        Self { check, gpu: 0, uuid, seed, passes, seconds, turn, hold_seconds, dump, peers }
+        Self {
+            check,
+            gpu: 0,
+            uuid: uuid.to_owned(),
+            seed: 0,
+            passes: 0,
+            seconds: 0,
+            turn: 0,
+            hold_seconds: 0,
+            rows: false,
+            dump: Vec::new(),
+            peers: false,
+        }
     }
 
     /// The share of one of the votes.

@@ -15,6 +15,12 @@ const BLOCKS: u32 = 8;
 pub(super) const HEAD: usize = 8 + 512;
 pub(super) const RECORD: usize = 20;
 pub(super) const RECORDS: usize = 512;
+/// Bytes of rows that are read in turns: where rows lie is not told, so several are tried.
+const ROWS: [u64; 4] = [1 << 10, 2 << 10, 4 << 10, 8 << 10];
+/// How often all of a stretch of rows is read, and how many times the second-level cache's bytes a
+/// stretch is: what is read again must come from memory.
+const ROW_TIMES: u32 = 4;
+const STRETCH: u64 = 4;
 /// Mismatches that are told of one pass, so that an answer stays small.
 const TOLD_MAX: usize = 256;
 /// Largest and smallest piece that is asked for, and what is left to the driver.
@@ -37,9 +43,20 @@ struct Pair {
     check: Kernel,
 }
 
+/// What is done between writing and checking.
+#[derive(Clone, Copy)]
+enum Between {
+    Nothing,
+    /// Memory is left alone.
+    Hold(Duration),
+    /// Rows are read in turns.
+    Rows,
+}
+
 struct Bench<'a> {
     gpu: &'a Gpu,
     pairs: Vec<Pair>,
+    rows: Kernel,
     pieces: Vec<Piece>,
     /// By piece and block: the SM that wrote last, in the fill and in the check that inverts.
     writers: [Pinned; 2],
@@ -53,8 +70,10 @@ struct Bench<'a> {
 pub(super) fn test(gpu: &Gpu, request: &Request) -> Result<Numbers, Failure> {
     let fills = PATTERNS.map(|(_, name)| format!("memory_fill_{name}"));
     let checks = PATTERNS.map(|(_, name)| format!("memory_check_{name}"));
-    let names: Vec<&str> = fills.iter().chain(&checks).map(String::as_str).collect();
+    let mut names: Vec<&str> = fills.iter().chain(&checks).map(String::as_str).collect();
+    names.push("memory_read_rows");
     let mut fills = gpu.load(kernels::MEMORY, &names)?;
+    let rows = fills.pop().ok_or_else(|| Failure::driver("the kernels are not there"))?;
     let checks = fills.split_off(PATTERNS.len());
     let pairs = PATTERNS.iter().zip(fills).zip(checks);
     let (free, total) = gpu.free_bytes()?;
@@ -62,6 +81,7 @@ pub(super) fn test(gpu: &Gpu, request: &Request) -> Result<Numbers, Failure> {
     let blocks = (gpu.info.sms * BLOCKS) as usize * pieces.len();
     let bench = Bench {
         gpu,
+        rows,
         pairs: pairs.map(|((it, fill), check)| Pair { pattern: it.0, fill, check }).collect(),
         writers: [gpu.pinned(blocks)?, gpu.pinned(blocks)?],
         log: gpu.pinned(HEAD + RECORDS * RECORD)?,
@@ -106,14 +126,21 @@ impl Bench<'_> {
             request.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ mixed << 32 ^ mixed.rotate_left(7)
         };
         for pass in 0..request.passes {
-            self.pass(pass, seed(pass), Duration::ZERO, &mut numbers)?;
+            self.pass(pass, seed(pass), Between::Nothing, &mut numbers)?;
         }
-        if request.hold_seconds > 0 {
-            // Cells that lose what they hold need time to; of random numbers, each half of the bits.
+        // Of random numbers, each half of the bits can fall, and of their complements the others.
+        let random = (request.passes..).filter(|it| self.pattern(*it) == Pattern::Random);
+        let mut random = random.map(|pass| (pass, seed(pass)));
+        if let Some((pass, seed)) = random.next().filter(|_| request.hold_seconds > 0) {
+            // Cells that lose what they hold need time to.
             let hold = Duration::from_secs(request.hold_seconds.into());
-            let pass = request.passes;
-            let pass = (pass..).find(|it| self.pattern(*it) == Pattern::Random).unwrap_or(pass);
-            self.pass(pass, seed(pass), hold, &mut numbers)?;
+            self.pass(pass, seed, Between::Hold(hold), &mut numbers)?;
+            numbers.held = Some(pass);
+            numbers.passes += 1;
+        }
+        if let Some((pass, seed)) = random.next().filter(|_| request.rows) {
+            self.pass(pass, seed, Between::Rows, &mut numbers)?;
+            numbers.disturbed = Some(pass);
             numbers.passes += 1;
         }
         self.canary(seed(numbers.passes), request.seed, &mut numbers)?;
@@ -124,12 +151,12 @@ impl Bench<'_> {
         self.pairs[pass as usize % self.pairs.len()].pattern
     }
 
-    /// Writes, holds, checks while inverting, holds, checks the complement.
+    /// Writes, checks while inverting, checks the complement; before each check something is done.
     fn pass(
         &self,
         pass: u32,
         seed: u64,
-        hold: Duration,
+        between: Between,
         numbers: &mut Numbers,
     ) -> Result<(), Failure> {
         let pair = &self.pairs[pass as usize % self.pairs.len()];
@@ -141,9 +168,11 @@ impl Bench<'_> {
         let nanos = self.gpu.timed(|| self.fill(pair, seed, shift(0)))?;
         numbers.nanos += nanos;
         for (nth, flipped) in [(1, false), (2, true)] {
-            if !hold.is_zero() {
-                self.gpu.wait()?;
-                std::thread::sleep(hold / 2);
+            self.gpu.wait()?;
+            match between {
+                Between::Nothing => {}
+                Between::Hold(hold) => std::thread::sleep(hold / 2),
+                Between::Rows => self.read_rows()?,
             }
             self.log.clear();
             numbers.nanos += self.gpu.timed(|| self.check(pair, seed, shift(nth), flipped))?;
@@ -153,8 +182,28 @@ impl Bench<'_> {
         Ok(())
     }
 
+    /// Reads rows in turns, of every second row of all memory and then of the others, for each size.
+    fn read_rows(&self) -> Result<(), Failure> {
+        use Argument::{Long, Word};
+        let small = |it: u64| u32::try_from(it).unwrap_or(u32::MAX);
+        let stretch = (self.gpu.second_level_bytes()? * STRETCH).next_multiple_of(1 << 20);
+        for piece in &self.pieces {
+            let end = piece.address + piece.count * VECTOR;
+            let begins = (0..).map(|nth| piece.address + nth * stretch);
+            for begin in begins.take_while(|at| *at < end) {
+                let bytes = (end - begin).min(stretch);
+                for (row, odd) in ROWS.iter().flat_map(|row| [(*row, 0), (*row, 1)]) {
+                    let (rows, row) = (Word(small(bytes / row)), Word(small(row)));
+                    let arguments = [Long(begin), rows, row, Word(odd), Word(ROW_TIMES)];
+                    self.gpu.launch(&self.rows, self.shape(), &arguments)?;
+                }
+            }
+        }
+        self.gpu.wait()
+    }
+
     /// Where the writers of each piece are noted.
-    fn rows(&self, of: usize) -> impl Iterator<Item = u64> {
+    fn writers_of(&self, of: usize) -> impl Iterator<Item = u64> {
         let bytes = u64::from(self.gpu.info.sms * BLOCKS) * 4;
         let first = self.writers[of].address();
         (0..).map(move |nth: u64| first + nth * bytes)
@@ -166,7 +215,7 @@ impl Bench<'_> {
 
     fn fill(&self, pair: &Pair, seed: u64, shift: u32) -> Result<(), Failure> {
         use Argument::{Long, Word};
-        for (piece, writers) in self.pieces.iter().zip(self.rows(0)) {
+        for (piece, writers) in self.pieces.iter().zip(self.writers_of(0)) {
             let arguments = [
                 Long(piece.address),
                 Word(u32::try_from(piece.count).unwrap_or(u32::MAX)),
@@ -182,7 +231,7 @@ impl Bench<'_> {
 
     fn check(&self, pair: &Pair, seed: u64, shift: u32, flipped: bool) -> Result<(), Failure> {
         use Argument::{Long, Word};
-        for (piece, writers) in self.pieces.iter().zip(self.rows(1)) {
+        for (piece, writers) in self.pieces.iter().zip(self.writers_of(1)) {
             let arguments = [
                 Long(piece.address),
                 Word(u32::try_from(piece.count).unwrap_or(u32::MAX)),

@@ -295,6 +295,7 @@ impl Bench<'_> {
             turn: it.turn,
             peers: it.peers,
             hold_seconds: if it.tier == Tier::T3 { seconds } else { 0 },
+            rows: it.tier == Tier::T3,
             ..Request::of(check, &self.device.uuid)
         }
     }

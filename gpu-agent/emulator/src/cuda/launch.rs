@@ -107,7 +107,10 @@ pub unsafe extern "C" fn cuLaunchKernel(
             arguments[*at..at + bytes].copy_from_slice(from);
         }
         let launch = Launch { kernel, arguments: &arguments, blocks, threads, shared };
-        devices[index].launch(&launch, pinned);
+        let device = &mut devices[index];
+        device.rest(now().saturating_sub(device.ended_at));
+        device.launch(&launch, pinned);
+        device.ended_at = now();
         Ok(())
     })
 }

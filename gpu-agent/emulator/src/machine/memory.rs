@@ -6,6 +6,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::Stop;
 use crate::fault::{Fault, Trigger};
 
+mod weak;
+
+use weak::Weak;
+
 /// What a kernel reads and writes.
 pub(crate) struct Memory {
     /// Where it begins, as kernels see it.
@@ -22,6 +26,8 @@ pub(crate) struct Memory {
     lost_writes: BTreeMap<u32, Trigger>,
     /// A set of the second-level cache: which of how many, and the bit of a word that comes wrong.
     flaky_set: Option<(u64, u64, u32, Trigger)>,
+    /// Cells that do not hold what they are given.
+    weak: Weak,
 }
 
 /// Bytes of a line of a cache.
@@ -62,6 +68,7 @@ impl Memory {
             wrong_reads: BTreeMap::new(),
             lost_writes: BTreeMap::new(),
             flaky_set: None,
+            weak: Weak::default(),
         };
         for fault in faults {
             it.plant(fault);
@@ -90,6 +97,7 @@ impl Memory {
                 let trigger = Trigger::new(*every, *seed);
                 self.flaky_set = Some((u64::from(*set), u64::from(*sets).max(1), *bit, trigger));
             }
+            Fault::Leak { .. } | Fault::Disturbed { .. } => self.weak.plant(fault),
             Fault::WriteDrop { sm, every, seed } => {
                 self.lost_writes.insert(*sm, Trigger::new(*every, *seed));
             }
@@ -157,6 +165,7 @@ impl Memory {
             }
             return Ok(());
         };
+        self.weak.open(&mut self.words, first);
         self.get(first, into);
         if let Some(trigger) = self.wrong_reads.get_mut(&sm)
             && let Some(chance) = trigger.fire()
@@ -201,8 +210,14 @@ impl Memory {
         {
             return Ok(());
         }
+        self.weak.open(&mut self.words, first);
         self.words[first..first + from.len()].copy_from_slice(from);
         Ok(())
+    }
+
+    /// No kernel ran for so long.
+    pub(crate) fn rest(&mut self, nanos: u64) {
+        self.weak.rest(&mut self.words, nanos);
     }
 
     /// Reads what is held, as the cells give it.

@@ -11,11 +11,12 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use gpu_agent_emulator::control::VARIABLE;
 use gpu_agent_emulator::fault::Fault;
-use gpu_agent_emulator::plant::{self, Chance, KINDS};
+use gpu_agent_emulator::plant::{self, Chance, KINDS, SOAK_KINDS};
 use serde::Serialize;
 use serde_json::Value;
 
-/// Plants faults in emulated GPUs and counts what the agent's T2 finds of them.
+/// Plants faults in emulated GPUs and counts what the agent's T2 finds of them; of kinds that only a
+/// soak finds, its T3.
 #[derive(Parser)]
 #[command(name = "plant-faults", version)]
 struct Cli {
@@ -28,8 +29,10 @@ struct Cli {
     /// Equal seeds plant equal faults.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// One kind only.
-    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(KINDS))]
+    /// One kind only. Those that only a soak finds are planted if they are named.
+    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(
+        KINDS.into_iter().chain(SOAK_KINDS)
+    ))]
     kind: Option<String>,
     /// The agent; beside this program if left out.
     #[arg(long, value_name = "FILE")]
@@ -50,6 +53,8 @@ enum Format {
 /// How long the agent waits for a kernel that never ends, and for one that may be slow.
 const SHORT_SECONDS: &str = "8";
 const LONG_SECONDS: &str = "300";
+/// A soak's rounds leave memory alone for one second in thirty.
+const SOAK_SECONDS: &str = "30";
 
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
 struct Count {
@@ -153,9 +158,11 @@ fn burn_in(agent: &Path, work: &Path, nth: usize, case: &Case) -> Result<(Value,
     let text = toml::to_string(&plant::control(case.faults.clone()))?;
     std::fs::write(&control, text).with_context(|| format!("write {}", control.display()))?;
     let patience = if case.kind == "hang" { SHORT_SECONDS } else { LONG_SECONDS };
+    let is_soak = SOAK_KINDS.contains(&case.kind.as_str());
+    let (tier, seconds) = if is_soak { ("t3", SOAK_SECONDS) } else { ("t2", "0") };
     let mut command = Command::new(agent);
     command
-        .args(["burn-in", "--tier", "t2", "--seconds", "0", "-o", "json"])
+        .args(["burn-in", "--tier", tier, "--seconds", seconds, "-o", "json"])
         .args(["--patience", patience, "--seed", &case.seed.to_string()])
         .env("LD_LIBRARY_PATH", work.join("lib"))
         .env(VARIABLE, &control)
