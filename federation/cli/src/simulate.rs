@@ -1,6 +1,7 @@
 //! `federation simulate`: what if, with the decisions of the core in virtual time.
 
 mod args;
+mod lines;
 
 use std::fs;
 use std::io::ErrorKind;
@@ -8,29 +9,32 @@ use std::path::Path;
 use std::sync::Arc;
 
 use federation_replay::simulate::compare::{CaseReport, Comparison, compare};
-use federation_replay::simulate::file::{Case, FileError, Simulation, read_file};
+use federation_replay::simulate::file::{self, Case, FileError, Simulation, read_file};
 use federation_replay::simulate::html;
 use federation_replay::simulate::prices::{Prices, read_prices};
-use federation_replay::simulate::sweep::{SweepReport, Trial, sweep};
+use federation_replay::simulate::sweep::{SweepReport, sweep};
 use federation_replay::simulate::{
-    Policy, Report, Scenario, SimulateError, SiteReport, SiteSetup, Source, Waits, simulate,
+    Policy, Report, Scenario, SimulateError, SiteReport, SiteSetup, Source, simulate,
 };
 use federation_replay::trace::{Needs, read_jobs};
-use serde_json::{Value, json};
+use serde_json::Value;
 use specs::fault::FaultCode;
 use specs::id::SiteId;
-use specs::unit::{Millis, Timestamp};
 
 use crate::app::App;
 use crate::args::Format;
 use crate::error::{Failure, Outcome};
-use crate::output::{Item, Listed, Mood, line, note, span};
+use crate::output::{line, note};
 use crate::replay::{Bar, unread};
 pub(crate) use crate::simulate::args::SimulateArgs;
+use crate::simulate::lines::{CaseLine, GangLine, SiteLine, TrialLine};
 
 const KIND: &str = "Simulation";
 
 pub(crate) fn run(app: &App, args: &SimulateArgs) -> Outcome<()> {
+    if args.schema {
+        return line(&file::schema(), "");
+    }
     let mut bar = Bar::new();
     let simulation = match &args.scenario {
         Some(path) => read_file(path, &mut bar).map_err(|error| unfit(path, error))?,
@@ -255,233 +259,4 @@ fn notes_of(report: &Report) -> Vec<String> {
 
 fn notes(report: &Report) {
     notes_of(report).iter().for_each(|told| note(told));
-}
-
-/// A span for people; a dash for ever.
-fn told(seconds: Option<f64>) -> Item {
-    match seconds {
-        Some(seconds) if seconds >= 1.0 || seconds == 0.0 => Item::of(span(millis(seconds))),
-        Some(_) => Item::of("<1s"),
-        None => Item::with(Mood::Bad, "never"),
-    }
-}
-
-/// Seconds as whole milliseconds.
-fn millis(seconds: f64) -> Millis {
-    let whole = format!("{:.0}", seconds * 1_000.0);
-    Millis(whole.parse().unwrap_or(u64::MAX))
-}
-
-fn whole(seconds: Option<u64>) -> Item {
-    told(seconds.map(|seconds| seconds as f64))
-}
-
-fn percent(part: f64) -> String {
-    format!("{:.1} %", 100.0 * part)
-}
-
-fn hours(gpu_hours: f64) -> String {
-    format!("{gpu_hours:.0}")
-}
-
-struct SiteLine<'a>(&'a SiteReport);
-
-impl Listed for SiteLine<'_> {
-    const KIND: &'static str = KIND;
-    const HEADERS: &'static [&'static str] = &[
-        "SITE",
-        "GPUS",
-        "LENT",
-        "JOBS",
-        "MEAN WAIT",
-        "P50",
-        "P95",
-        "LONGEST",
-        "USE",
-        "STRANDED",
-        "SPILLED",
-        "GPU-H OUT",
-        "GPU-H IN",
-    ];
-
-    fn row(&self, _: Timestamp) -> Vec<Item> {
-        let site = self.0;
-        let waits = [
-            told(site.mean_wait_s),
-            whole(site.p50_wait_s),
-            whole(site.p95_wait_s),
-            whole(site.max_wait_s),
-        ];
-        let waits = waits.map(|item| if site.jobs > 0 { item } else { Item::of("-") });
-        let mut row = vec![
-            Item::of(&site.site),
-            Item::of(site.gpus),
-            Item::of(site.lent_gpus_max),
-            Item::of(site.jobs),
-        ];
-        row.extend(waits);
-        row.extend([
-            Item::of(percent(site.utilisation)),
-            Item::of(percent(site.stranded)),
-            Item::of(site.spilled_jobs),
-            Item::of(hours(site.spilled_gpu_hours_out)),
-            Item::of(hours(site.spilled_gpu_hours_in)),
-        ]);
-        row
-    }
-
-    fn name(&self) -> String {
-        self.0.site.clone()
-    }
-
-    fn json(&self) -> Value {
-        json!({ "site": self.0.site })
-    }
-}
-
-struct GangLine {
-    site: String,
-    waits: Waits,
-}
-
-impl Listed for GangLine {
-    const KIND: &'static str = KIND;
-    const HEADERS: &'static [&'static str] =
-        &["HOME", "GANG", "JOBS", "GPU-H", "MEAN WAIT", "P50", "P95", "LONGEST"];
-
-    fn row(&self, _: Timestamp) -> Vec<Item> {
-        let waits = &self.waits;
-        vec![
-            Item::of(&self.site),
-            Item::of(&waits.of),
-            Item::of(waits.jobs),
-            Item::of(hours(waits.gpu_hours)),
-            told(waits.mean_s),
-            whole(waits.p50_s),
-            whole(waits.p95_s),
-            whole(waits.max_s),
-        ]
-    }
-
-    fn name(&self) -> String {
-        self.site.clone()
-    }
-
-    fn json(&self) -> Value {
-        json!({ "site": self.site })
-    }
-}
-
-/// A site with jobs of its own, at one value of a sweep.
-struct TrialLine<'a> {
-    trial: &'a Trial,
-    site: &'a SiteReport,
-}
-
-impl Listed for TrialLine<'_> {
-    const KIND: &'static str = KIND;
-    const HEADERS: &'static [&'static str] = &[
-        "VALUE",
-        "MET",
-        "SITE",
-        "MEAN WAIT",
-        "P50",
-        "P95",
-        "LONGEST",
-        "USE",
-        "SPILLED",
-        "GPU-H OUT",
-        "NEVER STARTED",
-    ];
-
-    fn row(&self, _: Timestamp) -> Vec<Item> {
-        let site = self.site;
-        let met = match self.trial.met {
-            Some(true) => Item::with(Mood::Good, "yes"),
-            Some(false) => Item::with(Mood::Bad, "no"),
-            None => Item::of("-"),
-        };
-        vec![
-            Item::of(&self.trial.value),
-            met,
-            Item::of(&site.site),
-            told(site.mean_wait_s),
-            whole(site.p50_wait_s),
-            whole(site.p95_wait_s),
-            whole(site.max_wait_s),
-            Item::of(percent(site.utilisation)),
-            Item::of(site.spilled_jobs),
-            Item::of(hours(site.spilled_gpu_hours_out)),
-            Item::of(site.never_started),
-        ]
-    }
-
-    fn name(&self) -> String {
-        self.trial.value.clone()
-    }
-
-    fn json(&self) -> Value {
-        json!({ "value": self.trial.value })
-    }
-}
-
-/// A site, in one case of several.
-struct CaseLine<'a> {
-    case: &'a CaseReport,
-    site: &'a SiteReport,
-}
-
-impl Listed for CaseLine<'_> {
-    const KIND: &'static str = KIND;
-    const HEADERS: &'static [&'static str] = &[
-        "CASE",
-        "SITE",
-        "GPUS",
-        "JOBS",
-        "MEAN WAIT",
-        "P50",
-        "P95",
-        "LONGEST",
-        "USE",
-        "STRANDED",
-        "STOPS",
-        "GPU-H OUT",
-        "GPU-H IN",
-        "NEVER STARTED",
-    ];
-
-    fn row(&self, _: Timestamp) -> Vec<Item> {
-        let site = self.site;
-        let waits = [
-            told(site.mean_wait_s),
-            whole(site.p50_wait_s),
-            whole(site.p95_wait_s),
-            whole(site.max_wait_s),
-        ];
-        let waits = waits.map(|item| if site.jobs > 0 { item } else { Item::of("-") });
-        let mut row = vec![
-            Item::of(&self.case.case),
-            Item::of(&site.site),
-            Item::of(site.gpus),
-            Item::of(site.jobs),
-        ];
-        row.extend(waits);
-        row.extend([
-            Item::of(percent(site.utilisation)),
-            Item::of(percent(site.stranded)),
-            Item::of(site.stops),
-            Item::of(hours(site.spilled_gpu_hours_out)),
-            Item::of(hours(site.spilled_gpu_hours_in)),
-            Item::of(site.never_started),
-        ]);
-        row
-    }
-
-    fn name(&self) -> String {
-        self.case.case.clone()
-    }
-
-    fn json(&self) -> Value {
-        json!({ "case": self.case.case, "site": self.site.site })
-    }
 }

@@ -231,3 +231,80 @@ fn bad_input_ends_with_two_and_says_what_and_where() {
     let (code, _, err) = run(&[&jobs[..], &site[..]].concat());
     assert_eq!(code, 3, "{err}");
 }
+
+const SCENARIO: &str = "\
+apiVersion: spillway/v1
+kind: Simulation
+metadata: {name: two}
+spec:
+  sites:
+    - {name: berlin, nodes: 3, gpusPerNode: 8, lend: []}
+    - {name: gigafactory, nodes: 8, gpusPerNode: 8}
+  workload:
+    - jobs: jobs.csv
+  compare:
+    - name: as it is
+    - {name: nobody leaves, policy: {spill: false}}
+";
+
+/// What comes of a scenario of that text, beside which the jobs of the samples lie.
+fn scenario(text: &str, more: &[&str]) -> (i32, String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(sample("jobs.csv"), folder.path().join("jobs.csv")).unwrap();
+    let path = folder.path().join("what.yaml");
+    fs::write(&path, text).unwrap();
+    run(&[&["--scenario", path.to_str().unwrap()], more].concat())
+}
+
+#[test]
+fn a_scenario_tells_each_site_in_each_case() {
+    let (code, out, err) = scenario(SCENARIO, &[]);
+    assert_eq!(code, 0, "{err}");
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(lines[0].starts_with("CASE") && lines[0].contains("GPU-H OUT"), "{out}");
+    let of = |case: &str| lines.iter().filter(|line| line.starts_with(case)).count();
+    assert_eq!((lines.len(), of("as it is"), of("nobody leaves")), (5, 2, 2), "{out}");
+    let (code, out, err) = scenario(SCENARIO, &["-o", "json"]);
+    assert_eq!(code, 0, "{err}");
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["kind"], "SimulationComparison");
+    let wait = |case: usize| report["cases"][case]["sites"][0]["mean_wait_s"].as_f64().unwrap();
+    assert!(wait(1) > wait(0), "{} {}", wait(0), wait(1));
+}
+
+#[test]
+fn a_slip_in_a_scenario_ends_with_two_and_names_its_file_and_line() {
+    let slips = [
+        (
+            SCENARIO.replace("gpusPerNode: 8}", "gpusPerNode: 8, colour: red}"),
+            ":7:",
+            "sites[1].colour`: is not a known field",
+        ),
+        (SCENARIO.replace("nobody leaves", "as it is"), ":12:", "another case has it"),
+        (SCENARIO.replace("jobs.csv", "none.csv"), ":9:", "cannot read"),
+        (SCENARIO.replace("kind: Simulation", "kind: Job"), ":2:", "write `Simulation`"),
+        (SCENARIO.replace("nodes: 3", "nodes: [3"), ":6:", "what.yaml"),
+        (String::new(), ":1:", "what.yaml"),
+    ];
+    for (text, line, reason) in slips {
+        let (code, out, err) = scenario(&text, &[]);
+        assert_eq!((code, out.as_str()), (2, ""), "{reason}: {err}");
+        assert!(
+            err.contains(&format!("what.yaml{line}")) && err.contains(reason),
+            "{reason}: {err}"
+        );
+    }
+    let (code, _, err) = run(&["--scenario", "nowhere.yaml"]);
+    assert_eq!(code, 3, "{err}");
+    let (code, _, err) = scenario(SCENARIO, &["--seed", "4"]);
+    assert!(code == 2 && err.contains("--seed"), "{err}");
+}
+
+#[test]
+fn the_schema_of_scenarios_is_a_document_of_its_own() {
+    let (code, out, err) = run(&["--schema"]);
+    assert_eq!(code, 0, "{err}");
+    let schema: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(schema["properties"]["kind"]["const"], "Simulation");
+    assert_eq!(run(&["--schema", "--seed", "1"]).0, 2);
+}

@@ -1,12 +1,12 @@
 //! Scenarios that are written as files: what they mean, and what is said of a slip.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::fs;
 use std::path::Path;
+use std::{env, fs};
 
 use federation_replay::read::NoProgress;
 use federation_replay::simulate::compare::{CaseReport, Comparison, compare};
-use federation_replay::simulate::file::{Simulation, read_file};
+use federation_replay::simulate::file::{Simulation, read_file, schema};
 use federation_replay::simulate::simulate_checked;
 
 const JOBS: &str = "submit_s,tenant,gpus,duration_s\n0,lab,8,3600\n60,firm,8,1800\n70,lab,16,60\n";
@@ -207,4 +207,17 @@ fn a_slip_is_named_with_its_field_and_line() {
     assert!(fault.contains("there is no price of electricity for this site"), "{fault}");
     let fault = read(&WHOLE.replace("nodes: 4", "nodes: four")).unwrap_err();
     assert!(fault.contains("what.yaml:7:"), "{fault}");
+}
+
+#[test]
+fn the_schema_is_the_one_checked_in() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../specs/schemas/simulation.json");
+    if env::var_os("UPDATE").is_some() {
+        fs::write(&path, schema()).unwrap();
+    }
+    assert!(
+        fs::read_to_string(&path).unwrap_or_default() == schema(),
+        "specs/schemas/simulation.json differs from the types; renew it with \
+         `UPDATE=1 cargo test -p federation-replay --test scenario_file the_schema`"
+    );
 }

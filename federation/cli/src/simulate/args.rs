@@ -25,11 +25,11 @@ pub(crate) struct SimulateArgs {
     )]
     pub(crate) scenario: Option<PathBuf>,
     /// The jobs, as CSV or gzipped CSV; at home at the first site, or at the one named
-    #[arg(long, required_unless_present = "scenario", value_name = "[SITE=]FILE")]
+    #[arg(long, required_unless_present_any = ["scenario", "schema"], value_name = "[SITE=]FILE")]
     pub(crate) jobs: Vec<String>,
     /// A site; options after `:` are lend=N or N% (default all), keep=N (GPUs kept free for its own
     /// jobs), busy=N or N% (taken for good) and class=NAME (then jobs' `gpu_type` counts)
-    #[arg(long, required_unless_present = "scenario", value_name = "NAME=NODESxGPUS[:OPTION,…]")]
+    #[arg(long, required_unless_present_any = ["scenario", "schema"], value_name = "NAME=NODESxGPUS[:OPTION,…]")]
     pub(crate) site: Vec<SiteSetup>,
     /// Only jobs with this `tenant` or, if there is none, with this `cluster`
     #[arg(long, value_name = "NAME")]
@@ -79,6 +79,9 @@ pub(crate) struct SimulateArgs {
     /// Write a report with plots, a page of its own, in place of the one that the scenario names
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
+    /// Print the JSON Schema of scenario files, and do nothing else
+    #[arg(long, exclusive = true)]
+    pub(crate) schema: bool,
     #[command(flatten)]
     pub(crate) format: FormatArgs,
 }

@@ -58,3 +58,12 @@ pub fn read_file(path: &Path, progress: &mut dyn Progress) -> Result<Simulation,
     let folder = path.parent().unwrap_or(Path::new(""));
     Ok(read_as(&text, Format::of(&name), &name, |raw| convert::simulation(raw, folder, progress))?)
 }
+
+/// The JSON Schema of a scenario, for editors. The copy in `specs/schemas/simulation.json` is this.
+#[must_use]
+pub fn schema() -> String {
+    let mut schema = schemars::schema_for!(raw::RawFile).to_value();
+    // Another crate's features decide whether objects keep their order; the text may not.
+    schema.sort_all_objects();
+    format!("{schema:#}\n")
+}
