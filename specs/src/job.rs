@@ -217,7 +217,20 @@ impl Needs {
     /// themselves. It does not tell what else they run.
     #[must_use]
     pub fn fit_a_told_loan(&self) -> bool {
-        self.cpu_milli == 0 && self.memory_mib == 0 && self.gpu_milli == 0 && !self.exclusive
+        !self.ask_beside_gpus() && self.fit_a_carrying_loan()
+    }
+
+    /// Whether a loan can carry all of it if granted GPUs carry their part of their node's CPU and
+    /// memory, too.
+    #[must_use]
+    pub fn fit_a_carrying_loan(&self) -> bool {
+        self.gpu_milli == 0 && !self.exclusive
+    }
+
+    /// Whether it is CPU or memory, too, that is asked for.
+    #[must_use]
+    pub fn ask_beside_gpus(&self) -> bool {
+        self.cpu_milli > 0 || self.memory_mib > 0
     }
 
     fn check(&self, nodes: u32, gpus: GpuCount) -> Result<(), JobSpecError> {

@@ -85,6 +85,7 @@ fn node(class: ClassIndex, at: u32, gpus: u32) -> NodeShape {
         rack: (class == EIGHTS).then_some(GroupIndex(at / 8)),
         domain: (class == FOURS).then_some(GroupIndex(at / 18)),
         attributes: vec![],
+        machine_gpus: gpus,
     }
 }
 

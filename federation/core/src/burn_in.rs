@@ -333,6 +333,7 @@ pub(crate) fn leave(
         if is_wanted && self::absent(found, &gpu.info).is_none() {
             (gpu.lease, gpu.grant, gpu.permit) = (None, None, None);
             gpu.shares.clear();
+            gpu.carries = false;
             absent.push(gpu);
         }
     }

@@ -108,6 +108,7 @@ pub(crate) fn inherit(
         released: before.is_some_and(|before| before.released),
         wish: before.and_then(|before| before.wish.clone()),
         permit: None,
+        carries: false,
     }
 }
 

@@ -4,10 +4,12 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use specs::id::{GpuIndex, GrantId, LeaseId, NodeId};
+use specs::id::{GpuIndex, GrantId, LeaseId, NodeId, SiteId};
 use specs::job::GPU_MILLI;
 use specs::wire::peer::GuestPhase;
 
+use crate::placement::fits;
+use crate::placement::pool::{self, Pool};
 use crate::state::{JobPhase, Lease, Node, State};
 
 /// A broken invariant.
@@ -27,6 +29,7 @@ pub fn check(state: &State) -> Vec<Violation> {
     gpus_match_leases(state, &mut found);
     shares_match_leases(state, &mut found);
     gpus_match_grants(state, &mut found);
+    pools_add_up(state, &mut found);
     jobs_match_leases(state, &mut found);
     guests_match_leases(state, &mut found);
     indexes_match(state, &mut found);
@@ -116,12 +119,31 @@ fn others_beside(state: &State, node: &Node, found: &mut Vec<Violation>) {
         let detail = alloc::format!("{}: marked {:?}, leases {leases:?}", node.id, node.alone);
         push(found, "whoever is to be alone on a node is", detail);
     }
-    let asked = |part: fn(&Lease) -> u32| here.iter().map(|lease| u64::from(part(lease))).sum();
-    let (cpu, memory): (u64, u64) =
-        (asked(|lease| lease.spec.needs.cpu_milli), asked(|lease| lease.spec.needs.memory_mib));
-    if cpu > node.facts.cpu_milli.into() || memory > node.facts.memory_mib.into() {
-        let detail = alloc::format!("{}: {cpu} milli-CPU, {memory} MiB are promised", node.id);
-        push(found, "no more of a node is promised than there is", detail);
+}
+
+/// Own jobs and grants have no more of a node's CPU and memory than there is, and guests no more than
+/// their home's grants carry.
+fn pools_add_up(state: &State, found: &mut Vec<Violation>) {
+    for node in state.nodes.values() {
+        let promised = fits::promised(state, &node.id);
+        if !Pool::of_node(&node.facts).covers(promised) {
+            let detail = alloc::format!("{}: {promised:?} is promised", node.id);
+            push(found, "no more of a node is promised than there is", detail);
+        }
+        if node.gpus.iter().any(|gpu| gpu.carries && gpu.grant.is_none()) {
+            let detail = alloc::format!("{}: a GPU carries and is not granted", node.id);
+            push(found, "only what is granted carries", detail);
+        }
+        let homes: BTreeSet<&SiteId> = state.leases_of(&node.id).map(|lease| &lease.home).collect();
+        for home in homes.into_iter().filter(|home| !state.is_own(home)) {
+            let used = pool::used(state, home, &node.id);
+            let carried = pool::granted(state, home, &node.id);
+            if !carried.covers(used) {
+                let what = alloc::format!("{}, guests of {home}", node.id);
+                let detail = alloc::format!("{what}: {used:?} of {carried:?}");
+                push(found, "guests use what their home's grants carry", detail);
+            }
+        }
     }
 }
 

@@ -430,7 +430,7 @@ impl Leader {
         let memory = self.peers.entry(home.clone()).or_default();
         let question = self.next_question;
         self.summary.follow(state);
-        let capacity = self.summary.classes();
+        let capacity = self.summary.classes(state.version);
         let mut report = view::peer_report(state, home, (question, memory.answered), capacity)?;
         report.signals = self.own_signals(state);
         self.capacity.follow(state);
@@ -798,6 +798,14 @@ pub(crate) fn could_hold(capacity: &ClassCapacity, spec: &JobSpec) -> bool {
     fits::class_will_do(spec, &capacity.class)
         && capacity.node_gpus_max >= spec.gpus_per_node
         && capacity.total >= spec.gpus()
+        && could_carry(capacity, spec)
+}
+
+/// Whether GPUs of that class, once granted, could carry what the job asks for beside them.
+pub(crate) fn could_carry(capacity: &ClassCapacity, spec: &JobSpec) -> bool {
+    let has = |each: u32, asked| each.saturating_mul(spec.gpus_per_node.0) >= asked;
+    has(capacity.gpu_cpu_milli, spec.needs.cpu_milli)
+        && has(capacity.gpu_memory_mib, spec.needs.memory_mib)
 }
 
 fn is_released_by_time(lease: &Lease) -> bool {
@@ -859,12 +867,15 @@ fn news_of_guests(state: &State, report: &PeerReport) -> Vec<GuestReport> {
 
 /// The grants with only as much of their slots as all members of this site's group keep.
 fn grants_kept<'a>(state: &State, reports: &'a [GrantReport]) -> Cow<'a, [GrantReport]> {
-    if state.version >= ClusterVersion::SITES {
+    if state.version >= ClusterVersion::DEMANDS {
         return Cow::Borrowed(reports);
     }
     let mut grants = reports.to_vec();
     for slot in grants.iter_mut().flat_map(|grant| &mut grant.slots) {
-        slot.facts = None;
+        (slot.cpu_milli, slot.memory_mib) = (0, 0);
+        if state.version < ClusterVersion::SITES {
+            slot.facts = None;
+        }
     }
     Cow::Owned(grants)
 }

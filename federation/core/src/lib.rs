@@ -60,11 +60,12 @@ pub use client::{
 };
 pub use command::{
     AcceptNode, AcceptPeer, AddController, AddPeer, AdmitJobs, ArchiveJobs, Assignment, AttemptKey,
-    CancelJob, Command, CommitPlan, DrainNode, EndPermits, EndReservation, FoundSite, LeasePlan,
-    LoanPlan, MakeGrant, MakeReservation, NewPermit, OpenToken, PartPlan, PeerRecord,
+    CancelJob, Command, CommitPlan, DrainNode, EndPermits, EndReservation, ExpireGrant, FoundSite,
+    LeasePlan, LoanPlan, MakeGrant, MakeReservation, NewPermit, OpenToken, PartPlan, PeerRecord,
     PermitBurnIns, PermitEnd, Place, PreemptJobs, RecallGrant, RecordHealth, RecordParts,
-    RegisterNode, RemoveController, RemoveDataSet, RemoveQuota, SetDataSet, SetHealthLimits,
-    SetLink, SetQuota, SetSignals, SetTrust, SetVersion, SetWeights, WantBurnIns, WithholdGpu,
+    RegisterNode, RemoveController, RemoveDataSet, RemoveQuota, ReturnGrant, SetDataSet,
+    SetHealthLimits, SetLink, SetQuota, SetSignals, SetTrust, SetVersion, SetWeights, WantBurnIns,
+    WithholdGpu,
 };
 pub use effect::Effect;
 pub use health::asks_for_proofs;

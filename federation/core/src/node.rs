@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use specs::codec::OrDefault;
 use specs::id::{Boot, LeaseId, NodeId};
 use specs::job::OnPartition;
+use specs::version::ClusterVersion;
 use specs::wire::agent::AttemptPhase;
 
 use crate::apply::Reply;
@@ -77,9 +78,12 @@ fn replace_gpus(state: &mut State, fx: &mut Effects, it: &RegisterNode) {
         gpus.push(health::inherit(state, it.inventory.source, info, same, grant));
     }
     let absent = burn_in::leave(state, &it.node, old, absent, &gpus);
+    let carry = state.version >= ClusterVersion::DEMANDS;
     if let Some(node) = state.agreed.nodes.get_mut(&it.node) {
         node.gpus = gpus;
         node.absent = absent;
+        // Nothing runs there, so what is granted can carry all that it should.
+        node.gpus.iter_mut().for_each(|gpu| gpu.carries = carry && gpu.grant.is_some());
         state.gpus = state.gpus.saturating_sub(before).saturating_add(count_gpus(node));
     }
     exchange::host::shrink_grants(state, fx, &it.node);

@@ -260,6 +260,7 @@ fn free_nodes(state: &mut State, rules: Rules) {
         node.suspicion = None;
         for gpu in &mut node.gpus {
             gpu.grant = None;
+            gpu.carries = false;
             if rules.leases_are_dissolved {
                 gpu.lease = None;
                 gpu.shares.clear();

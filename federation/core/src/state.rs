@@ -25,6 +25,7 @@ use specs::wire::agent::{AttemptPhase, Ending, Facts, Outcome};
 use specs::wire::client::JobState;
 use specs::wire::peer::{GuestPhase, LoanSlot, Slot};
 
+use crate::placement::pool::{self, Pool};
 use crate::queue::recent::Recent;
 use crate::quota::{self, UseKey};
 use crate::table::{Index, Table};
@@ -216,6 +217,9 @@ specs::message! {
         13 => wish: Option<Wish>,
         /// Invariant: nothing is leased on it since the permit was given.
         14 => permit: Option<Permit>,
+        /// Its grant has with it its part of its node's CPU and memory. Invariant: only with a
+        /// grant. Absent below [`ClusterVersion::DEMANDS`].
+        18 => carries: bool,
     }
 
     /// A machine with an agent.
@@ -498,6 +502,13 @@ impl DrawKey {
     }
 }
 
+/// A node of a host on which loans use CPU and memory.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct BesideKey {
+    pub host: SiteId,
+    pub node: NodeId,
+}
+
 /// Agreed state with the indexes that follow from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
@@ -514,6 +525,8 @@ pub struct State {
     pub(crate) peer_loans: Index<(SiteId, JobId), ()>,
     /// What loans draw on grants.
     pub(crate) drawn: Index<DrawKey, GpuCount>,
+    /// What they ask for beside GPUs; of those that ask for any.
+    pub(crate) beside: Index<BesideKey, Pool>,
     /// What the jobs of each account, and of those below it, hold here and at peers.
     pub(crate) used: Index<UseKey, GpuCount>,
     /// How many jobs of an array hold GPUs, by the revision of its admission; of arrays with a
@@ -577,6 +590,7 @@ impl State {
         let (mut queue, mut ended) = (Vec::new(), Vec::new());
         let mut peer_loans = Index::default();
         let mut drawn: Index<DrawKey, GpuCount> = Index::default();
+        let mut beside = Index::default();
         let (mut used, mut running) = (Index::default(), Index::default());
         for job in agreed.jobs.values() {
             if let Some(charge) = quota::charge_of(job) {
@@ -586,6 +600,7 @@ impl State {
                 JobPhase::Queued(_) => queue.push((job.queue_key(), ())),
                 JobPhase::Loaned(loan) => {
                     peer_loans.insert((loan.peer.clone(), job.id), ());
+                    pool::draw(&mut beside, &loan.peer, &loan.slots, &job.spec().needs);
                     for slot in &loan.slots {
                         let key = DrawKey::of(&loan.peer, slot);
                         let before = drawn.get(&key).copied().unwrap_or_default();
@@ -623,6 +638,7 @@ impl State {
             node_lapsed,
             peer_loans,
             drawn,
+            beside,
             used,
             running,
             permits,

@@ -19,6 +19,7 @@ use specs::wire::peer::{
 
 use crate::burn_in;
 use crate::health;
+use crate::placement::pool;
 use crate::placement::sites::data;
 use crate::state::{Gpu, Grant, Lease, Node, State};
 
@@ -105,7 +106,12 @@ pub fn capacity(state: &State) -> Vec<ClassCapacity> {
                 granted: GpuCount::ZERO,
                 node_gpus_max: GpuCount::ZERO,
                 nodes: 0,
+                gpu_cpu_milli: 0,
+                gpu_memory_mib: 0,
             });
+            let (cpu_milli, memory_mib) = told_share(state.version, node);
+            class.gpu_cpu_milli = class.gpu_cpu_milli.max(cpu_milli);
+            class.gpu_memory_mib = class.gpu_memory_mib.max(memory_mib);
             class.total = class.total.plus(one);
             if gpu.grant.is_some() {
                 class.granted = class.granted.plus(one);
@@ -128,20 +134,28 @@ pub fn capacity(state: &State) -> Vec<ClassCapacity> {
     classes.into_values().collect()
 }
 
+/// Milli-CPU and MiB that a GPU of the node carries when it is granted.
+pub(crate) fn told_share(version: ClusterVersion, node: &Node) -> (u32, u32) {
+    if version < ClusterVersion::DEMANDS { (0, 0) } else { pool::share(node).numbers() }
+}
+
 fn grant_report(state: &State, grant: &Grant) -> GrantReport {
     let slots = grant.slots.iter().map(|slot| {
         let node = state.nodes.get(&slot.node).filter(|node| node.is_usable());
         let of_slot = |gpu: &&Gpu| slot.gpus.contains(&gpu.info.index) && gpu.is_fit();
+        let carried = node.map(|node| pool::carried(node, |gpu| of_slot(&gpu)));
+        let (cpu_milli, memory_mib) = carried.unwrap_or_default().numbers();
         let gpus = node.map_or(0, |node| node.gpus.iter().filter(of_slot).count());
         let gpus = u32::try_from(gpus).unwrap_or(u32::MAX);
         let facts = state.nodes.get(&slot.node).filter(|_| state.version >= ClusterVersion::SITES);
         let facts = facts.map(|node| Box::new(told(&node.facts)));
-        Slot { node: slot.node.clone(), class: slot.class.clone(), gpus: GpuCount(gpus), facts }
+        let (node, class, gpus) = (slot.node.clone(), slot.class.clone(), GpuCount(gpus));
+        Slot { node, class, gpus, facts, cpu_milli, memory_mib }
     });
     GrantReport { grant: grant.id, slots: slots.collect(), recalled: grant.recalled }
 }
 
-/// What a home may go by: CPU and memory are not granted.
+/// What a home may go by of a node: of its CPU and memory, only what its slots carry.
 fn told(facts: &Facts) -> Facts {
     Facts { cpu_milli: 0, memory_mib: 0, ..facts.clone() }
 }

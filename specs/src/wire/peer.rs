@@ -33,10 +33,14 @@ crate::message! {
         2 => class: GpuClass,
         /// How many may be used; zero while the node is suspected or drained.
         3 => gpus: GpuCount,
-        /// Where the node stands and what it says of itself, without CPU and memory: of those nothing
-        /// is granted. Absent from a host that lends nothing to who asks for it, and in agreed state
-        /// below `ClusterVersion::SITES`.
+        /// Where the node stands and what it says of itself, without CPU and memory. Absent from a
+        /// host that lends nothing to who asks for it, and in agreed state below
+        /// `ClusterVersion::SITES`.
         4 => facts: Option<Box<Facts>>,
+        /// What those GPUs carry of their node's CPU, for all guests of the home there. Zero from a
+        /// host below `ClusterVersion::DEMANDS`, and in agreed state below it, as is the next.
+        10 => cpu_milli: u32,
+        11 => memory_mib: u32,
     }
 
     /// GPUs of one node that a loan draws on a grant.
@@ -80,6 +84,10 @@ crate::message! {
         5 => node_gpus_max: GpuCount,
         /// Nodes that have `node_gpus_max`.
         6 => nodes: u32,
+        /// The most CPU and memory that a GPU carries when it is granted. Zero where none does, and
+        /// from a host below `ClusterVersion::DEMANDS`.
+        10 => gpu_cpu_milli: u32,
+        11 => gpu_memory_mib: u32,
     }
 
     /// All that a host tells a home.

@@ -630,7 +630,13 @@ fn capacity() -> peer::ClassCapacity {
         granted: GpuCount(16),
         node_gpus_max: GpuCount(8),
         nodes: 7,
+        gpu_cpu_milli: 0,
+        gpu_memory_mib: 0,
     }
+}
+
+fn carrying_capacity() -> peer::ClassCapacity {
+    peer::ClassCapacity { gpu_cpu_milli: 28_000, gpu_memory_mib: 262_144, ..capacity() }
 }
 
 fn site_view() -> client::SiteView {
@@ -876,7 +882,19 @@ fn joins() -> Vec<Sample> {
 }
 
 fn slot() -> peer::Slot {
-    peer::Slot { node: node("g04"), class: class("h200"), gpus: GpuCount(6), facts: None }
+    peer::Slot {
+        node: node("g04"),
+        class: class("h200"),
+        gpus: GpuCount(6),
+        facts: None,
+        cpu_milli: 0,
+        memory_mib: 0,
+    }
+}
+
+fn carrying_slot() -> peer::Slot {
+    let facts = Some(Box::new(facts()));
+    peer::Slot { facts, cpu_milli: 168_000, memory_mib: 1_572_864, ..slot() }
 }
 
 fn loan_slot() -> peer::LoanSlot {
@@ -928,11 +946,11 @@ fn demand() -> peer::Demand {
 
 fn peers() -> Vec<Sample> {
     vec![
-        sample(&peer::Slot { facts: Some(Box::new(facts())), ..slot() }),
+        sample(&carrying_slot()),
         sample(&loan_slot()),
         sample(&grant_report()),
         sample(&guest_report()),
-        sample(&capacity()),
+        sample(&carrying_capacity()),
         sample(&peer::PeerReport {
             host: site("giga"),
             revision: Revision(85),

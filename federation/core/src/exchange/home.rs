@@ -4,7 +4,7 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use specs::id::{GrantId, JobId, LeaseId, SiteId};
-use specs::job::OnPartition;
+use specs::job::{Needs, OnPartition};
 use specs::unit::{GpuCount, Timestamp};
 use specs::wire::agent::{Ending, Outcome};
 use specs::wire::peer::{GrantReport, GuestPhase, GuestReport, LoanSlot};
@@ -13,7 +13,7 @@ use crate::apply::Reply;
 use crate::command::{LoanPlan, RecordPeer, ReleasePeer, RestorePeer, ReturnGrant, SuspectPeer};
 use crate::effect::{Effect, Effects};
 use crate::job::{self, AttemptEnd};
-use crate::placement::fits;
+use crate::placement::{fits, pool};
 use crate::quota::{self, Charge};
 use crate::state::{DrawKey, Held, HeldKey, Job, JobPhase, Loan, State};
 
@@ -36,7 +36,7 @@ pub(crate) fn assign_there(
     let key = job.queue_key();
     state.queue.remove(&key);
     state.peer_loans.insert((plan.peer.clone(), job.id), ());
-    draw(state, &plan.peer, &plan.slots);
+    draw(state, &plan.peer, &plan.slots, &spec.needs);
     job.phase = JobPhase::Loaned(Loan {
         peer: plan.peer.clone(),
         slots: plan.slots.clone(),
@@ -49,7 +49,8 @@ pub(crate) fn assign_there(
     true
 }
 
-fn draw(state: &mut State, peer: &SiteId, slots: &[LoanSlot]) {
+fn draw(state: &mut State, peer: &SiteId, slots: &[LoanSlot], needs: &Needs) {
+    pool::draw(&mut state.beside, peer, slots, needs);
     for slot in slots {
         let key = DrawKey::of(peer, slot);
         let drawn = state.drawn.get(&key).copied().unwrap_or_default();
@@ -57,7 +58,8 @@ fn draw(state: &mut State, peer: &SiteId, slots: &[LoanSlot]) {
     }
 }
 
-fn undraw(state: &mut State, peer: &SiteId, slots: &[LoanSlot]) {
+fn undraw(state: &mut State, peer: &SiteId, slots: &[LoanSlot], needs: &Needs) {
+    pool::undraw(&mut state.beside, peer, slots, needs);
     for slot in slots {
         let key = DrawKey::of(peer, slot);
         let left = state.drawn.get(&key).copied().unwrap_or_default().minus(slot.gpus);
@@ -73,9 +75,9 @@ fn undraw(state: &mut State, peer: &SiteId, slots: &[LoanSlot]) {
 fn end_loan(state: &mut State, fx: &mut Effects, it: &AttemptEnd, at: Timestamp) {
     let Some(job) = state.jobs.get(&it.job) else { return };
     if let JobPhase::Loaned(loan) = &job.phase {
-        let (peer, slots) = (loan.peer.clone(), loan.slots.clone());
+        let (peer, slots, spec) = (loan.peer.clone(), loan.slots.clone(), job.spec());
         state.peer_loans.remove(&(peer.clone(), it.job));
-        undraw(state, &peer, &slots);
+        undraw(state, &peer, &slots, &spec.needs);
         fx.insert(Effect::SyncPeer(peer));
     }
     job::end_attempt(state, fx, it, at);
@@ -161,6 +163,9 @@ pub(crate) fn return_grant(state: &mut State, fx: &mut Effects, it: &ReturnGrant
     let key = HeldKey { host: it.peer.clone(), grant: it.grant };
     if state.is_drawn(&key) {
         return Reply::NoOp("loans are drawn on the grant");
+    }
+    if pool::is_drawn(state, &key) {
+        return Reply::NoOp("loans use what the grant carries");
     }
     let Some(held) = state.agreed.held.get_mut(&key) else {
         return Reply::NoOp("no such grant is held");

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use specs::id::{GpuIndex, GrantId, LeaseId, NodeId, Revision, SiteId};
 use specs::job::{JobSpec, OnPartition};
 use specs::unit::{GpuCount, Timestamp};
+use specs::version::ClusterVersion;
 use specs::wire::agent::{Ending, Outcome, Want};
 use specs::wire::peer::{GuestPhase, LoanBody, LoanOrder, LoanSlot};
 
@@ -15,6 +16,7 @@ use crate::command::{ExpireGrant, MakeGrant, ObeyPeer, PartPlan, RecallGrant};
 use crate::effect::{Effect, Effects};
 use crate::job;
 use crate::lease;
+use crate::placement::pool::{self, Pool};
 use crate::placement::sites::data;
 use crate::placement::{fits, lend};
 use crate::reserve;
@@ -41,6 +43,7 @@ pub(crate) fn make_grant(state: &mut State, fx: &mut Effects, it: &MakeGrant) ->
     state.agreed.last_grant = id;
     for slot in &it.slots {
         mark(state, &slot.node, &slot.gpus, Some(id));
+        carry(state, slot);
     }
     let grant = Grant { id, home: it.home.clone(), slots: it.slots.clone(), recalled: false };
     state.agreed.grants.insert(id, grant);
@@ -62,6 +65,24 @@ fn mark(state: &mut State, node: &NodeId, gpus: &[GpuIndex], grant: Option<Grant
     let Some(node) = state.agreed.nodes.get_mut(node) else { return };
     for gpu in node.gpus.iter_mut().filter(|gpu| gpus.contains(&gpu.info.index)) {
         gpu.grant = grant;
+        gpu.carries = false;
+    }
+}
+
+/// As many of the GPUs carry their part of the node's CPU and memory as leave own jobs what they have.
+fn carry(state: &mut State, slot: &GrantSlot) {
+    let Some(node) = state.nodes.get(&slot.node) else { return };
+    if state.version < ClusterVersion::DEMANDS {
+        return;
+    }
+    let (share, taken) = (pool::share(node), fits::promised(state, &slot.node));
+    let mut left = Pool::of_node(&node.facts).minus(taken);
+    let Some(node) = state.agreed.nodes.get_mut(&slot.node) else { return };
+    for gpu in node.gpus.iter_mut().filter(|gpu| slot.gpus.contains(&gpu.info.index)) {
+        gpu.carries = left.covers(share);
+        if gpu.carries {
+            left = left.minus(share);
+        }
     }
 }
 
@@ -95,13 +116,15 @@ fn remove_grant(state: &mut State, fx: &mut Effects, id: GrantId) -> Reply {
     Reply::Done
 }
 
-/// True if a guest has a GPU of the grant.
+/// True if a guest has a GPU of the grant, or guests ask for more beside theirs than other grants
+/// carry.
 pub(crate) fn in_use(state: &State, grant: &Grant) -> bool {
-    grant.slots.iter().any(|slot| {
+    let is_leased = grant.slots.iter().any(|slot| {
         state.nodes.get(&slot.node).is_some_and(|node| {
             node.gpus.iter().any(|gpu| gpu.grant == Some(grant.id) && gpu.lease.is_some())
         })
-    })
+    });
+    is_leased || pool::is_needed(state, grant)
 }
 
 /// After a node's inventory changed: a grant keeps only the GPUs that are still its own.
@@ -167,7 +190,7 @@ pub(crate) fn obey(state: &mut State, fx: &mut Effects, it: &ObeyPeer) -> Reply 
 pub(crate) enum Admission {
     /// Known, or older than one that is known: nothing to do.
     Known,
-    /// Its GPUs are taken by a guest that is being stopped: try again.
+    /// What it asks for is taken by a guest that is being stopped: try again.
     Later,
     /// It was never started and never will be.
     Refuse(Outcome),
@@ -235,6 +258,18 @@ fn pick_all(state: &State, home: &SiteId, body: &LoanBody) -> Admission {
             Pick::None => {
                 return refuse(alloc::format!("{} has too few GPUs on {}", slot.grant, slot.node));
             }
+        }
+    }
+    let asked = Pool::asked(&body.spec.needs);
+    for (node, _) in fits::loan_nodes(&body.slots).filter(|_| body.spec.needs.ask_beside_gpus()) {
+        let carried = pool::granted(state, home, node);
+        if !carried.covers(asked) {
+            let (cpu, memory) = carried.numbers();
+            let what = alloc::format!("{cpu} milli-CPU and {memory} MiB");
+            return refuse(alloc::format!("what is granted on {node} carries but {what}"));
+        }
+        if !carried.minus(pool::used(state, home, node)).covers(asked) {
+            return Admission::Later;
         }
     }
     let ordered = fits::loan_nodes(&body.slots).map(|(node, _)| PartPlan {

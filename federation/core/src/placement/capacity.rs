@@ -18,6 +18,7 @@ use crate::placement::fleet::{
     Shortage, Taken,
 };
 use crate::placement::names::{self, Names};
+use crate::placement::pool::Pool;
 use crate::state::{Gpu, Node, State};
 use crate::table::Table;
 
@@ -289,6 +290,7 @@ impl Capacity {
                 gpus: number(count),
                 cpu_milli: facts.cpu_milli,
                 memory_mib: facts.memory_mib,
+                machine_gpus: number(node.gpus.len()),
                 ..plain.clone()
             });
         }
@@ -339,6 +341,7 @@ impl Capacity {
             exclusive: needs.exclusive,
             together: names::together(needs),
             fill: names::fill(needs),
+            lent: false,
         })
     }
 
@@ -373,7 +376,8 @@ impl Capacity {
         (!ask.classes.is_empty()).then_some(ask)
     }
 
-    /// Takes a gang of one of the classes, the first that has it; of any class if none is named.
+    /// Takes a gang to be granted of one of the classes, the first that has it; of any class if none is
+    /// named. Who asks for CPU or memory beside the GPUs gets no more of it than they carry.
     pub(crate) fn take_gang(
         &mut self,
         classes: &[GpuClass],
@@ -386,6 +390,9 @@ impl Capacity {
         }
         self.take_asked(&Ask {
             classes,
+            cpu_milli: needs.cpu_milli,
+            memory_mib: needs.memory_mib,
+            lent: needs.ask_beside_gpus(),
             attributes: self.names.asked(needs),
             together: names::together(needs),
             fill: names::fill(needs),
@@ -505,7 +512,8 @@ fn of_class<'a>(node: &'a Node, class: &'a GpuClass) -> impl Iterator<Item = &'a
 }
 
 /// What of a node's GPUs of the class is not free, and what is promised of the rest.
-fn busy(node: &Node, class: &GpuClass, (cpu_milli, memory_mib): (u32, u32)) -> Busy {
+fn busy(node: &Node, class: &GpuClass, promised: Pool) -> Busy {
+    let (cpu_milli, memory_mib) = promised.numbers();
     let exclusive = node.alone.is_some();
     let mut busy = Busy { cpu_milli, memory_mib, exclusive, ..Busy::default() };
     for (gpu, place) in of_class(node, class).zip(0u8..) {

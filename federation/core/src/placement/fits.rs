@@ -11,6 +11,7 @@ use specs::wire::agent::Facts;
 use specs::wire::peer::LoanSlot;
 
 use crate::command::{LeasePlan, LoanPlan, PartPlan};
+use crate::placement::pool::{self, Pool};
 use crate::placement::sites::data;
 use crate::state::{DrawKey, Gpu, HeldKey, Node, State};
 
@@ -87,11 +88,12 @@ pub(crate) fn lease_fits(state: &State, spec: &JobSpec, plan: &LeasePlan) -> boo
     stand_together(spec, plan.parts.iter().map(facts))
 }
 
-/// CPU and memory that leases have on a node.
-pub(crate) fn promised(state: &State, node: &NodeId) -> (u32, u32) {
-    state.leases_of(node).map(|lease| &lease.spec.needs).fold((0, 0), |(cpu, memory), needs| {
-        (cpu.saturating_add(needs.cpu_milli), memory.saturating_add(needs.memory_mib))
-    })
+/// CPU and memory of a node that own jobs ask for, or that granted GPUs carry: guests have theirs of
+/// those.
+pub(crate) fn promised(state: &State, node: &NodeId) -> Pool {
+    let granted = state.nodes.get(node).map(|node| pool::carried(node, |_| true));
+    let own = state.leases_of(node).filter(|lease| state.is_own(&lease.home));
+    own.fold(granted.unwrap_or_default(), |sum, lease| sum.plus(Pool::asked(&lease.spec.needs)))
 }
 
 /// Whether the node has what the job asks for besides GPUs.
@@ -103,12 +105,11 @@ fn needs_fit(state: &State, needs: &Needs, node: &Node) -> bool {
     if !has_attributes(needs, facts) {
         return false;
     }
-    if needs.cpu_milli == 0 && needs.memory_mib == 0 {
+    if !needs.ask_beside_gpus() {
         return true;
     }
-    let (cpu, memory) = promised(state, &node.id);
-    facts.cpu_milli.saturating_sub(cpu) >= needs.cpu_milli
-        && facts.memory_mib.saturating_sub(memory) >= needs.memory_mib
+    let left = Pool::of_node(facts).minus(promised(state, &node.id));
+    left.covers(Pool::asked(needs))
 }
 
 fn has_attributes(needs: &Needs, facts: &Facts) -> bool {
@@ -118,7 +119,9 @@ fn has_attributes(needs: &Needs, facts: &Facts) -> bool {
 
 /// Whether loans to and from this site carry what is asked for, if the other side tells of its nodes.
 pub(crate) fn loans_carry(state: &State, needs: &Needs) -> bool {
-    needs.fit_a_loan() || (state.version >= ClusterVersion::SITES && needs.fit_a_told_loan())
+    needs.fit_a_loan()
+        || (state.version >= ClusterVersion::SITES && needs.fit_a_told_loan())
+        || (state.version >= ClusterVersion::DEMANDS && needs.fit_a_carrying_loan())
 }
 
 /// Whether the job may run elsewhere than at this site, its home.
@@ -202,6 +205,17 @@ pub(crate) fn loan_fits(state: &State, spec: &JobSpec, plan: &LoanPlan) -> bool 
     nodes == u64::from(spec.nodes)
         && class_will_do(spec, class)
         && plan.slots.iter().all(|slot| slot.class == *class && slot_fits(state, plan, slot))
+        && is_carried(state, spec, plan)
+}
+
+/// Whether what is held carries the CPU and memory that the loan's job asks for.
+fn is_carried(state: &State, spec: &JobSpec, plan: &LoanPlan) -> bool {
+    let asked = Pool::asked(&spec.needs);
+    !spec.needs.ask_beside_gpus()
+        || loan_nodes(&plan.slots).all(|(node, _)| {
+            let held = pool::held(state, &plan.peer, node);
+            held.minus(pool::drawn(state, &plan.peer, node)).covers(asked)
+        })
 }
 
 /// What the host tells of a node on which the loan draws.

@@ -97,7 +97,7 @@ pub struct Fleet {
     unusable: u32,
 }
 
-type KindKey = (ClassIndex, u32, u32, u32, Vec<AttributeIndex>);
+type KindKey = (ClassIndex, u32, u32, u32, u32, Vec<AttributeIndex>);
 
 impl Record {
     /// Something may be placed here.
@@ -266,7 +266,8 @@ impl Fleet {
         attributes.sort_unstable();
         attributes.dedup();
         let gpus = shape.gpus.min(NODE_GPUS_MAX);
-        let key = (shape.class, gpus, shape.cpu_milli, shape.memory_mib, attributes);
+        let machine = shape.machine_gpus;
+        let key = (shape.class, gpus, shape.cpu_milli, shape.memory_mib, machine, attributes);
         if let Some(known) = self.kind_of.get(&key) {
             return *known;
         }
@@ -276,7 +277,8 @@ impl Fleet {
             gpus,
             cpu: key.2,
             memory: key.3,
-            attributes: key.4.clone(),
+            machine_gpus: key.4,
+            attributes: key.5.clone(),
             usable: 0,
             free: 0,
             at_level: alloc::vec![0; at(gpus) + 1],

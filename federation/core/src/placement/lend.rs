@@ -11,8 +11,8 @@ use specs::wire::peer::Demand;
 
 use crate::command::MakeGrant;
 use crate::placement::capacity::Capacity;
-use crate::placement::fits;
 use crate::placement::slots::{Counts, Gang, Slots};
+use crate::placement::{fits, pool};
 use crate::state::{GrantSlot, State};
 
 fn count(gpus: usize) -> GpuCount {
@@ -102,7 +102,9 @@ fn idle(state: &State, home: &SiteId) -> Slots {
             *sum = sum.plus(count(idle.count()));
         }
     }
-    Slots::of(&free, |node| state.nodes.get(node).map(|node| &*node.facts))
+    let left =
+        |node: &NodeId| pool::granted(state, home, node).minus(pool::used(state, home, node));
+    Slots::of(&free, |node| state.nodes.get(node).map(|node| &*node.facts), left)
 }
 
 /// One grant that covers as much of the demand as the rules and the free GPUs allow, beyond what

@@ -9,6 +9,7 @@ pub(crate) mod lookout;
 pub(crate) mod names;
 pub mod order;
 pub(crate) mod plan;
+pub(crate) mod pool;
 pub mod score;
 pub(crate) mod sites;
 pub(crate) mod slots;

@@ -16,6 +16,7 @@ use crate::command::{Assignment, LeasePlan, LoanPlan, PartPlan, Place};
 use crate::placement::capacity::Capacity;
 use crate::placement::fits;
 use crate::placement::lookout::{Lookout, Seen};
+use crate::placement::pool::{self, Pool};
 use crate::placement::sites::{GRANT_AWAITED, REFUSAL_AVOIDED, Sites, Weighed};
 use crate::placement::slots::{Counts, Gang, Slots};
 use crate::queue::turns::{Order, Turns};
@@ -42,19 +43,26 @@ impl<'a> HeldMap<'a> {
     fn of(state: &'a State, peer: &SiteId) -> Self {
         let mut map = Self::default();
         let mut counts = Counts::new();
+        let mut pools: BTreeMap<&NodeId, Pool> = BTreeMap::new();
         for (grant, held) in state.held_at(peer).filter(|(_, it)| !it.recalled && !it.returned) {
             for slot in &held.slots {
                 let key = DrawKey { host: peer.clone(), grant, node: Some(slot.node.clone()) };
                 let drawn = state.drawn.get(&key).copied().unwrap_or_default();
                 let key = (slot.class.clone(), slot.node.clone());
                 let left = slot.gpus.minus(drawn);
+                let pool = pools.entry(&slot.node).or_default();
+                *pool = pool.plus(Pool::told(slot));
                 map.places.extend(slot.facts.as_deref().map(|facts| (&slot.node, facts)));
                 map.grants.entry(key.clone()).or_default().insert(grant, left);
                 let sum = counts.entry(key).or_default();
                 *sum = sum.plus(left);
             }
         }
-        map.slots = Slots::of(&counts, |node| map.places.get(node).copied());
+        let left = |node: &NodeId| {
+            let carried = pools.get(node).copied().unwrap_or_default();
+            carried.minus(pool::drawn(state, peer, node))
+        };
+        map.slots = Slots::of(&counts, |node| map.places.get(node).copied(), left);
         map
     }
 

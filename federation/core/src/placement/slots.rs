@@ -10,6 +10,7 @@ use specs::wire::agent::Facts;
 
 use crate::placement::fleet::{Ask, ClassIndex, Fleet, NodeShape};
 use crate::placement::names::{self, Names};
+use crate::placement::pool::Pool;
 
 /// GPUs by class and node.
 pub(crate) type Counts = BTreeMap<(GpuClass, NodeId), GpuCount>;
@@ -23,7 +24,7 @@ pub(crate) struct Gang<'a> {
     pub closed: &'a [GpuClass],
     pub nodes: u32,
     pub gpus: GpuCount,
-    /// CPU, memory and parts of GPUs are not looked at.
+    /// Parts of GPUs are not looked at.
     pub needs: &'a Needs,
 }
 
@@ -39,8 +40,13 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    /// `facts` tells of a node what its host tells, if it does.
-    pub(crate) fn of<'a>(counts: &Counts, facts: impl Fn(&NodeId) -> Option<&'a Facts>) -> Self {
+    /// `facts` tells of a node what its host tells, if it does; `pool`, what CPU and memory is left
+    /// beside its GPUs.
+    pub(crate) fn of<'a>(
+        counts: &Counts,
+        facts: impl Fn(&NodeId) -> Option<&'a Facts>,
+        pool: impl Fn(&NodeId) -> Pool,
+    ) -> Self {
         let mut slots = Self::default();
         for ((class, node), gpus) in counts {
             if slots.classes.last() != Some(class) {
@@ -48,7 +54,8 @@ impl Slots {
             }
             let class = ClassIndex(u16::try_from(slots.classes.len() - 1).unwrap_or(u16::MAX));
             let shape = facts(node).map(|facts| slots.names.shape(facts)).unwrap_or_default();
-            slots.fleet.add(&NodeShape { class, gpus: gpus.0, ..shape });
+            let (cpu_milli, memory_mib) = pool(node).numbers();
+            slots.fleet.add(&NodeShape { class, gpus: gpus.0, cpu_milli, memory_mib, ..shape });
             slots.nodes.push(node.clone());
         }
         slots
@@ -71,6 +78,8 @@ impl Slots {
         }
         let ask = Ask {
             classes: named,
+            cpu_milli: needs.cpu_milli,
+            memory_mib: needs.memory_mib,
             attributes: self.names.asked(needs),
             together: names::together(needs),
             fill: names::fill(needs),

@@ -10,8 +10,10 @@ use alloc::vec::Vec;
 
 use specs::id::{GpuClass, NodeId};
 use specs::unit::GpuCount;
+use specs::version::ClusterVersion;
 use specs::wire::peer::ClassCapacity;
 
+use crate::placement::pool::{self, Pool};
 use crate::state::{Node, State};
 use crate::table::Table;
 use crate::view;
@@ -37,6 +39,17 @@ struct Sums {
     gpus: Gpus,
     /// How many nodes have so many. Invariant: no entry is zero.
     nodes: BTreeMap<GpuCount, u32>,
+    /// How many nodes have GPUs that carry so much CPU, and so much memory. Likewise.
+    cpu: BTreeMap<u64, u32>,
+    memory: BTreeMap<u64, u32>,
+}
+
+/// One node less has that number.
+fn drop_one<K: Ord>(nodes: &mut BTreeMap<K, u32>, number: &K) {
+    if let Some(count) = nodes.get_mut(number) {
+        *count = count.saturating_sub(1);
+    }
+    nodes.retain(|_, count| *count > 0);
 }
 
 impl Summary {
@@ -46,40 +59,49 @@ impl Summary {
         state.nodes.changed_since(&self.seen, |id| changed.push(id.clone()));
         let before = core::mem::replace(&mut self.seen, state.nodes.clone());
         for id in changed {
-            for (class, gpus) in before.get(&id).map(of_node).unwrap_or_default() {
-                self.take(class, gpus);
+            if let Some(node) = before.get(&id) {
+                for (class, gpus) in of_node(node) {
+                    self.take(class, gpus, pool::share(node));
+                }
             }
-            for (class, gpus) in state.nodes.get(&id).map(of_node).unwrap_or_default() {
-                self.add(class, gpus);
+            if let Some(node) = state.nodes.get(&id) {
+                for (class, gpus) in of_node(node) {
+                    self.add(class, gpus, pool::share(node));
+                }
             }
         }
     }
 
-    fn add(&mut self, class: &GpuClass, gpus: Gpus) {
+    fn add(&mut self, class: &GpuClass, gpus: Gpus, share: Pool) {
         let sums = self.classes.entry(class.clone()).or_default();
         sums.gpus.total = sums.gpus.total.plus(gpus.total);
         sums.gpus.free = sums.gpus.free.plus(gpus.free);
         sums.gpus.granted = sums.gpus.granted.plus(gpus.granted);
         *sums.nodes.entry(gpus.total).or_default() += 1;
+        *sums.cpu.entry(share.cpu_milli).or_default() += 1;
+        *sums.memory.entry(share.memory_mib).or_default() += 1;
     }
 
-    fn take(&mut self, class: &GpuClass, gpus: Gpus) {
+    fn take(&mut self, class: &GpuClass, gpus: Gpus, share: Pool) {
         let Some(sums) = self.classes.get_mut(class) else { return };
         sums.gpus.total = sums.gpus.total.minus(gpus.total);
         sums.gpus.free = sums.gpus.free.minus(gpus.free);
         sums.gpus.granted = sums.gpus.granted.minus(gpus.granted);
-        if let Some(nodes) = sums.nodes.get_mut(&gpus.total) {
-            *nodes = nodes.saturating_sub(1);
-        }
-        sums.nodes.retain(|_, nodes| *nodes > 0);
+        drop_one(&mut sums.nodes, &gpus.total);
+        drop_one(&mut sums.cpu, &share.cpu_milli);
+        drop_one(&mut sums.memory, &share.memory_mib);
         if sums.nodes.is_empty() {
             self.classes.remove(class);
         }
     }
 
-    pub(crate) fn classes(&self) -> Vec<ClassCapacity> {
+    pub(crate) fn classes(&self, version: ClusterVersion) -> Vec<ClassCapacity> {
         let told = |(class, sums): (&GpuClass, &Sums)| {
             let (node_gpus_max, nodes) = sums.nodes.last_key_value()?;
+            let most = |of: &BTreeMap<u64, u32>| of.last_key_value().map_or(0, |(most, _)| *most);
+            let most = Pool { cpu_milli: most(&sums.cpu), memory_mib: most(&sums.memory) };
+            let carries = version >= ClusterVersion::DEMANDS;
+            let (gpu_cpu_milli, gpu_memory_mib) = if carries { most.numbers() } else { (0, 0) };
             Some(ClassCapacity {
                 class: class.clone(),
                 total: sums.gpus.total,
@@ -87,6 +109,8 @@ impl Summary {
                 granted: sums.gpus.granted,
                 node_gpus_max: *node_gpus_max,
                 nodes: *nodes,
+                gpu_cpu_milli,
+                gpu_memory_mib,
             })
         };
         self.classes.iter().filter_map(told).collect()
@@ -96,7 +120,7 @@ impl Summary {
     /// for simulation.
     pub(crate) fn violations(&mut self, state: &State) -> Vec<String> {
         self.follow(state);
-        let (told, is) = (self.classes(), view::capacity(state));
+        let (told, is) = (self.classes(state.version), view::capacity(state));
         if told == is {
             return Vec::new();
         }

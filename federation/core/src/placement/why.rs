@@ -8,10 +8,11 @@ use alloc::vec::Vec;
 use specs::id::{Country, SiteId};
 use specs::job::JobSpec;
 use specs::unit::{Instant, Millis};
+use specs::version::ClusterVersion;
 use specs::wire::client::{QueueWhy, SiteWhy};
 use specs::wire::peer::ClassCapacity;
 
-use crate::leader::{Leader, could_hold};
+use crate::leader::{Leader, could_carry, could_hold};
 use crate::placement::fits;
 use crate::placement::fleet::{Level, Shortage};
 use crate::placement::sites::data;
@@ -125,6 +126,9 @@ fn sum_up(capacity: &[ClassCapacity], spec: &JobSpec) -> (String, String) {
         let constraint = alloc::format!("its largest node has {node} GPUs, the job asks {ask}");
         return (constraint, alloc::format!("at most {node} GPUs per node"));
     }
+    if !fitting.iter().any(|it| could_carry(it, spec)) {
+        return too_little_carried(&fitting, spec);
+    }
     if total < spec.gpus().0 {
         let constraint = alloc::format!("has {total} GPUs that would do, the job asks {ask}");
         return (constraint, alloc::format!("{} more GPUs", spec.gpus().0 - total));
@@ -137,6 +141,33 @@ fn sum_up(capacity: &[ClassCapacity], spec: &JobSpec) -> (String, String) {
         alloc::format!("{} free on each of {} nodes", spec.gpus_per_node, spec.nodes)
     };
     (constraint, change)
+}
+
+/// Whether a grant there could carry what the job asks for beside its GPUs.
+fn is_carried(capacity: &[ClassCapacity], spec: &JobSpec) -> bool {
+    let mut fitting = capacity.iter().filter(|it| fits::class_will_do(spec, &it.class));
+    fitting.any(|it| could_carry(it, spec))
+}
+
+/// What a loan there brings beside its GPUs is not enough.
+fn too_little_carried(fitting: &[&ClassCapacity], spec: &JobSpec) -> (String, String) {
+    let (needs, gpus) = (&spec.needs, spec.gpus_per_node);
+    let most = |each: fn(&ClassCapacity) -> u32| {
+        let most = fitting.iter().map(|it| each(it)).max().unwrap_or(0);
+        most.saturating_mul(gpus.0)
+    };
+    let (cpu, memory) = (most(|it| it.gpu_cpu_milli), most(|it| it.gpu_memory_mib));
+    if (cpu, memory) == (0, 0) {
+        let constraint =
+            "its loans carry GPUs alone: its version is older, or its nodes do not say";
+        return (constraint.into(), "no CPU and no memory asked for".into());
+    }
+    let constraint = alloc::format!(
+        "{gpus} GPUs of a node carry {cpu} milli-CPU and {memory} MiB there, the job asks {} and {}",
+        needs.cpu_milli,
+        needs.memory_mib
+    );
+    (constraint, alloc::format!("at most {cpu} milli-CPU and {memory} MiB per node"))
 }
 
 fn one_site(site: &SiteId, constraint: impl Into<String>, change: impl Into<String>) -> SiteWhy {
@@ -177,10 +208,11 @@ pub fn why(state: &State, leader: &mut Leader, now: Instant, job: &Job) -> Vec<S
             (Some(why), _) => why,
             (None, Some(bound)) => of_quota(&peer.site, bound),
             (None, None) => match place {
-                Some(it) => {
+                // What is held there already may carry it, but no new grant will.
+                Some(it) if is_carried(leader.peer_capacity(&peer.site), spec) => {
                     there::why(spec, &weighed, it, (waited, patience), sites.told(&peer.site))
                 }
-                None => {
+                Some(_) | None => {
                     let (constraint, change) = sum_up(leader.peer_capacity(&peer.site), spec);
                     one_site(&peer.site, constraint, change)
                 }
@@ -221,6 +253,27 @@ fn forbids(state: &State, spec: &JobSpec, site: &SiteId, country: Country) -> Op
     Some(one_site(site, constraint, alloc::format!("federation site data add {name}")))
 }
 
+/// What of a job's needs no loan of this site carries.
+fn carries_not(state: &State, spec: &JobSpec) -> (&'static str, &'static str) {
+    let needs = &spec.needs;
+    let is_old = |version| state.version < version;
+    if needs.gpu_milli > 0 {
+        ("the job asks for a part of a GPU, which no loan carries", "whole GPUs")
+    } else if needs.exclusive {
+        ("the job asks for nodes for itself, which no loan carries", "exclusive: false")
+    } else if needs.ask_beside_gpus() && is_old(ClusterVersion::DEMANDS) {
+        (
+            "a loan carries CPU and memory from version 7 of this site on",
+            "federation upgrade finalize",
+        )
+    } else {
+        (
+            "a loan carries places and attributes from version 6 of this site on",
+            "federation upgrade finalize",
+        )
+    }
+}
+
 /// Why a peer is not even weighed.
 fn refuses(
     state: &State,
@@ -234,8 +287,7 @@ fn refuses(
         return Some(one_site(site, "the job may not spill", "spec.placement.spill: true"));
     }
     if !fits::may_leave(state, spec) {
-        let constraint = "the job asks for more of its nodes than a loan can carry";
-        let change = "GPUs alone, whole, with no place required";
+        let (constraint, change) = carries_not(state, spec);
         return Some(one_site(site, constraint, change));
     }
     if let Some(why) = forbids(state, spec, site, peer.country) {

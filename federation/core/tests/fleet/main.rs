@@ -45,6 +45,7 @@ fn node(rng: &mut Rng) -> NodeShape {
         rack: group(rng, 5),
         domain: group(rng, 8),
         attributes: (0..2).filter(|_| rng.one_in(2)).map(AttributeIndex).collect(),
+        machine_gpus: rng.pick(&[0, gpus, gpus, 2 * gpus]),
     }
 }
 
@@ -70,6 +71,7 @@ fn ask(rng: &mut Rng) -> Ask {
         exclusive: rng.one_in(8),
         together: rng.one_in(3).then_some(together),
         fill: rng.pick(&[Fill::Pack, Fill::Pack, Fill::Spread]),
+        lent: rng.one_in(4),
     }
 }
 

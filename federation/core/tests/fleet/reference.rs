@@ -17,7 +17,7 @@ pub(crate) struct Node {
     pub(crate) memory: u32,
 }
 
-type Kind = (ClassIndex, u32, u32, u32, Vec<u32>);
+type Kind = (ClassIndex, u32, u32, u32, u32, Vec<u32>);
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Reference {
@@ -30,7 +30,8 @@ fn kind(shape: &NodeShape) -> Kind {
     let mut attributes: Vec<u32> = shape.attributes.iter().map(|it| it.0).collect();
     attributes.sort_unstable();
     attributes.dedup();
-    (shape.class, shape.gpus, shape.cpu_milli, shape.memory_mib, attributes)
+    let NodeShape { class, gpus, cpu_milli, memory_mib, machine_gpus, .. } = *shape;
+    (class, gpus, cpu_milli, memory_mib, machine_gpus, attributes)
 }
 
 /// Sizes of CPU that count as one: a quarter of a power of two.
@@ -68,13 +69,30 @@ impl Node {
         }
     }
 
+    /// CPU and memory that the ask takes here; none if what is lent carries less than is asked for.
+    fn beside(&self, ask: &Ask) -> Option<(u32, u32)> {
+        if !ask.lent {
+            return Some((ask.cpu_milli, ask.memory_mib));
+        }
+        let gpus = match ask.gpus {
+            GpuAsk::Whole(gpus) => gpus,
+            GpuAsk::Milli(_) => 0,
+        };
+        let each = |all: u32| match self.shape.machine_gpus {
+            0 => 0,
+            machine => all / machine * gpus,
+        };
+        let (cpu, memory) = (each(self.shape.cpu_milli), each(self.shape.memory_mib));
+        (cpu >= ask.cpu_milli && memory >= ask.memory_mib).then_some((cpu, memory))
+    }
+
     /// All but the GPUs.
     fn has_rest(&self, ask: &Ask) -> bool {
+        let has = |(cpu, memory)| self.cpu >= cpu && self.memory >= memory;
         self.exists
             && self.usable
             && !self.alone
-            && self.cpu >= ask.cpu_milli
-            && self.memory >= ask.memory_mib
+            && self.beside(ask).is_some_and(has)
             && ask.attributes.iter().all(|it| self.shape.attributes.contains(it))
             && (!ask.exclusive || self.is_empty())
     }
@@ -130,12 +148,13 @@ impl Node {
                 share = Some((u8::try_from(gpu).unwrap(), milli));
             }
         }
+        let (cpu_milli, memory_mib) = self.beside(ask).expect("the node will do");
         Taken {
             node: NodeIndex(node),
             gpus: federation_core::GpuMask(gpus),
             share,
-            cpu_milli: ask.cpu_milli,
-            memory_mib: ask.memory_mib,
+            cpu_milli,
+            memory_mib,
             exclusive: ask.exclusive,
         }
     }

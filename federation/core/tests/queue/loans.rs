@@ -9,7 +9,11 @@ use specs::wire::agent::{Facts, Outcome};
 
 use crate::world::{Site, job};
 
-fn facts(rack: &str, image: &str) -> Facts {
+/// Of each node of the host.
+pub(crate) const CPU: u32 = 32_000;
+pub(crate) const MEMORY: u32 = 200_000;
+
+pub(crate) fn facts(rack: &str, image: &str) -> Facts {
     Facts {
         hall: "h".into(),
         rack: rack.into(),
@@ -19,7 +23,7 @@ fn facts(rack: &str, image: &str) -> Facts {
 }
 
 /// Berlin has one GPU, which is taken; the other has four nodes in two racks.
-fn sites(home: ClusterVersion, host: ClusterVersion) -> (Site, Site) {
+pub(crate) fn sites(home: ClusterVersion, host: ClusterVersion) -> (Site, Site) {
     let (mut berlin, mut giga) = (Site::found("berlin"), Site::found("giga"));
     berlin.raise_to(home);
     giga.raise_to(host);
@@ -27,7 +31,12 @@ fn sites(home: ClusterVersion, host: ClusterVersion) -> (Site, Site) {
     for (name, rack, image) in
         [("g1", "r1", "old"), ("g2", "r2", "old"), ("g3", "r2", "new"), ("g4", "r1", "old")]
     {
-        giga.node_that_says(name, "b200", 2, facts(rack, image));
+        giga.node_that_says(
+            name,
+            "b200",
+            2,
+            Facts { cpu_milli: CPU, memory_mib: MEMORY, ..facts(rack, image) },
+        );
     }
     berlin.join("giga");
     giga.join("berlin");
@@ -39,7 +48,7 @@ fn sites(home: ClusterVersion, host: ClusterVersion) -> (Site, Site) {
     (berlin, giga)
 }
 
-fn asks(nodes: u32, needs: Needs) -> JobSpec {
+pub(crate) fn asks(nodes: u32, needs: Needs) -> JobSpec {
     JobSpec { needs: OrDefault(needs), ..job("acme", nodes, 2) }
 }
 
@@ -53,7 +62,7 @@ fn in_a_rack() -> Needs {
     Needs { together: Some(together), ..Needs::default() }
 }
 
-fn go_round(berlin: &mut Site, giga: &mut Site) {
+pub(crate) fn go_round(berlin: &mut Site, giga: &mut Site) {
     for _ in 0..8 {
         giga.ask_home(berlin);
         berlin.poll();
@@ -65,7 +74,7 @@ fn go_round(berlin: &mut Site, giga: &mut Site) {
 }
 
 /// Where the job's loan stands; nothing if it has none.
-fn nodes_of(site: &Site, id: u128) -> Vec<String> {
+pub(crate) fn nodes_of(site: &Site, id: u128) -> Vec<String> {
     match &site.state.jobs.get(&JobId(id)).unwrap().phase {
         JobPhase::Loaned(loan) => loan.slots.iter().map(|slot| slot.node.to_string()).collect(),
         JobPhase::Queued(_) | JobPhase::Leased(_) | JobPhase::Ended(_) => Vec::new(),

@@ -96,6 +96,8 @@ pub struct NodeShape {
     /// Nodes whose GPUs share one NVLink fabric. A node without is a domain by itself.
     pub domain: Option<GroupIndex>,
     pub attributes: Vec<AttributeIndex>,
+    /// All GPUs of the machine, of whatever class and state; zero if nobody lends it.
+    pub machine_gpus: u32,
 }
 
 /// All that is taken of a node.
@@ -175,6 +177,9 @@ pub struct Ask {
     pub exclusive: bool,
     pub together: Option<Together>,
     pub fill: Fill,
+    /// Of whole GPUs, each with just its part of its machine's CPU and memory: on a node where that is
+    /// less than what is asked for there is no place.
+    pub lent: bool,
 }
 
 impl Ask {
@@ -191,6 +196,7 @@ impl Ask {
             exclusive: false,
             together: None,
             fill: Fill::Pack,
+            lent: false,
         }
     }
 

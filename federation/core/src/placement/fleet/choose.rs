@@ -64,7 +64,9 @@ impl Fleet {
 
     /// Takes what the ask wants of one node.
     pub(super) fn commit(&mut self, ask: &Ask, (node, shared): Chosen) -> Taken {
-        let part = taken(ask, node, &self.records[at(node)].free, shared);
+        let record = &self.records[at(node)];
+        let beside = self.kinds[at(record.kind)].beside(ask);
+        let part = taken(ask, node, (&record.free, beside), shared);
         self.change(node, |record| {
             record.alone = part.exclusive;
             record.free.take(&part);
@@ -190,14 +192,19 @@ impl Fleet {
         let kind = &self.kinds[at(key.kind())];
         let before = &self.records[at(node)].free;
         let mut after = before.clone();
-        after.take(&taken(ask, node, before, shared));
+        after.take(&taken(ask, node, (before, kind.beside(ask)), shared));
         let lefts = after.lefts();
         scorer.score(&kind.shape(before, key.shared()), &kind.shape(&after, &lefts))
     }
 }
 
 /// What the ask takes of a node that has it.
-pub(super) fn taken(ask: &Ask, node: u32, free: &Free, shared: Option<u16>) -> Taken {
+pub(super) fn taken(
+    ask: &Ask,
+    node: u32,
+    (free, (cpu_milli, memory_mib)): (&Free, (u32, u32)),
+    shared: Option<u16>,
+) -> Taken {
     let (gpus, share) = match ask.gpus {
         GpuAsk::Whole(gpus) => (free.whole.lowest(gpus), None),
         GpuAsk::Milli(milli) => {
@@ -206,14 +213,7 @@ pub(super) fn taken(ask: &Ask, node: u32, free: &Free, shared: Option<u16>) -> T
             (GpuMask(0), Some((on_shared.map_or_else(whole, |(_, gpu)| *gpu), milli)))
         }
     };
-    Taken {
-        node: NodeIndex(node),
-        gpus,
-        share,
-        cpu_milli: ask.cpu_milli,
-        memory_mib: ask.memory_mib,
-        exclusive: ask.exclusive,
-    }
+    Taken { node: NodeIndex(node), gpus, share, cpu_milli, memory_mib, exclusive: ask.exclusive }
 }
 
 /// Nodes found so far, each once.

@@ -169,8 +169,8 @@ impl Fleet {
         let free = &record.free;
         let fits = at(kind.class.0.into()) == class
             && kind.will_do(ask)
-            && free.cpu >= ask.cpu_milli
-            && free.memory >= ask.memory_mib
+            && free.cpu >= kind.beside(ask).0
+            && free.memory >= kind.beside(ask).1
             && (!ask.exclusive || *free == kind.empty());
         if !fits {
             return None;

@@ -17,6 +17,8 @@ pub(super) struct Kind {
     pub gpus: u32,
     pub cpu: u32,
     pub memory: u32,
+    /// Among which its CPU and memory are divided when some are lent.
+    pub machine_gpus: u32,
     /// In order.
     pub attributes: Vec<AttributeIndex>,
     pub usable: u32,
@@ -113,18 +115,19 @@ enum Verdict {
 
 fn judge(fleet: &Fleet, ask: &Ask, key: &Key) -> Verdict {
     let (whole, kind) = (key.whole(), key.kind());
-    let least = bin(ask.cpu_milli);
     let Some(known) = fleet.kinds.get(super::at(kind)) else { return Verdict::Not };
     if !known.will_do(ask) {
         return Verdict::NotBefore(Key::floor(whole, kind.saturating_add(1), 0, 0));
     }
+    let (cpu, memory) = known.beside(ask);
+    let least = bin(cpu);
     if key.bin() < least {
-        return Verdict::NotBefore(Key::floor(whole, kind, least, ask.memory_mib));
+        return Verdict::NotBefore(Key::floor(whole, kind, least, memory));
     }
-    if key.memory() < ask.memory_mib {
-        return Verdict::NotBefore(Key::floor(whole, kind, key.bin(), ask.memory_mib));
+    if key.memory() < memory {
+        return Verdict::NotBefore(Key::floor(whole, kind, key.bin(), memory));
     }
-    if key.cpu() < ask.cpu_milli || (ask.exclusive && !known.is_empty(key)) {
+    if key.cpu() < cpu || (ask.exclusive && !known.is_empty(key)) {
         return Verdict::Not;
     }
     Verdict::Fits
@@ -231,9 +234,24 @@ impl Kind {
         key.whole() == self.gpus && key.cpu() == self.cpu && key.memory() == self.memory
     }
 
-    /// Its attributes are those asked for.
+    /// Its attributes are those asked for, and what is lent carries as much.
     pub(super) fn will_do(&self, ask: &Ask) -> bool {
+        let (cpu, memory) = self.beside(ask);
         ask.attributes.iter().all(|it| self.attributes.binary_search(it).is_ok())
+            && cpu >= ask.cpu_milli
+            && memory >= ask.memory_mib
+    }
+
+    /// CPU and memory that an ask takes of a node.
+    pub(super) fn beside(&self, ask: &Ask) -> (u32, u32) {
+        if !ask.lent {
+            return (ask.cpu_milli, ask.memory_mib);
+        }
+        let part = |all: u32| {
+            let each = all.checked_div(self.machine_gpus).unwrap_or(0);
+            each.saturating_mul(ask.whole_gpus())
+        };
+        (part(self.cpu), part(self.memory))
     }
 
     pub(super) fn shape<'a>(&self, free: &Free, shared: &'a [u16]) -> FreeShape<'a> {

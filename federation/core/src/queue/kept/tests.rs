@@ -88,6 +88,7 @@ fn site(ends: &[Option<u16>], wanted: u32) -> State {
             released: false,
             wish: None,
             permit: None,
+            carries: false,
         };
         let gpus = (0..GPUS).map(gpu).collect();
         state.agreed.nodes.insert(node(n), Node { boot: Boot(1), gpus, ..Node::awaited(node(n)) });
