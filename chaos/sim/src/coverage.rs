@@ -55,6 +55,7 @@ marks! {
     ProcessesStarted = "processes_started",
     GuestsStarted = "guests_started",
     NeedyGuestsStarted = "guests_started_that_ask_for_more_than_gpus",
+    BesideGuestsStarted = "guests_started_that_ask_for_cpu_or_memory",
     GangsStarted = "gang_parts_started",
     AttemptsRepeated = "attempts_after_the_first",
     Fenced = "fenced_by_deadline",

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use federation_core::Node;
 use specs::job::{JobSpec, Needs, Together, Vicinity};
 use specs::wire::agent::Facts;
 
@@ -10,6 +11,10 @@ use crate::rng::Rng;
 const NAME: &str = "image";
 const VALUES: [&str; 2] = ["old", "new"];
 const PER_RACK: usize = 2;
+
+/// Of each node that says how much it has, however many GPUs there are.
+const CPU: u32 = 16_000;
+const MEMORY: u32 = 64_000;
 
 /// Of a site's nth node.
 pub(crate) fn facts(nth: usize) -> Facts {
@@ -32,9 +37,34 @@ pub(crate) fn draw(rng: &mut Rng, spec: &mut JobSpec) {
     }
 }
 
+/// With how much CPU and memory a node has, too.
+pub(crate) fn with_beside(facts: Facts) -> Facts {
+    Facts { cpu_milli: CPU, memory_mib: MEMORY, ..facts }
+}
+
+/// CPU and memory, more often little than much.
+pub(crate) fn draw_beside(rng: &mut Rng, spec: &mut JobSpec) {
+    if rng.chance(600) {
+        spec.needs.0.cpu_milli = [500, 2_000, 4_000, 8_000, 15_000][rng.index(5)];
+    }
+    if rng.chance(300) {
+        spec.needs.0.memory_mib = [1_000, 8_000, 32_000, 60_000][rng.index(4)];
+    }
+}
+
+/// Whether so many GPUs of the node carry what is asked for beside them when they are granted.
+pub(crate) fn are_carried(spec: &JobSpec, node: &Node) -> bool {
+    let count = u32::try_from(node.gpus.len()).unwrap_or(u32::MAX).max(1);
+    let has = |all: u32, asked| all / count * spec.gpus_per_node.0 >= asked;
+    has(node.facts.cpu_milli, spec.needs.cpu_milli)
+        && has(node.facts.memory_mib, spec.needs.memory_mib)
+}
+
 /// Whether a node alone has what is asked for.
 pub(crate) fn has(needs: &Needs, facts: &Facts) -> bool {
-    needs.attributes.iter().all(|(name, value)| facts.attributes.get(name) == Some(value))
+    facts.cpu_milli >= needs.cpu_milli
+        && facts.memory_mib >= needs.memory_mib
+        && needs.attributes.iter().all(|(name, value)| facts.attributes.get(name) == Some(value))
 }
 
 /// Whether the nodes must stand in one rack.

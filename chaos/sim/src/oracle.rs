@@ -127,6 +127,10 @@ impl World {
                 Mark::NeedyGuestsStarted,
                 known.home != self.sites[at.site].name && !process.spec.needs.fit_a_loan(),
             ),
+            (
+                Mark::BesideGuestsStarted,
+                known.home != self.sites[at.site].name && process.spec.needs.ask_beside_gpus(),
+            ),
             (Mark::GangsStarted, process.spec.nodes > 1),
             (Mark::AttemptsRepeated, known.epoch.0 > 1),
             (Mark::WaitedOut, suspected && process.spec.on_partition == OnPartition::Wait),

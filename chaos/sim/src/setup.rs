@@ -90,6 +90,8 @@ pub(crate) struct Knobs {
     pub(crate) weighs_together: bool,
     /// Jobs ask for more than GPUs, and loans may carry it.
     pub(crate) asks_of_nodes: bool,
+    /// Nodes have CPU and memory, jobs ask for it, and loans may carry it.
+    pub(crate) lends_beside: bool,
     /// How long leaders let a job be passed over.
     pub(crate) patience: Millis,
     /// Mean span between faults of each kind; zero for none.
@@ -173,6 +175,7 @@ impl Knobs {
             limits: health::draw_limits(seed),
             weighs_together: Rng::of(seed, "sites").chance(500),
             asks_of_nodes: Rng::of(seed, "needs").chance(300),
+            lends_beside: Rng::of(seed, "beside").chance(350),
             patience: Millis(Rng::of(seed, "patience").range(1_000, 40_000)),
             faults,
         }
@@ -323,6 +326,8 @@ fn add_site(world: &mut World, index: usize) {
         });
         let says = world.knobs.asks_of_nodes;
         let facts = if says { needs::facts(nodes.len()) } else { Facts::default() };
+        let has_beside = world.knobs.lends_beside;
+        let facts = if has_beside { needs::with_beside(facts) } else { facts };
         nodes.push(Node::new(id, machine, gpus.collect(), facts));
     }
     let user = UserId::new("tenant").expect("a constant that keeps the rules of names");
@@ -402,6 +407,12 @@ fn found_site(world: &mut World, index: usize) {
     }
     if world.knobs.reservations.is_some() {
         raise_to(world, index, ClusterVersion::DEMANDS);
+    }
+    if world.knobs.lends_beside {
+        // As long as one side is of the version before, a loan carries GPUs alone.
+        let is_new = world.chance_beside.chance(900);
+        let version = if is_new { ClusterVersion::DEMANDS } else { ClusterVersion::SITES };
+        raise_to(world, index, version);
     }
     for (nth, node) in nodes.into_iter().enumerate() {
         let token = TokenId(nth as u128 + 1);

@@ -179,6 +179,9 @@ impl World {
         if self.knobs.asks_of_nodes {
             needs::draw(&mut self.chance_needs, &mut spec);
         }
+        if self.knobs.lends_beside {
+            needs::draw_beside(&mut self.chance_beside, &mut spec);
+        }
         if self.knobs.accounts.is_some() {
             accounts::draw(&mut self.chance_queue, &mut spec, self.knobs.job_max);
         }

@@ -273,6 +273,8 @@ pub(crate) struct World {
     /// Chance of accounts and quotas.
     pub(crate) chance_queue: Rng,
     pub(crate) chance_needs: Rng,
+    /// Chance of CPU and memory.
+    pub(crate) chance_beside: Rng,
     pub(crate) chance_health: Rng,
     pub(crate) chance_burn_ins: Rng,
     /// Chance of what sites cost.
@@ -337,6 +339,7 @@ impl World {
             chance_work: Rng::of(seed, "work"),
             chance_queue: Rng::of(seed, "queue"),
             chance_needs: Rng::of(seed, "what jobs ask for"),
+            chance_beside: Rng::of(seed, "what jobs ask for beside GPUs"),
             chance_health: Rng::of(seed, "health"),
             chance_burn_ins: Rng::of(seed, "burn-ins"),
             chance_costs: Rng::of(seed, "what sites cost"),

@@ -8,6 +8,7 @@ use federation_core::State;
 use specs::id::{GpuClass, JobId, SiteId};
 use specs::job::{JobClass, JobSpec};
 use specs::unit::Millis;
+use specs::version::ClusterVersion;
 
 use crate::invariant::{agreed_state, s2_nothing_lost, s6_quota, s7_residency};
 use crate::needs;
@@ -144,7 +145,8 @@ fn is_feasible(world: &World, home: usize, spec: &JobSpec) -> bool {
             && s7_residency::allows(spec, &site.name, site.country)
             && s7_residency::lets_data_go(world, (home, at), &spec.data)
             && classes(state).into_iter().any(|class| {
-                holds(state, spec, &class)
+                holds(state, spec, &class, at == home)
+                    && (at == home || carries(world, [home, at], spec))
                     && (at == home || lends(state, own, spec, &class))
                     && s6_quota::allows(world.sites[home].log.latest(), spec, &class)
             })
@@ -168,11 +170,19 @@ fn classes(state: &State) -> Vec<GpuClass> {
     classes
 }
 
-fn holds(state: &State, spec: &JobSpec, class: &GpuClass) -> bool {
+/// Whether both sites' versions let a loan carry CPU and memory, if the job asks for it.
+fn carries(world: &World, sites: [usize; 2], spec: &JobSpec) -> bool {
+    let is_new = |at: usize| world.sites[at].log.latest().version >= ClusterVersion::DEMANDS;
+    !spec.needs.ask_beside_gpus() || sites.into_iter().all(is_new)
+}
+
+fn holds(state: &State, spec: &JobSpec, class: &GpuClass, is_home: bool) -> bool {
     let will_do = spec.gpu_classes.is_empty() || spec.gpu_classes.contains(class);
     let fitting = state.nodes.values().filter(|node| {
         let gpus = node.gpus.iter().filter(|gpu| gpu.info.class == *class).count();
-        gpus as u64 >= u64::from(spec.gpus_per_node.0) && needs::has(&spec.needs, &node.facts)
+        gpus as u64 >= u64::from(spec.gpus_per_node.0)
+            && needs::has(&spec.needs, &node.facts)
+            && (is_home || needs::are_carried(spec, node))
     });
     let mut racks: BTreeMap<&str, u32> = BTreeMap::new();
     for node in fitting {

@@ -18,7 +18,7 @@ use crate::placement::fleet::{
     Shortage, Taken,
 };
 use crate::placement::names::{self, Names};
-use crate::placement::pool::Pool;
+use crate::placement::pool;
 use crate::state::{Gpu, Node, State};
 use crate::table::Table;
 
@@ -512,7 +512,7 @@ fn of_class<'a>(node: &'a Node, class: &'a GpuClass) -> impl Iterator<Item = &'a
 }
 
 /// What of a node's GPUs of the class is not free, and what is promised of the rest.
-fn busy(node: &Node, class: &GpuClass, promised: Pool) -> Busy {
+fn busy(node: &Node, class: &GpuClass, promised: pool::Pool) -> Busy {
     let (cpu_milli, memory_mib) = promised.numbers();
     let exclusive = node.alone.is_some();
     let mut busy = Busy { cpu_milli, memory_mib, exclusive, ..Busy::default() };
