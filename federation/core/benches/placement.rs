@@ -17,7 +17,10 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use federation_core::{Ask, ClassIndex, Fleet, GroupIndex, Level, NodeShape, Placement, Together};
+use federation_core::score::{Mix, Shape};
+use federation_core::{
+    Ask, ClassIndex, Fleet, GroupIndex, Level, NodeShape, Placement, Taste, Together,
+};
 
 /// Gangs by GPUs, in hundredths of a per cent of the jobs, and their least and most GPUs: what the
 /// public cluster traces of 2026 say of arrivals ("Gangs by GPUs" of the S1 scenario of
@@ -99,6 +102,8 @@ struct Site {
     used: [u64; 2],
     /// Thousandths of GPUs of all arrivals ever placed.
     taken: u64,
+    /// What jobs of one node are placed by; none for the tightest first.
+    taste: Option<Taste>,
 }
 
 impl Site {
@@ -112,8 +117,15 @@ impl Site {
             fleet.add(&node(FOURS, at, 4));
         }
         let total = [eights * 8, fours * 4].map(|gpus| u64::from(gpus) * 1_000);
-        let mut site =
-            Self { fleet, rng: Rng(42), jobs: Vec::new(), total, used: [0; 2], taken: 0 };
+        let mut site = Self {
+            fleet,
+            rng: Rng(42),
+            jobs: Vec::new(),
+            total,
+            used: [0; 2],
+            taken: 0,
+            taste: None,
+        };
         while site.used.iter().sum::<u64>() * 100 < total.iter().sum::<u64>() * (LOAD_PERCENT - 1) {
             let (ask, milli) = site.ask();
             site.arrive(&ask, milli);
@@ -167,7 +179,10 @@ impl Site {
     }
 
     fn arrive(&mut self, ask: &Ask, milli: u32) -> bool {
-        let placed = self.fleet.place(ask);
+        let placed = match &mut self.taste {
+            Some(taste) if ask.nodes == 1 => self.fleet.place_scored(ask, taste),
+            Some(_) | None => self.fleet.place(ask),
+        };
         let is_placed = placed.is_some();
         if let Some(placement) = placed {
             let class = ask.classes[0];
@@ -281,6 +296,35 @@ fn gangs(site: &mut Site) {
     }
 }
 
+/// What a leader counts of such jobs: the most frequent kinds on one node.
+fn taste() -> Taste {
+    let kind = |cpu_milli, gpus, gpu_milli, count| Shape {
+        cpu_milli,
+        gpus,
+        gpu_milli,
+        models: None,
+        count,
+    };
+    let mut shapes: Vec<Shape> =
+        [100, 250, 500].map(|milli| kind(1_000, 1, milli, 340)).into_iter().collect();
+    for (gpus, count) in [(1, 3_185), (2, 260), (4, 260), (8, 490)] {
+        for cpu in [8_000, 16_000] {
+            shapes.push(kind(cpu * u64::from(gpus), gpus, 1_000, count));
+        }
+    }
+    Taste::of(Mix::of(shapes, 16_000 * 110_000, 110_000_000))
+}
+
+/// The same decisions, jobs of one node by the score.
+fn scored(site: &mut Site, gpus: u32) {
+    site.taste = Some(taste());
+    let rounds: Vec<Round> = (0..ROUNDS).map(|_| round(site)).collect();
+    let rate = 1e9 / least(rounds.iter().map(|round| round.ns));
+    let p99 = least(rounds.iter().map(|round| round.p99_us));
+    println!("scored gpus={gpus} decisions_per_second={rate:.0} p99_us={p99:.1}");
+    site.taste = None;
+}
+
 fn least(of: impl Iterator<Item = f64>) -> f64 {
     of.fold(f64::INFINITY, f64::min)
 }
@@ -312,6 +356,7 @@ fn main() {
         if *gpus == 1_000_000 {
             println!("index_mib={:.1} gpus={gpus}", weight(&site.fleet));
         }
+        scored(site, *gpus);
         assert_eq!(site.fleet.violations(), Vec::<String>::new());
     }
     if let (Some(first), Some(last)) = (rounds.first(), rounds.last()) {

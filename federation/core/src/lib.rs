@@ -78,6 +78,7 @@ pub use placement::fleet::{
     GROUPS_LOOKED_AT_MAX, GpuAsk, GpuMask, GroupIndex, LOOKED_AT_MAX, Level, NODE_GPUS_MAX,
     NodeIndex, NodeShape, Parts, Placement, Scorer, Shortage, Taken, Together,
 };
+pub use placement::taste::Taste;
 pub use placement::why::{could_ever_run, why};
 pub use placement::{order, score, spill};
 pub use queue::preempt::PREEMPTIONS_MAX;

@@ -292,6 +292,32 @@ fn parts_of_a_gpu_fill_one_before_another_is_begun() {
     assert_eq!(site.stands(again)[0].1, [0]);
 }
 
+/// Jobs that ask for half a GPU fill eight, and one that asks for 400 has a ninth. The next half is on
+/// the rest of the ninth, or on one of its own.
+fn next_half_beside(halves: u16) -> u16 {
+    let mut site = Site::found();
+    for name in ["n1", "n2"] {
+        site.node(name, Facts::default());
+    }
+    let part = |gpu_milli| needs(Needs { gpu_milli, ..Needs::default() });
+    for _ in 0..halves {
+        site.run(part(500));
+    }
+    let odd = site.run(part(400));
+    let (node, gpu) = site.stands(odd).remove(0);
+    let next = site.run(part(500));
+    let stands = site.stands(next).remove(0);
+    u16::from(stands == (node, gpu))
+}
+
+#[test]
+fn a_part_of_a_gpu_goes_where_the_rest_is_of_use_to_the_jobs_that_run_here() {
+    // Among too few jobs to tell what is usual the tightest GPU is taken.
+    assert_eq!(next_half_beside(4), 1);
+    // Nobody here would use the hundred thousandths that are left of 600.
+    assert_eq!(next_half_beside(16), 0);
+}
+
 #[test]
 fn who_is_to_be_alone_waits_for_an_empty_node_and_keeps_others_off() {
     let mut site = Site::found();

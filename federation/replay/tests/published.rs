@@ -61,6 +61,15 @@ fn ours_allocates_more_than_the_best_published_policy() {
     assert!(allocated[0] > 95.39, "{allocated:?}");
 }
 
+#[test]
+fn the_index_of_a_leader_loses_little_to_a_search_of_all_nodes() {
+    let Some(cluster) = openb() else { return };
+    let policies = [fgd::Policy::Live, fgd::Policy::Ours, fgd::Policy::LiveTight];
+    let allocated = allocation(&cluster, &policies);
+    assert!(allocated[0] > 95.39 && allocated[0] > allocated[1] - 0.2, "{allocated:?}");
+    assert!(allocated[2] < allocated[0] - 5.0, "the score is what makes it: {allocated:?}");
+}
+
 fn served(cluster: &str, nodes: u32, policy: queue::Policy) -> Option<(f64, f64)> {
     let question = queue::Question {
         cluster: Some(cluster),

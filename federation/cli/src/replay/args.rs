@@ -121,6 +121,10 @@ pub(crate) struct SpillArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum FgdPolicy {
     Ours,
+    /// As a leader places: by the score, on the index
+    Live,
+    /// The index of a leader without the score
+    LiveTight,
     Fgd,
     Bestfit,
     Dotprod,
@@ -182,6 +186,8 @@ impl FgdArgs {
     pub(crate) fn policies(&self) -> Vec<fgd::Policy> {
         match self.policy {
             FgdPolicy::Ours => vec![fgd::Policy::Ours],
+            FgdPolicy::Live => vec![fgd::Policy::Live],
+            FgdPolicy::LiveTight => vec![fgd::Policy::LiveTight],
             FgdPolicy::Fgd => vec![fgd::Policy::Fgd],
             FgdPolicy::Bestfit => vec![fgd::Policy::BestFit],
             FgdPolicy::Dotprod => vec![fgd::Policy::DotProduct],

@@ -14,11 +14,12 @@ use specs::unit::GpuCount;
 use crate::command::PartPlan;
 use crate::placement::fits;
 use crate::placement::fleet::{
-    Ask, AttributeIndex, Busy, ClassIndex, Fleet, GpuAsk, GpuMask, NodeIndex, NodeShape, Placement,
-    Shortage, Taken,
+    Ask, AttributeIndex, Busy, ClassIndex, Fill, Fleet, GpuAsk, GpuMask, NodeIndex, NodeShape,
+    Placement, Shortage, Taken,
 };
 use crate::placement::names::{self, Names};
 use crate::placement::pool;
+use crate::placement::taste::Demand;
 use crate::state::{Gpu, Node, State};
 use crate::table::Table;
 
@@ -41,6 +42,8 @@ pub(crate) struct Capacity {
     names: Names,
     /// Nodes on which nothing can start at present, or less than they have.
     awaited: usize,
+    /// What jobs here ask for. Follows from the leases.
+    demand: Demand,
     /// What the plan in the making has taken.
     taken: Vec<Placement>,
     aside: Aside,
@@ -88,6 +91,14 @@ impl Capacity {
         for id in changed {
             self.renew(state, &id);
         }
+        let class_of = &self.class_of;
+        let index = |class: &GpuClass| class_of.get(class).map(|it| u32::from(it.0));
+        self.demand.follow(state, index, || {
+            let all = state.nodes.values().filter(|node| node.is_usable());
+            all.fold((0, 0), |(cpu, gpus), node| {
+                (cpu + u64::from(node.facts.cpu_milli), gpus + node.gpus.len() as u64)
+            })
+        });
     }
 
     /// Hides nodes from everybody until the next [`Capacity::give_back`].
@@ -337,6 +348,7 @@ impl Capacity {
             cpu_milli: needs.cpu_milli,
             memory_mib: needs.memory_mib,
             classes,
+            unordered: spec.gpu_classes.is_empty(),
             attributes,
             exclusive: needs.exclusive,
             together: names::together(needs),
@@ -401,7 +413,13 @@ impl Capacity {
     }
 
     fn take_asked(&mut self, ask: &Ask) -> Option<(GpuClass, Vec<PartPlan>)> {
-        let placement = self.fleet.place(ask)?;
+        let placement = match &mut self.demand.taste {
+            // Who asks for more than room, or to be spread, is placed by that.
+            Some(taste) if ask.nodes == 1 && ask.fill == Fill::Pack && !ask.exclusive => {
+                self.fleet.place_scored(ask, taste)?
+            }
+            Some(_) | None => self.fleet.place(ask)?,
+        };
         let mut parts: Vec<PartPlan> =
             placement.parts.iter().filter_map(|part| self.part(part)).collect();
         parts.sort_by(|one, other| one.node.cmp(&other.node));

@@ -15,4 +15,5 @@ pub(crate) mod sites;
 pub(crate) mod slots;
 pub mod spill;
 pub(crate) mod summary;
+pub(crate) mod taste;
 pub(crate) mod why;

@@ -5,7 +5,7 @@ mod reference;
 
 use federation_core::{
     Ask, AttributeIndex, Busy, ClassIndex, Fill, Fleet, FreeShape, GpuAsk, GpuMask, GroupIndex,
-    LOOKED_AT_MAX, Level, NodeIndex, NodeShape, Placement, Shortage, Together,
+    LOOKED_AT_MAX, Level, NodeIndex, NodeShape, Placement, Scorer, Shortage, Together,
 };
 use reference::Reference;
 
@@ -67,6 +67,7 @@ fn ask(rng: &mut Rng) -> Ask {
         cpu_milli: rng.pick(&[0, 1_000, 4_000, 9_000]),
         memory_mib: rng.pick(&[0, 500, 4_000]),
         classes: rng.pick(&[&[][..], &[0], &[1, 0]]).iter().map(|it| ClassIndex(*it)).collect(),
+        unordered: false,
         attributes: (0..2).filter(|_| rng.one_in(6)).map(AttributeIndex).collect(),
         exclusive: rng.one_in(8),
         together: rng.one_in(3).then_some(together),
@@ -276,6 +277,39 @@ fn a_decision_looks_at_so_many_shapes_and_no_more() {
     };
     assert!(fleet.place_scored(&Ask::whole(1, 8), &mut count).is_some());
     assert_eq!(asked, LOOKED_AT_MAX);
+}
+
+/// Likes what leaves most CPU, and looks at three shapes of a class.
+struct Cheap(u32);
+
+impl Scorer for Cheap {
+    fn score(&mut self, _: &FreeShape<'_>, after: &FreeShape<'_>) -> i64 {
+        self.0 += 1;
+        i64::from(after.cpu_milli)
+    }
+
+    fn most(&self) -> u32 {
+        3
+    }
+}
+
+#[test]
+fn a_scorer_chooses_among_classes_of_which_none_is_preferred() {
+    let mut fleet = Fleet::new();
+    for (class, cpu_milli) in [(0, 10), (0, 20), (0, 30), (0, 99), (1, 50), (2, 70)] {
+        let class = ClassIndex(class);
+        fleet.add(&NodeShape { class, gpus: 8, cpu_milli, ..NodeShape::default() });
+    }
+    let ask = Ask { classes: vec![ClassIndex(1), ClassIndex(0)], ..Ask::whole(1, 8) };
+    let (mut preferred, mut any) = (Cheap(0), Cheap(0));
+    let first = fleet.clone().place_scored(&ask, &mut preferred).unwrap();
+    assert_eq!((first.parts[0].node, preferred.0), (NodeIndex(4), 1));
+    let ask = Ask { unordered: true, ..ask };
+    let best = fleet.clone().place_scored(&ask, &mut any).unwrap();
+    // Three of the one class and one of the other; the fourth is not looked at.
+    assert_eq!((best.parts[0].node, any.0), (NodeIndex(4), 4));
+    let ask = Ask { classes: vec![], ..ask };
+    assert_eq!(fleet.place_scored(&ask, &mut any).unwrap().parts[0].node, NodeIndex(5));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! one at a time, none leaves, none is tried twice; a pod that fits is placed.
 
 pub mod cluster;
+mod live;
 mod policy;
 mod run;
 mod typical;
@@ -28,6 +29,10 @@ const KEPT_UNTIL_PERCENT: u64 = 80;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Policy {
     Ours,
+    /// The index of a leader with the score.
+    Live,
+    /// The index of a leader as it was before the score: the tightest first.
+    LiveTight,
     Fgd,
     BestFit,
     DotProduct,
@@ -37,8 +42,10 @@ pub enum Policy {
 }
 
 impl Policy {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Ours,
+        Self::Live,
+        Self::LiveTight,
         Self::Fgd,
         Self::BestFit,
         Self::DotProduct,
@@ -51,6 +58,8 @@ impl Policy {
     pub fn name(self) -> &'static str {
         match self {
             Self::Ours => "ours",
+            Self::Live => "live",
+            Self::LiveTight => "live-tight",
             Self::Fgd => "fgd",
             Self::BestFit => "bestfit",
             Self::DotProduct => "dotprod",
@@ -107,6 +116,8 @@ pub fn replay(
     for &policy in policies {
         let rule = match policy {
             Policy::Ours => Rule::Best(&ours),
+            Policy::Live => Rule::Live(Some(ours.mix())),
+            Policy::LiveTight => Rule::Live(None),
             Policy::Fgd => Rule::Best(&fgd),
             Policy::BestFit => Rule::Best(&BestFit),
             Policy::DotProduct => Rule::Best(&DotProduct),

@@ -150,6 +150,10 @@ impl Ours {
         let cpu = cluster.nodes.iter().map(|node| node.cpu).sum();
         Self(Mix::of(shapes.collect(), cpu, cluster.capacity))
     }
+
+    pub(super) fn mix(&self) -> &Mix {
+        &self.0
+    }
 }
 
 impl Score for Ours {

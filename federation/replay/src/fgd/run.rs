@@ -1,6 +1,9 @@
 //! One experiment: pods arrive one at a time, none leaves, none is tried twice.
 
+use federation_core::score::Mix;
+
 use crate::fgd::cluster::{Cluster, Node};
+use crate::fgd::live::Live;
 use crate::fgd::policy::{Choice, Score};
 use crate::fgd::typical::Typical;
 use crate::rng::Rng;
@@ -84,6 +87,8 @@ pub(super) enum Rule<'a> {
     Best(&'a dyn Score),
     /// Any node that fits, then any GPU that fits.
     Any,
+    /// What the index of a leader says, with a score or without.
+    Live(Option<&'a Mix>),
 }
 
 fn any(cluster: &Cluster, nodes: &[Node], pod: u32, rng: &mut Rng) -> Option<(usize, Choice)> {
@@ -106,6 +111,10 @@ pub(super) fn run(cluster: &Cluster, typical: &Typical, rule: &Rule<'_>, seed: u
     let mut nodes = cluster.nodes.clone();
     Rng::stream(seed, 1).shuffle(&mut nodes);
     let mut rng = Rng::stream(seed, 2);
+    let mut live = match rule {
+        Rule::Live(mix) => Some(Live::of(&nodes, *mix)),
+        Rule::Best(_) | Rule::Any => None,
+    };
     let fragment_of = |node: &Node| typical.fragment(node.cpu, node.model, &node.left);
     let mut fragments: Vec<f64> = nodes.iter().map(fragment_of).collect();
     let mut fragment: f64 = fragments.iter().sum();
@@ -120,6 +129,7 @@ pub(super) fn run(cluster: &Cluster, typical: &Typical, rule: &Rule<'_>, seed: u
         let place = match rule {
             Rule::Best(policy) => scores.best(cluster, &nodes, pod, *policy),
             Rule::Any => any(cluster, &nodes, pod, &mut rng),
+            Rule::Live(_) => live.as_mut().and_then(|live| live.place(shape)),
         };
         match place {
             Some((at, choice)) => {

@@ -171,6 +171,8 @@ pub struct Ask {
     pub memory_mib: u32,
     /// Classes that will do, the preferred first; any if empty. A gang is of one class.
     pub classes: Vec<ClassIndex>,
+    /// None of them is preferred: a scorer may choose among them, for one node.
+    pub unordered: bool,
     /// Each node has all of these.
     pub attributes: Vec<AttributeIndex>,
     /// Nodes on which nothing else runs.
@@ -192,6 +194,7 @@ impl Ask {
             cpu_milli: 0,
             memory_mib: 0,
             classes: Vec::new(),
+            unordered: false,
             attributes: Vec::new(),
             exclusive: false,
             together: None,
@@ -320,6 +323,12 @@ pub struct FreeShape<'a> {
 /// distinct shape, not for each node.
 pub trait Scorer {
     fn score(&mut self, before: &FreeShape<'_>, after: &FreeShape<'_>) -> i64;
+
+    /// Most shapes of a class that it is asked about for one decision: those that an unscored search
+    /// meets first.
+    fn most(&self) -> u32 {
+        super::LOOKED_AT_MAX
+    }
 }
 
 impl<F: FnMut(&FreeShape<'_>, &FreeShape<'_>) -> i64> Scorer for F {

@@ -13,6 +13,9 @@ use super::{Fleet, Free, GPU_MILLI, GpuMask, LOOKED_AT_MAX};
 /// A node that will do, and what is left of the GPU that it would share; none for whole GPUs.
 pub(super) type Chosen = (u32, Option<u16>);
 
+/// A shape that will do, by its score and its first node.
+type Ranked<'a> = (Reverse<i64>, u32, Option<u16>, &'a Members);
+
 impl Fleet {
     /// Takes a place for the ask, the fullest nodes or the emptiest as it says; none, and nothing
     /// taken, if there is none.
@@ -32,13 +35,20 @@ impl Fleet {
         }
         let named = ask.classes.len();
         let classes = if named == 0 { self.classes.len() } else { named };
-        (0..classes).find_map(|place| {
-            let class = match ask.classes.get(place) {
-                Some(ClassIndex(class)) => at((*class).into()),
-                None => place,
-            };
-            self.place_in(class, ask, &mut scorer)
-        })
+        let class = |place: usize| match ask.classes.get(place) {
+            Some(ClassIndex(class)) => at((*class).into()),
+            None => place,
+        };
+        if let Some(scorer) = scorer.as_deref_mut().filter(|_| ask.unordered && ask.nodes == 1) {
+            let all = (0..classes).filter_map(|place| {
+                self.ranked(class(place), ask, scorer).first().map(|it| (it.0, it.1, it.2))
+            });
+            let (_, node, shared) = all.min()?;
+            return Some(Placement {
+                parts: [self.commit(ask, (node, shared))].into_iter().collect(),
+            });
+        }
+        (0..classes).find_map(|place| self.place_in(class(place), ask, &mut scorer))
     }
 
     fn place_in(
@@ -151,11 +161,24 @@ impl Fleet {
     /// The nodes of the shapes with the best scores; of equal ones, the shape whose first node is
     /// the first.
     fn best(&self, class: usize, ask: &Ask, scorer: &mut dyn Scorer) -> Option<Vec<Chosen>> {
-        let class = self.classes.get(class)?;
-        if self.listed(class, ask) < ask.nodes {
-            return None;
+        let mut found = Found::for_nodes(ask.nodes, ask);
+        for (_, _, shared, members) in self.ranked(class, ask, scorer) {
+            if found.add(members, shared).is_break() {
+                break;
+            }
         }
-        let mut ranked: Vec<(Reverse<i64>, u32, Option<u16>, &Members)> = Vec::new();
+        (number(found.chosen.len()) == ask.nodes).then_some(found.chosen)
+    }
+
+    /// The shapes of a class that will do, those with the best scores first; the best alone for one
+    /// node.
+    fn ranked(&self, class: usize, ask: &Ask, scorer: &mut dyn Scorer) -> Vec<Ranked<'_>> {
+        let mut ranked: Vec<Ranked<'_>> = Vec::new();
+        let Some(class) = self.classes.get(class) else { return ranked };
+        if self.listed(class, ask) < ask.nodes {
+            return ranked;
+        }
+        let mut left = scorer.most();
         let _ = self.each(class, ask, &mut |key, members, shared| {
             if let Some(first) = members.first() {
                 let score = self.score(ask, key, first, shared, scorer);
@@ -168,17 +191,16 @@ impl Fleet {
                     }
                     Some(_) => {}
                 }
+                left = left.saturating_sub(1);
             }
-            ControlFlow::Continue(())
+            if left == 0 && ask.nodes == 1 {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         });
         ranked.sort_unstable_by_key(|(score, first, shared, _)| (*score, *first, *shared));
-        let mut found = Found::for_nodes(ask.nodes, ask);
-        for (_, _, shared, members) in ranked {
-            if found.add(members, shared).is_break() {
-                break;
-            }
-        }
-        (number(found.chosen.len()) == ask.nodes).then_some(found.chosen)
+        ranked
     }
 
     fn score(
