@@ -1,22 +1,9 @@
 // Formats that only compute capability 12.0 multiplies by `mma.sync`: eight bits by the instruction
 // for all narrow formats, and four bits with scales of blocks. Sums of `exact` operands fit into any
 // sum's precision: the host computes them too (`gpu_agent_core::burn_in::tensor`).
-#include "tensor.cuh"
+#include "narrow.cuh"
 
-struct E4m3 {
-    typedef u32 A;
-    typedef u32 B;
-    typedef float C;
-    static constexpr int A_REGS = 4, B_REGS = 2, C_REGS = 4;
-    // Four in a word: sign, exponent 5 to 8 around a bias of 7, mantissa of 3 bits.
-    static INLINE u32 random_a(u32 r) { return (r & 0x9f9f9f9fu) + 0x28282828u; }
-    static INLINE u32 random_b(u32 r) { return random_a(rotate(r, 5)); }
-    static INLINE void turn(u32 (&b)[2], u32 link) {
-        const u32 first = b[0];
-        b[0] = b[1] ^ (mix(link) & 0x07070707u);
-        b[1] = first;
-    }
-    static INLINE u64 digest(u64 digest, float value) { return fold_float(digest, value); }
+struct E4m3 : NarrowE4m3 {
     static INLINE void multiply(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) {
         asm volatile("mma.sync.aligned.m16n8k32.row.col.kind::f8f6f4.f32.e4m3.e4m3.f32 "
                      "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -35,18 +22,10 @@ struct E4m3Exact : E4m3 {
 };
 
 // Eight e2m1 in a word, any bits are a number; the scale of each block of 16 is one.
-struct Nvfp4 {
-    typedef u32 A;
-    typedef u32 B;
-    typedef float C;
-    static constexpr int A_REGS = 4, B_REGS = 2, C_REGS = 4;
+struct Nvfp4 : Narrow {
     static INLINE u32 random_a(u32 r) { return r; }
     static INLINE u32 random_b(u32 r) { return rotate(r, 5); }
-    static INLINE void turn(u32 (&b)[2], u32 link) {
-        const u32 first = b[0];
-        b[0] = b[1] ^ (mix(link) & 0x77777777u);
-        b[1] = first;
-    }
+    static INLINE void turn(u32 (&b)[2], u32 link) { turn_narrow(b, link, 0x77777777u); }
     static INLINE u64 digest(u64 digest, float value) {
         return fold_float(digest, __fadd_rn(value, 0.0f));
     }

@@ -12,7 +12,7 @@ use crate::{NoTools, assembler, say};
 
 /// Floating point is rounded after each operation, as written: digests are compared bit by bit.
 const OPTIONS: &[&str] = &["--std=c++17", "--fmad=false"];
-const HEADERS: &[&str] = &["common.cuh", "operands.cuh", "tensor.cuh"];
+const HEADERS: &[&str] = &["common.cuh", "operands.cuh", "tensor.cuh", "narrow.cuh"];
 /// What the node's GPUs are, and the oldest that the PTX is for.
 const ARCHITECTURES: &[&str] = &["sm_80", "sm_90a", "sm_100a", "sm_120a"];
 
