@@ -209,10 +209,18 @@ pub fn write_text(report: &Report, out: &mut impl Write) -> io::Result<()> {
         };
         writeln!(out, "GPU {} {}: {word}  ({})", gpu.index, gpu.name, gpu.uuid)?;
         let it = &gpu.measured;
-        let (mib, free) = (it.memory_bytes >> 20, it.memory_bytes_free >> 20);
-        let rate = it.memory_bytes_per_second >> 20;
-        writeln!(out, "  memory: {mib} of {free} MiB that were free, {rate} MiB/s")?;
-        writeln!(out, "  votes: {}", it.digests.len())?;
+        if it.memory_passes > 0 {
+            // An emulated GPU has little.
+            let (shift, unit) =
+                if it.memory_bytes_free < 1 << 26 { (10, "KiB") } else { (20, "MiB") };
+            let (tested, free) = (it.memory_bytes >> shift, it.memory_bytes_free >> shift);
+            let (passes, rate) = (it.memory_passes, it.memory_bytes_per_second >> 20);
+            write!(out, "  memory: {tested} of {free} {unit} that were free, ")?;
+            writeln!(out, "{passes} passes, {rate} MiB/s")?;
+        }
+        if !it.digests.is_empty() {
+            writeln!(out, "  votes: {} kernels, on all SMs", it.digests.len())?;
+        }
         if let Some(links) = &it.links {
             let rate = |name| it.compared.0.get(name).copied().unwrap_or(0) >> 20;
             let (from, to) = (rate(measured::HOST_TO_DEVICE), rate(measured::DEVICE_TO_HOST));
