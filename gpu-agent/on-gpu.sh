@@ -53,6 +53,8 @@ if command -v compute-sanitizer >/dev/null; then
 else
     printf 'compute-sanitizer is not installed: not run\n' | tee -a "$out/summary.txt"
 fi
+# A short soak: memory that is left alone, and rows of it that are read in turns.
+step t3 0 "$agent" burn-in --tier t3 --gpu "$gpu" --seconds "${SECONDS_OF_WORK:-30}" -o json
 "$agent" bars "$out" | tee -a "$out/summary.txt"
 ((PIPESTATUS[0] == 0)) || failed=1
 exit "$failed"
