@@ -344,6 +344,17 @@ fn a_link_is_not_blamed_for_what_an_sm_computes() {
 }
 
 #[test]
+fn memory_is_tested_up_to_what_is_left_to_the_driver() {
+    // The last that is not the 256th part of the memory.
+    let (address, one) = ((510 << 10) - 256, true);
+    let row = Fault::StuckRow { address, bytes: 256, bit: 121, one };
+    let (code, report) = Node::new(vec![gpu(vec![row])]).burn_in(&[]);
+    assert_eq!(code, 1, "{report}");
+    let blame = &report["gpus"][0]["findings"][0]["blame"];
+    assert_eq!((&blame["kind"], &blame["bytes"]), (&"row".into(), &256.into()), "{report}");
+}
+
+#[test]
 fn two_addresses_that_are_one_place_are_not_a_links_fault() {
     let alias = Fault::Alias { address: 61_632, to: 97_088, bytes: 64 };
     let (code, report) = Node::new(vec![gpu(vec![alias])]).burn_in(&[]);

@@ -25,7 +25,7 @@ const STRETCH: u64 = 4;
 const TOLD_MAX: usize = 256;
 /// Largest and smallest piece that is asked for, and what is left to the driver.
 const PIECE_MAX: u64 = 4 << 30;
-const PIECE_MIN: u64 = 4 << 10;
+const PIECE_MIN: u64 = 1 << 10;
 const PIECES_MAX: usize = 256;
 const RESERVE_MAX: u64 = 48 << 20;
 const PATTERNS: [(Pattern, &str); 5] = [
