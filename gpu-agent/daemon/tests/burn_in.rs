@@ -303,8 +303,9 @@ fn each_tier_does_its_checks_and_a_soak_repeats_them() {
     let gate = tier("t1", "0", &[]);
     assert!(votes(&gate) >= 12, "{gate}");
     assert_eq!(gate["memoryPasses"], 6);
-    let soak = tier("t3", "12", &[]);
-    assert!(soak["rounds"].as_u64().unwrap() >= 2, "{soak}");
+    // On a busy machine a round alone may take longer than a soak.
+    let mut soaks = ["4", "16", "64"].into_iter().map(|seconds| tier("t3", seconds, &[]));
+    assert!(soaks.any(|it| it["rounds"].as_u64() >= Some(2)), "no soak had a second round");
     let slices = ["0", "1", "2", "3"].map(|turn| tier("t4", "0", &["--turn", turn]));
     let passes = slices.each_ref().map(|it| it["memoryPasses"].as_u64().unwrap());
     assert_eq!(passes, [0, 0, 1, 0]);
