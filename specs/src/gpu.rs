@@ -152,6 +152,26 @@ crate::message! {
         3 => why: String,
     }
 
+    /// The burn-in that a proof is of, as its agent tells it beside the proof.
+    #[derive(Copy)]
+    pub struct Passed {
+        /// As signed.
+        1 => tier: BurnInTier,
+        /// By the agent's clock, as signed.
+        2 => at: Timestamp,
+        /// How long ago that was, counted by the agent.
+        3 => ago: Millis,
+    }
+
+    /// What a job demands of the proof of each of its GPUs.
+    #[derive(Copy, PartialOrd, Ord)]
+    pub struct ProofNeed {
+        /// This tier, or a more thorough one.
+        1 => tier: BurnInTier,
+        /// How long ago it passed, at most; zero for as long as the proof holds.
+        2 => age_max: Millis,
+    }
+
     /// What an agent reports of a GPU's health.
     pub struct GpuReport {
         1 => health: GpuHealth,
@@ -161,6 +181,8 @@ crate::message! {
         3 => due: Option<BurnInTier>,
         /// The last permitted burn-in of this life of the agent.
         4 => last: Option<BurnInResult>,
+        /// Of its proof. Absent without one, and from an agent of an earlier release.
+        20 => passed: Option<Passed>,
     }
 
     /// What came of a burn-in that the site permitted.
@@ -221,6 +243,37 @@ pub const PROOF_CONTEXT: &[u8] = b"spillway GPU health proof 1\0";
 
 /// Longest reason for a GPU's state; more is cut off.
 pub const WHY_BYTES_MAX: usize = 256;
+
+impl BurnInTier {
+    /// How thorough it is: the higher, the more.
+    #[must_use]
+    pub fn rank(self) -> u8 {
+        match self {
+            Self::T0 => 0,
+            Self::T4 => 1,
+            Self::T1 => 2,
+            Self::T2 => 3,
+            Self::T3 => 4,
+        }
+    }
+
+    /// Whether who passed it is proven.
+    #[must_use]
+    pub fn proves(self) -> bool {
+        match self {
+            Self::T2 | Self::T3 => true,
+            Self::T0 | Self::T1 | Self::T4 => false,
+        }
+    }
+}
+
+impl ProofNeed {
+    /// Whether a proof of that tier and age will do.
+    #[must_use]
+    pub fn is_met(&self, tier: BurnInTier, age: Millis) -> bool {
+        tier.rank() >= self.tier.rank() && (self.age_max == Millis::ZERO || age <= self.age_max)
+    }
+}
 
 impl HealthProof {
     /// The bytes that are signed.

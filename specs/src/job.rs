@@ -6,6 +6,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::codec::OrDefault;
+use crate::gpu::ProofNeed;
 use crate::id::{AccountId, Country, DataName, GpuClass, JobName, SiteId};
 use crate::signals::DATA_BYTES_MAX;
 use crate::unit::{GpuCount, Millis, Timestamp};
@@ -51,6 +52,10 @@ pub const WORKDIR_BYTES_MAX: usize = 4_096;
 pub const TIME_LIMIT_MAX: Millis = Millis(366 * 86_400_000);
 /// Most data sets that a job names.
 pub const DATA_MAX: usize = 16;
+/// Shortest age of a proof that a job may demand: a burn-in takes some of it.
+pub const PROOF_AGE_MIN: Millis = Millis(60_000);
+/// Longest age of a proof that a job may demand: a year.
+pub const PROOF_AGE_MAX: Millis = Millis(365 * 86_400_000);
 /// Longest time that a stopped task may take to end by itself.
 pub const GRACE_MAX: Millis = Millis(600_000);
 
@@ -118,6 +123,8 @@ crate::message! {
         /// The emptiest nodes rather than the fullest.
         6 => spread: bool,
         7 => together: Option<Together>,
+        /// What the proof of each of its GPUs must be. Absent below [`ClusterVersion::DEMANDS`].
+        20 => proof: Option<ProofNeed>,
     }
 
     /// A data set that a job reads.
@@ -211,6 +218,7 @@ impl Needs {
             && self.attributes.is_empty()
             && !self.exclusive
             && !self.together.as_ref().is_some_and(|together| together.required)
+            && self.proof.is_none()
     }
 
     /// Whether a loan can carry all of it if the host tells where its nodes stand and what they say of
@@ -224,7 +232,7 @@ impl Needs {
     /// memory, too.
     #[must_use]
     pub fn fit_a_carrying_loan(&self) -> bool {
-        self.gpu_milli == 0 && !self.exclusive
+        self.gpu_milli == 0 && !self.exclusive && self.proof.is_none()
     }
 
     /// Whether it is CPU or memory, too, that is asked for.
@@ -257,8 +265,25 @@ impl Needs {
             let reason = alloc::format!("{nodes} nodes do not make groups of {group}");
             return Err(JobSpecError { path: "spec.placement.topology.groupSize", reason });
         }
-        Ok(())
+        self.proof.as_ref().map_or(Ok(()), check_proof)
     }
+}
+
+fn check_proof(need: &ProofNeed) -> Result<(), JobSpecError> {
+    if !need.tier.proves() {
+        let reason = alloc::format!("{} proves nothing; t2 and t3 do", need.tier);
+        return Err(JobSpecError { path: "spec.health.tier", reason });
+    }
+    let is_within = (PROOF_AGE_MIN..=PROOF_AGE_MAX).contains(&need.age_max);
+    if need.age_max != Millis::ZERO && !is_within {
+        let reason = alloc::format!(
+            "not between {} s and {} days",
+            PROOF_AGE_MIN.0 / 1_000,
+            PROOF_AGE_MAX.0 / 86_400_000
+        );
+        return Err(JobSpecError { path: "spec.health.maxAge", reason });
+    }
+    Ok(())
 }
 
 impl Deadline {
@@ -295,6 +320,9 @@ impl JobSpec {
     /// The version that a site must have to keep all that this says.
     #[must_use]
     pub fn since(&self) -> ClusterVersion {
+        if self.needs.proof.is_some() {
+            return ClusterVersion::DEMANDS;
+        }
         if !self.data.is_empty() || self.deadline.is_some() {
             return ClusterVersion::SITES;
         }
@@ -323,6 +351,9 @@ impl JobSpec {
         if version < ClusterVersion::SITES {
             self.data.clear();
             self.deadline = None;
+        }
+        if version < ClusterVersion::DEMANDS {
+            self.needs.0.proof = None;
         }
     }
 

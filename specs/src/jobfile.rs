@@ -27,8 +27,8 @@ mod tree;
 
 pub use convert::{API_VERSION, ENV_RESERVED, KIND, parse_span};
 pub use raw::{
-    OneOrMany, RawArray, RawData, RawGpus, RawJobFile, RawMetadata, RawPlacement, RawReplicas,
-    RawResources, RawRetry, RawRun, RawSpec, RawTime, RawTopology,
+    OneOrMany, RawArray, RawData, RawGpus, RawHealth, RawJobFile, RawMetadata, RawPlacement,
+    RawReplicas, RawResources, RawRetry, RawRun, RawSpec, RawTime, RawTopology,
 };
 #[cfg(feature = "files")]
 pub use text::{FILE_BYTES_MAX, Format, read, read_as, schema};

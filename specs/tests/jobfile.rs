@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::{env, fs};
 
 use proptest::prelude::*;
+use specs::gpu::{BurnInTier, ProofNeed};
 use specs::job::{
     ARRAY_MAX, COMMAND_BYTES_MAX, ENV_BYTES_MAX, GPUS_PER_NODE_MAX, GRACE_MAX, JobClass, JobSpec,
     NODES_MAX, Needs, OnPartition, PRIORITY_MAX, RETRIES_MAX, TASKS_PER_NODE_MAX,
@@ -12,6 +13,7 @@ use specs::job::{
 use specs::job::{LABELS_MAX, SITES_MAX, Together, Vicinity};
 use specs::jobfile::{self, Format, JobFileError};
 use specs::unit::{GpuCount, Millis, Timestamp};
+use specs::version::ClusterVersion;
 
 const MINIMAL: &str = "\
 apiVersion: spillway/v1
@@ -112,6 +114,7 @@ fn what_a_job_asks_of_its_nodes_is_read() {
         exclusive: true,
         spread: true,
         together: Some(together),
+        proof: None,
     };
     assert_eq!(*job.unwrap().needs, needs);
     let shared = with("  resources: {gpus: {milli: 250}}").unwrap();
@@ -122,8 +125,26 @@ fn what_a_job_asks_of_its_nodes_is_read() {
 }
 
 #[test]
+fn what_a_job_demands_of_proofs_is_read() {
+    let of = |health: &str| with(health).unwrap().needs.proof;
+    let need = |tier, age_max| Some(ProofNeed { tier, age_max: Millis(age_max) });
+    assert_eq!(of("  health: {maxAge: 24h, tier: t3}"), need(BurnInTier::T3, 86_400_000));
+    assert_eq!(of("  health: {maxAge: 7d}"), need(BurnInTier::T2, 7 * 86_400_000));
+    assert_eq!(of("  health: {tier: t3}"), need(BurnInTier::T3, 0));
+    assert_eq!(with("  health: {tier: t3}").unwrap().since(), ClusterVersion::DEMANDS);
+}
+
+#[test]
 fn what_a_job_cannot_ask_of_its_nodes_is_told() {
     let cases = [
+        ("  health: {}", "spec.health", "health", "demands nothing"),
+        ("  health: {tier: t1}", "spec.health.tier", "t1", "proves nothing"),
+        ("  health: {tier: t5}", "spec.health.tier", "t5", "not one of t2, t3"),
+        ("  health: {maxAge: 1x}", "spec.health.maxAge", "1x", "not a span"),
+        ("  health: {maxAge: 0s}", "spec.health.maxAge", "0s", "that young"),
+        ("  health: {maxAge: 59s}", "spec.health.maxAge", "59s", "not between 60 s"),
+        ("  health: {maxAge: 366d}", "spec.health.maxAge", "366d", "365 days"),
+        ("  health: {age: 1h}", "spec.health.age", "age", "not a known field"),
         ("  resources: {cpus: 0}", "spec.resources.cpus", "0", "zero"),
         ("  resources: {cpus: 65537}", "spec.resources.cpus", "65537", "more than"),
         ("  resources: {memory: 64G}", "spec.resources.memory", "64G", "not an amount"),

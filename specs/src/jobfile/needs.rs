@@ -2,10 +2,12 @@
 
 use alloc::format;
 
-use super::convert::{not_one_of, number, shown};
-use super::raw::{RawSpec, RawTopology};
+use super::convert::{not_one_of, number, shown, span};
+use super::raw::{RawHealth, RawSpec, RawTopology};
 use super::{JobFileError, Path};
+use crate::gpu::{BurnInTier, ProofNeed};
 use crate::job::{CPU_MILLI_MAX, Needs, Together, Vicinity};
+use crate::unit::Millis;
 
 pub(super) fn needs(raw: &RawSpec) -> Result<Needs, JobFileError> {
     let placement = &raw.placement;
@@ -17,6 +19,7 @@ pub(super) fn needs(raw: &RawSpec) -> Result<Needs, JobFileError> {
         exclusive: placement.exclusive.unwrap_or(false),
         spread: spread(placement.fill.as_deref())?,
         together: together(&placement.topology)?,
+        proof: raw.health.as_ref().map(proof).transpose()?,
     })
 }
 
@@ -95,6 +98,32 @@ fn together(written: &RawTopology) -> Result<Option<Together>, JobFileError> {
         Some(other) => return Err(not_one_of(&at, other, &["require", "prefer"])),
     };
     Ok(Some(Together { level, required, group_nodes }))
+}
+
+fn proof(written: &RawHealth) -> Result<ProofNeed, JobFileError> {
+    let (path, age) = (Path::of("spec.health"), "spec.health.maxAge");
+    if written.max_age.is_none() && written.tier.is_none() {
+        return Err(JobFileError::new(path, "demands nothing")
+            .with_hint("add `maxAge: 24h` or `tier: t3`, or leave `health` out"));
+    }
+    let tier = match written.tier.as_deref() {
+        None => BurnInTier::T2,
+        Some(text) => match text.parse::<BurnInTier>() {
+            Ok(tier) if tier.proves() => tier,
+            Ok(tier) => {
+                let reason = format!("{tier} proves nothing");
+                return Err(JobFileError::new(path.key("tier"), reason)
+                    .with_hint("write `t2` (admission) or `t3` (a soak)"));
+            }
+            Err(_) => return Err(not_one_of("spec.health.tier", text, &["t2", "t3"])),
+        },
+    };
+    let age_max = span(age, written.max_age.as_deref(), Millis::ZERO)?;
+    if written.max_age.is_some() && age_max == Millis::ZERO {
+        return Err(JobFileError::new(Path::of(age), "no proof is that young")
+            .with_hint("leave `maxAge` out for any proof that holds"));
+    }
+    Ok(ProofNeed { tier, age_max })
 }
 
 #[cfg(test)]

@@ -81,11 +81,26 @@ pub struct RawSpec {
     pub on_partition: Option<String>,
     #[serde(default)]
     pub placement: RawPlacement,
+    /// What is demanded of the proof of each of its GPUs; any proof that holds if absent.
+    pub health: Option<RawHealth>,
     /// Data sets that it reads. Sites where they lie are preferred, and they go nowhere that they
     /// may not.
     #[serde(default)]
     #[cfg_attr(feature = "files", schemars(length(max = job::DATA_MAX)))]
     pub data: Vec<RawData>,
+}
+
+/// Which proofs of a GPU's health will do when the job starts.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(feature = "files", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RawHealth {
+    /// How long ago the GPU passed, at most: `24h`, `7d`; as long as a proof holds if absent.
+    #[cfg_attr(feature = "files", schemars(regex(pattern = r"^([0-9]+(ms|s|m|h|d))+$")))]
+    pub max_age: Option<String>,
+    /// The burn-in that it passed, or a more thorough one; `t2` if absent, which every proof is of.
+    #[cfg_attr(feature = "files", schemars(extend("enum" = ["t2", "t3"])))]
+    pub tier: Option<String>,
 }
 
 /// A data set that the job reads.

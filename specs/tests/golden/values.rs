@@ -7,7 +7,8 @@ use specs::codec::{Blob, OrDefault};
 use specs::fault::{Fault, FaultCode};
 use specs::gpu::{
     Bound, BoundUnit, BurnInEnd, BurnInPermit, BurnInResult, BurnInTier, GpuClass, GpuHealth,
-    GpuInfo, GpuReport, GpuState, HealthLimits, HealthProof, InventorySource, SignedProof,
+    GpuInfo, GpuReport, GpuState, HealthLimits, HealthProof, InventorySource, Passed, ProofNeed,
+    SignedProof,
 };
 use specs::id::{
     AccountId, Boot, ControllerId, Country, Epoch, GpuIndex, GrantId, JobId, JobName, LeaseId,
@@ -145,7 +146,16 @@ fn needs() -> Needs {
         exclusive: true,
         spread: true,
         together: Some(together()),
+        proof: Some(proof_need()),
     }
+}
+
+fn proof_need() -> ProofNeed {
+    ProofNeed { tier: BurnInTier::T3, age_max: Millis(86_400_000) }
+}
+
+fn passed() -> Passed {
+    Passed { tier: BurnInTier::T2, at: Timestamp(1_780_000_000_009), ago: Millis(7_000) }
 }
 
 fn account() -> AccountId {
@@ -231,6 +241,7 @@ fn vocabulary() -> Vec<Sample> {
         sample(&placement()),
         sample(&together()),
         sample(&needs()),
+        sample(&proof_need()),
         sample(&*spec()),
         sample(&terms()),
         sample(&lend_rule()),
@@ -245,6 +256,7 @@ fn vocabulary() -> Vec<Sample> {
         sample(&signed_proof()),
         sample(&gpu_health()),
         sample(&gpu_report()),
+        sample(&passed()),
         sample(&burn_in_result()),
         sample(&burn_in_permit()),
         sample(&health_limits().retests),
@@ -289,6 +301,7 @@ fn gpu_report() -> GpuReport {
         proof: Some(signed_proof()),
         due: Some(BurnInTier::T1),
         last: Some(burn_in_result()),
+        passed: Some(passed()),
     }
 }
 
