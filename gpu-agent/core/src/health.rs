@@ -24,9 +24,10 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use specs::codec::Message;
 use specs::gpu::{
-    BurnInEnd, BurnInPermit, BurnInResult, BurnInTier, GpuHealth, GpuReport, GpuState, NUMBERS_MAX,
-    SignedProof, cut_to_limit,
+    BurnInEnd, BurnInPermit, BurnInResult, BurnInTier, GpuHealth, GpuReport, GpuState, HealthProof,
+    NUMBERS_MAX, Passed, SignedProof, cut_to_limit,
 };
 use specs::id::{GpuIndex, Revision};
 use specs::unit::{Instant, Millis, Timestamp};
@@ -389,7 +390,7 @@ impl Health {
             if gpu.state == GpuState::Healthy && now >= gpu.expires_at {
                 gpu.forget_proof("its proof has expired");
             }
-            let is_proving = self.burning.get(index).is_some_and(|it| proves(it.it.tier));
+            let is_proving = self.burning.get(index).is_some_and(|it| it.it.tier.proves());
             if is_proving || self.busy.contains(index) {
                 gpu.idle_since = None;
             } else {
@@ -425,7 +426,7 @@ impl Health {
     fn may_begin(&self, index: GpuIndex, tier: BurnInTier) -> bool {
         let is_used = self.busy.contains(&index) || self.burning.contains_key(&index);
         let mut others = self.burning.values();
-        !is_used && others.all(|it| proves(it.it.tier) != proves(tier))
+        !is_used && others.all(|it| it.it.tier.proves() != tier.proves())
     }
 
     fn permitted(&self) -> Option<(GpuIndex, BurnInTier, Option<Revision>)> {
@@ -515,7 +516,8 @@ impl Health {
                 .wants(self.now, self.policy)
                 .filter(|_| self.permits.is_some() && !gpu.is_withheld);
             let (health, last) = (GpuHealth::new(*index, state, why), gpu.last.clone());
-            GpuReport { health, proof, due, last }
+            let passed = proof.as_ref().and_then(|proof| gpu.passed(self.now, proof));
+            GpuReport { health, proof, due, last, passed }
         };
         self.gpus.iter().map(report).collect()
     }
@@ -530,14 +532,6 @@ impl Health {
             history: gpu.history(now),
         };
         self.gpus.iter().map(kept).collect()
-    }
-}
-
-/// Whether what passes it is proven.
-fn proves(tier: BurnInTier) -> bool {
-    match tier {
-        BurnInTier::T2 | BurnInTier::T3 => true,
-        BurnInTier::T0 | BurnInTier::T1 | BurnInTier::T4 => false,
     }
 }
 
@@ -738,7 +732,7 @@ impl Gpu {
         }
         self.tested_at = Some(now);
         match self.state {
-            GpuState::BurningIn | GpuState::Healthy if proves(tier) => {
+            GpuState::BurningIn | GpuState::Healthy if tier.proves() => {
                 self.needs_soak = false;
                 self.needs = None;
                 self.state = GpuState::Healthy;
@@ -818,6 +812,13 @@ impl Gpu {
         let is_lemon = is_too_often(&mut self.quarantines, now, QUARANTINES_SPAN, QUARANTINES_MAX);
         self.state = if is_lemon { GpuState::Rma } else { GpuState::Quarantined };
         self.why = why;
+    }
+
+    /// What its proof says, and how long ago it passed.
+    fn passed(&self, now: Instant, proof: &SignedProof) -> Option<Passed> {
+        let said = HealthProof::decode(&proof.body.0).ok()?;
+        let ago = said.valid_for.minus(self.expires_at.since(now));
+        Some(Passed { tier: said.tier, at: said.passed_at, ago })
     }
 
     fn is_quarantined(&self) -> bool {
