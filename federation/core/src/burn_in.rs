@@ -59,17 +59,6 @@ impl Needs {
     }
 }
 
-/// How thorough a burn-in is.
-fn rank(tier: BurnInTier) -> u8 {
-    match tier {
-        BurnInTier::T0 => 0,
-        BurnInTier::T4 => 1,
-        BurnInTier::T1 => 2,
-        BurnInTier::T2 => 3,
-        BurnInTier::T3 => 4,
-    }
-}
-
 /// The permits of a state.
 pub(crate) fn index(agreed: &Agreed) -> Index<(NodeId, GpuIndex), PermitKind> {
     let mut permits = Index::default();
@@ -112,7 +101,7 @@ fn kind_of(gpu: &Gpu) -> PermitKind {
 
 /// Wishes a burn-in of a GPU, of this tier or the more thorough one that is wished already.
 pub(crate) fn wish(gpu: &mut Gpu, number: Revision, tier: BurnInTier) {
-    let before = gpu.wish.as_ref().map(|it| it.tier).filter(|it| rank(*it) > rank(tier));
+    let before = gpu.wish.as_ref().map(|it| it.tier).filter(|it| it.rank() > tier.rank());
     gpu.wish = Some(Wish { number, tier: before.unwrap_or(tier) });
 }
 
@@ -149,7 +138,7 @@ fn changed(state: &State, fx: &mut Effects, node: &NodeId) {
 fn bars(node: &Node, it: &NewPermit) -> bool {
     let gpu = node.gpus.iter().find(|gpu| gpu.info.index == it.index);
     let is_able = gpu.is_some_and(|gpu| {
-        let is_enough = gpu.wish.as_ref().is_none_or(|wish| rank(it.tier) >= rank(wish.tier));
+        let is_enough = gpu.wish.as_ref().is_none_or(|wish| it.tier.rank() >= wish.tier.rank());
         !gpu.is_leased() && gpu.withheld.is_none() && !gpu.is_quarantined() && is_enough
     });
     let is_alone = node.gpus.iter().all(|gpu| gpu.permit.is_none());
@@ -365,7 +354,14 @@ mod tests {
         };
         let record = |ended, at| {
             let gpus = [GpuHealth::new(index, GpuState::Suspect, "slow")].into();
-            Command::RecordHealth(RecordHealth { node: node.clone(), boot, gpus, ended, at })
+            Command::RecordHealth(RecordHealth {
+                node: node.clone(),
+                boot,
+                gpus,
+                ended,
+                at,
+                proven: Vec::new(),
+            })
         };
         let end = PermitEnd { index, number: Revision(9), judged: true };
         let want = WantBurnIns { node: node.clone(), gpus: [index].into(), tier };

@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use specs::codec::Blob;
-use specs::gpu::{BurnInTier, GpuHealth, HealthLimits};
+use specs::gpu::{BurnInTier, GpuHealth, HealthLimits, Passed};
 use specs::id::{
     AccountId, Boot, ControllerId, Country, DataName, Epoch, GpuClass, GpuIndex, GrantId, JobId,
     NodeId, RequestId, ReservationName, Revision, SiteId, TokenId,
@@ -290,6 +290,15 @@ specs::message! {
         /// the next.
         4 => ended: Vec<PermitEnd>,
         5 => at: Timestamp,
+        /// Absent below [`ClusterVersion::DEMANDS`].
+        20 => proven: Vec<GpuPassed>,
+    }
+
+    /// What the proof of a GPU says.
+    pub struct GpuPassed {
+        1 => index: GpuIndex,
+        /// None if it has none.
+        2 => passed: Option<Passed>,
     }
 
     /// How a permit of a GPU ended.

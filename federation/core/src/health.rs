@@ -4,6 +4,7 @@
 //! ```text
 //!   agent: burn-in, counters, events ─▶ NodeReport ─▶ RecordHealth ─▶ doubt ─┐
 //!   operator: quarantine, release ──────────────────▶ WithholdGpu ─▶ withheld ┴▶ is_fit
+//!   agent: what its proof is of ──────▶ NodeReport ─▶ RecordHealth ─▶ proven ─▶ what jobs demand
 //! ```
 //!
 //! # Invariants
@@ -11,6 +12,8 @@
 //! * Nothing is leased, granted or admitted on a GPU that is not fit ([`Gpu::is_fit`]).
 //! * What is held back becomes fit again only by a report of a new proof: the agent is told that it
 //!   is held back, and says so until it has burnt it in again.
+
+pub(crate) mod proofs;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -109,6 +112,7 @@ pub(crate) fn inherit(
         wish: before.and_then(|before| before.wish.clone()),
         permit: None,
         carries: false,
+        proven: None,
     }
 }
 
@@ -174,6 +178,7 @@ pub(crate) fn record(state: &mut State, fx: &mut Effects, it: &RecordHealth) -> 
         }
     }
     burn_in::answered(state, &it.node, &it.ended);
+    proofs::record(state, it);
     for lease in broken {
         job::stop_lease(state, fx, lease, StopReason::Unsound);
     }
@@ -261,10 +266,11 @@ pub(crate) fn news(state: &State, report: &NodeReport, at: Timestamp) -> Option<
     let told = report.health.iter().map(claim);
     let gpus: Vec<GpuHealth> = told.filter(differs).collect();
     let ended = burn_in::ends(state, report);
+    let proven = proofs::news(state, node, report);
     let at = if state.version >= burn_in::SINCE { at } else { Timestamp(0) };
     let (node, boot) = (report.node.clone(), report.boot);
-    let is_news = !gpus.is_empty() || !ended.is_empty();
-    is_news.then_some(RecordHealth { node, boot, gpus, ended, at })
+    let is_news = !gpus.is_empty() || !ended.is_empty() || !proven.is_empty();
+    is_news.then_some(RecordHealth { node, boot, gpus, ended, at, proven })
 }
 
 /// Whether that much is held against a GPU; whether it was spared is the site's to say.

@@ -14,6 +14,7 @@
 //!   confirmed in between that it leads. The shell sees to it.
 //! * A span is counted on this leader's clock alone; a new leader starts at zero.
 
+mod proofs;
 mod sites;
 
 use alloc::borrow::Cow;
@@ -53,6 +54,7 @@ use crate::exchange::host::{Admission, in_use, judge};
 use crate::health;
 use crate::invariant::Violation;
 use crate::placement::capacity::Capacity;
+use crate::placement::capacity::screen::Binding;
 use crate::placement::lookout::{LOOKED_AT_MAX, Lookout};
 use crate::placement::plan::{Plan, plan};
 use crate::placement::sites::Told;
@@ -119,6 +121,7 @@ struct NodeMemory {
     /// As its last report showed them.
     proofs: BTreeMap<GpuIndex, SignedProof>,
     burn_ins: BTreeMap<GpuIndex, BurnInResult>,
+    heeds_permits: bool,
 }
 
 /// The leader's memory of one reign.
@@ -329,6 +332,7 @@ impl Leader {
         let burn_ins = report.health.iter();
         let burn_ins = burn_ins.filter_map(|it| Some((it.health.index, it.last.clone()?)));
         memory.burn_ins = burn_ins.collect();
+        memory.heeds_permits = report.heeds_permits;
         let proofs = report.health.iter();
         let proofs = proofs.filter_map(|it| Some((it.health.index, it.proof.clone()?)));
         memory.proofs = proofs.collect();
@@ -629,6 +633,7 @@ impl Leader {
             commands.push(Command::CommitPlan(CommitPlan { base, assignments, at }));
         }
         commands.extend(stops.into_iter().map(Command::PreemptJobs));
+        commands.extend(self.wishes(at, state, &jobs).into_iter().map(Command::WantBurnIns));
         self.poll_lend(state, commands);
         self.capacity.give_back();
         self.keeper.see(now, state, &self.capacity, jobs, &self.lookout);
@@ -659,6 +664,12 @@ impl Leader {
     pub(crate) fn capacity(&mut self, state: &State) -> &Capacity {
         self.capacity.follow(state);
         &self.capacity
+    }
+
+    /// Why the job finds no place here at present, if it does not.
+    pub(crate) fn binding(&mut self, state: &State, spec: &JobSpec) -> Result<(), Binding> {
+        self.capacity.follow(state);
+        self.capacity.binding(spec, self.at)
     }
 
     /// What of this leader's indexes does not follow from the state; nothing if all does. Linear in

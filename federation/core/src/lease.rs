@@ -53,7 +53,8 @@ fn assign_here(
     mut job: Job,
     (plan, at): (&LeasePlan, Timestamp),
 ) -> bool {
-    if !fits::lease_fits(state, &job.spec(), plan) || reserve::bars_lease(state, &job, plan, at) {
+    if !fits::lease_fits(state, &job.spec(), plan, at) || reserve::bars_lease(state, &job, plan, at)
+    {
         return false;
     }
     let (spec, class) = (job.spec(), quota::class_of(state, &plan.parts));

@@ -196,6 +196,17 @@ specs::message! {
         3 => kind: PermitKind,
     }
 
+    /// The burn-in that a GPU's proof is of.
+    pub struct Proven {
+        1 => tier: BurnInTier,
+        /// By the clock of its agent: of one GPU, which proof it is.
+        2 => passed_at: Timestamp,
+        /// By the clock of the leader that took it in.
+        3 => at: Timestamp,
+        /// The revision at which it was taken in.
+        4 => number: Revision,
+    }
+
     /// A GPU and who has it.
     pub struct Gpu {
         1 => info: GpuInfo,
@@ -220,6 +231,9 @@ specs::message! {
         /// Its grant has with it its part of its node's CPU and memory. Invariant: only with a
         /// grant. Absent below [`ClusterVersion::DEMANDS`].
         18 => carries: bool,
+        /// As its agent last told. Absent below [`ClusterVersion::DEMANDS`], and of an agent that
+        /// does not tell.
+        20 => proven: Option<Proven>,
     }
 
     /// A machine with an agent.

@@ -245,7 +245,7 @@ impl Site {
         let health = GpuHealth::new(GpuIndex(index), state, "as told");
         self.health.retain(|it| it.health.index != health.index);
         let proof = (state == GpuState::Healthy).then_some(proof);
-        self.health.push(GpuReport { health, proof, due: None, last: None });
+        self.health.push(GpuReport { health, proof, due: None, last: None, passed: None });
     }
 
     fn withhold(&mut self, index: u16, why: Option<&str>) -> Reply {

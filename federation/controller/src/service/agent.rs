@@ -7,7 +7,7 @@ use fabric_quic::identity::Identity;
 use fabric_quic::verify::signer;
 use specs::codec::Message;
 use specs::fault::{Fault, FaultCode};
-use specs::gpu::{BurnInTier, GpuHealth, GpuReport, GpuState, HealthProof, SignedProof};
+use specs::gpu::{GpuHealth, GpuReport, GpuState, HealthProof, Passed, SignedProof};
 use specs::id::{GpuIndex, NodeId};
 use specs::wire::agent::{Inventory, NodeReport};
 
@@ -48,6 +48,8 @@ fn check_proofs(shared: &Arc<Shared>, report: &mut NodeReport) -> Result<(), Fau
         report.health.iter().map(proof).collect::<Vec<_>>()
     })?;
     for (it, known) in report.health.iter_mut().zip(known) {
+        // What is told beside a proof is what the proof says, or it is not told.
+        it.passed = it.passed.filter(|passed| it.proof.as_ref().is_some_and(|it| says(it, passed)));
         let Some(proof) = it.proof.as_ref().filter(|proof| known.as_ref() != Some(*proof)) else {
             continue;
         };
@@ -55,10 +57,15 @@ fn check_proofs(shared: &Arc<Shared>, report: &mut NodeReport) -> Result<(), Fau
             tracing::warn!(%node, gpu = %it.health.index, why, "a proof does not hold");
             let why = format!("its proof does not hold: {why}");
             it.health = GpuHealth::new(it.health.index, GpuState::Discovered, why);
-            it.proof = None;
+            (it.proof, it.passed) = (None, None);
         }
     }
     Ok(())
+}
+
+fn says(proof: &SignedProof, passed: &Passed) -> bool {
+    let said = HealthProof::decode(&proof.body.0);
+    said.is_ok_and(|said| (said.tier, said.passed_at) == (passed.tier, passed.at))
 }
 
 fn check_proof(
@@ -83,10 +90,5 @@ fn check_proof(
     if said.site != shared.site || said.node != *node || said.index != index || !is_same {
         return Err(format!("it is of GPU {} ({}) of {}", said.index, said.uuid, said.node));
     }
-    match said.tier {
-        BurnInTier::T2 | BurnInTier::T3 => Ok(()),
-        BurnInTier::T0 | BurnInTier::T1 | BurnInTier::T4 => {
-            Err(format!("{} proves too little", said.tier))
-        }
-    }
+    if said.tier.proves() { Ok(()) } else { Err(format!("{} proves too little", said.tier)) }
 }

@@ -159,7 +159,9 @@ fn check(shared: &Shared, state: &State, request: &RequestId, spec: &JobSpec) ->
 /// The site's version does not know all that the job says.
 fn comes_later(state: &State, spec: &JobSpec) -> Fault {
     let (has, needed) = (state.version, spec.since());
-    let what = if needed >= ClusterVersion::SITES {
+    let what = if needed >= ClusterVersion::DEMANDS {
+        "`spec.health`"
+    } else if needed >= ClusterVersion::SITES {
         "a deadline or `data`"
     } else if spec.needs.0 == Needs::default() {
         "an account, `preemptible` or `array.maxRunning`"

@@ -2,6 +2,8 @@
 //! the truth: what was written since the last look is taken over, and what a plan takes for itself
 //! is given back at its end.
 
+pub(crate) mod screen;
+
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -9,7 +11,7 @@ use alloc::vec::Vec;
 use specs::id::{GpuClass, GpuIndex, NodeId, ReservationName};
 use specs::job::{JobSpec, Needs, Vicinity};
 use specs::signals::FreeNodes;
-use specs::unit::GpuCount;
+use specs::unit::{GpuCount, Timestamp};
 
 use crate::command::PartPlan;
 use crate::placement::fits;
@@ -22,6 +24,7 @@ use crate::placement::pool;
 use crate::placement::taste::Demand;
 use crate::state::{Gpu, Node, State};
 use crate::table::Table;
+use screen::Screen;
 
 /// What nodes with GPUs of one class alone have. In the fleet, who asks for a node for himself asks
 /// for it, since what stands there twice is not seen to be free as a whole.
@@ -51,6 +54,7 @@ pub(crate) struct Capacity {
     reserved: Vec<Pool>,
     /// Nodes that no job sees until the next [`Capacity::give_back`].
     hidden: BTreeSet<NodeIndex>,
+    screen: Screen,
 }
 
 /// Nodes that most jobs do not see.
@@ -146,7 +150,7 @@ impl Capacity {
         }
     }
 
-    /// Takes a place on nodes that were set aside.
+    /// Takes a place on nodes that were set aside; none for who demands something of proofs.
     pub(crate) fn take_aside(
         &mut self,
         spec: &JobSpec,
@@ -164,6 +168,9 @@ impl Capacity {
         spec: &JobSpec,
         closed: &[GpuClass],
     ) -> Option<(GpuClass, Vec<PartPlan>)> {
+        if spec.needs.proof.is_some() {
+            return None;
+        }
         let ask = self.ask_beside(spec, closed)?;
         let taken = aside.fleet.place(&ask)?.parts;
         let here = |part: &Taken| {
@@ -228,6 +235,7 @@ impl Capacity {
 
     /// Gives back what a plan has taken or set aside.
     pub(crate) fn give_back(&mut self) {
+        self.lift_screen();
         let aside = core::mem::take(&mut self.aside).at;
         let reserved = core::mem::take(&mut self.reserved).into_iter().flat_map(|it| it.nodes.at);
         let hidden = core::mem::take(&mut self.hidden);
@@ -357,17 +365,26 @@ impl Capacity {
         })
     }
 
-    /// Takes a place for the job, on GPUs of a class that is not closed to it, until the next
-    /// [`Capacity::give_back`].
+    /// Takes a place for the job, on GPUs of a class that is not closed to it and whose proofs are
+    /// what it demands at that time, until the next [`Capacity::give_back`].
     pub(crate) fn take(
         &mut self,
         spec: &JobSpec,
         closed: &[GpuClass],
+        at: Timestamp,
     ) -> Option<(GpuClass, Vec<PartPlan>)> {
         let ask = self.ask_beside(spec, closed)?;
+        self.put_screen(&spec.needs, at);
         let (class, mut parts) = self.take_asked(&ask)?;
         self.in_order(spec, &mut parts);
         Some((class, parts))
+    }
+
+    /// Takes a place for the job whatever the proofs are, until the next [`Capacity::give_back`].
+    pub(crate) fn take_unproven(&mut self, spec: &JobSpec) -> Vec<PartPlan> {
+        self.lift_screen();
+        let taken = self.ask(spec).and_then(|ask| self.take_asked(&ask));
+        taken.map(|(_, parts)| parts).unwrap_or_default()
     }
 
     /// Neighbours by rank are neighbours in the hall.
@@ -400,6 +417,7 @@ impl Capacity {
         if classes.is_empty() {
             return None;
         }
+        self.lift_screen();
         self.take_asked(&Ask {
             classes,
             cpu_milli: needs.cpu_milli,

@@ -5,12 +5,13 @@ use alloc::vec::Vec;
 
 use specs::id::{Country, GpuClass, GpuIndex, NodeId, SiteId};
 use specs::job::{JobSpec, Needs, Vicinity};
-use specs::unit::GpuCount;
+use specs::unit::{GpuCount, Timestamp};
 use specs::version::ClusterVersion;
 use specs::wire::agent::Facts;
 use specs::wire::peer::LoanSlot;
 
 use crate::command::{LeasePlan, LoanPlan, PartPlan};
+use crate::health::proofs;
 use crate::placement::pool::{self, Pool};
 use crate::placement::sites::data;
 use crate::state::{DrawKey, Gpu, HeldKey, Node, State};
@@ -48,8 +49,8 @@ pub(crate) fn class_will_do(spec: &JobSpec, class: &GpuClass) -> bool {
     spec.gpu_classes.is_empty() || spec.gpu_classes.contains(class)
 }
 
-/// Whether the lease can be granted on the state as it is.
-pub(crate) fn lease_fits(state: &State, spec: &JobSpec, plan: &LeasePlan) -> bool {
+/// Whether the lease can be granted on the state as it is, at that time.
+pub(crate) fn lease_fits(state: &State, spec: &JobSpec, plan: &LeasePlan, at: Timestamp) -> bool {
     if plan.parts.len() as u64 != u64::from(spec.nodes) || !may_be_here(state, spec) {
         return false;
     }
@@ -75,7 +76,7 @@ pub(crate) fn lease_fits(state: &State, spec: &JobSpec, plan: &LeasePlan) -> boo
             };
             let milli = spec.needs.gpu_milli;
             let fits = if milli > 0 { gpu.milli_left() >= milli } else { gpu.is_free() };
-            if !fits {
+            if !fits || !proofs::will_do(&spec.needs, gpu, at) {
                 return false;
             }
             let same = *class.get_or_insert(&gpu.info.class) == &gpu.info.class;

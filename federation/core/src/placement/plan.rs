@@ -184,6 +184,7 @@ pub(crate) fn plan(
         }
     }
     plan.leaves_some = turns.leaves_some();
+    capacity.lift_screen();
     plan
 }
 
@@ -227,7 +228,7 @@ fn at_home(
     };
     place = place.or_else(|| on_reserved(capacity, true));
     if place.is_none() && !full.contains(tried) {
-        place = here(state, spec, |spec| capacity.take(spec, closed));
+        place = here(state, spec, |spec| capacity.take(spec, closed, order.at));
         if place.is_none() {
             full.insert(tried.clone());
         }

@@ -5,6 +5,7 @@ mod there;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use specs::gpu::ProofNeed;
 use specs::id::{Country, SiteId};
 use specs::job::JobSpec;
 use specs::unit::{Instant, Millis};
@@ -13,6 +14,7 @@ use specs::wire::client::{QueueWhy, SiteWhy};
 use specs::wire::peer::ClassCapacity;
 
 use crate::leader::{Leader, could_carry, could_hold};
+use crate::placement::capacity::screen::{Binding, Unproven};
 use crate::placement::fits;
 use crate::placement::fleet::{Level, Shortage};
 use crate::placement::sites::data;
@@ -184,17 +186,18 @@ pub fn why(state: &State, leader: &mut Leader, now: Instant, job: &Job) -> Vec<S
     let JobPhase::Queued(_) = job.phase else { return reasons };
     let bound = Taken::default().closed(state, job, spec).err();
     let bound = bound.map(|bound| of_bound(&bound, spec.gpus().0));
-    let shortage = leader.capacity(state).shortage(spec);
+    let binding = leader.binding(state, spec);
     let home_could = fits::may_be_here(state, spec) && leader.capacity(state).could_hold(spec);
     reasons.push(match forbids(state, spec, &site.site, site.country) {
         Some(why) => why,
-        None => match (&bound, shortage) {
+        None => match (&bound, binding) {
             (Some(bound), _) => of_quota(&site.site, bound),
-            (None, Some(shortage)) => {
+            (None, Err(Binding::Room(shortage))) => {
                 let (constraint, change) = say(&shortage, spec);
                 one_site(&site.site, constraint, change)
             }
-            (None, None) => one_site(&site.site, fits_here(leader, job), ""),
+            (None, Err(Binding::Proofs(unproven))) => of_proofs(&site.site, unproven, spec),
+            (None, Ok(())) => one_site(&site.site, fits_here(leader, job), ""),
         },
     });
     let seen = leader.seen_since(job.id);
@@ -226,6 +229,27 @@ pub fn why(state: &State, leader: &mut Leader, now: Instant, job: &Job) -> Vec<S
 
 fn of_quota(site: &SiteId, bound: &QueueWhy) -> SiteWhy {
     one_site(site, alloc::format!("quota: {}", bound.constraint), bound.change.clone())
+}
+
+/// GPUs are free, and their proofs are not what the job demands.
+fn of_proofs(site: &SiteId, unproven: Unproven, spec: &JobSpec) -> SiteWhy {
+    let Unproven { lacking, free } = unproven;
+    let need = spec.needs.proof.as_ref().map(proof_words).unwrap_or_default();
+    let constraint = alloc::format!("{lacking} of {free} free GPUs have no {need}");
+    one_site(site, constraint, "federation node burn-in start NODE, or another spec.health")
+}
+
+/// A demand in words: `t3 proof younger than 24 h`.
+fn proof_words(need: &ProofNeed) -> String {
+    let tier = need.tier;
+    let units = [(3_600_000, "h"), (60_000, "min"), (1_000, "s"), (1, "ms")];
+    let whole = units.iter().find(|(unit, _)| need.age_max.0.is_multiple_of(*unit));
+    match whole.filter(|_| need.age_max > Millis::ZERO) {
+        Some((unit, name)) => {
+            alloc::format!("{tier} proof younger than {} {name}", need.age_max.0 / unit)
+        }
+        None => alloc::format!("{tier} proof"),
+    }
 }
 
 fn fits_here(leader: &Leader, job: &Job) -> String {

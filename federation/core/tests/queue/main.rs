@@ -5,6 +5,7 @@ mod carried;
 mod kept;
 mod loans;
 mod preempt;
+mod proofs;
 mod quota;
 mod reserve;
 mod turns;

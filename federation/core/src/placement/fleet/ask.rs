@@ -58,6 +58,12 @@ impl GpuMask {
         Self(self.0 & !other.0)
     }
 
+    /// Those of both.
+    #[must_use]
+    pub fn both(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     #[must_use]
     pub fn is_within(self, other: Self) -> bool {
         self.0 & !other.0 == 0

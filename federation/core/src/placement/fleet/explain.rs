@@ -7,7 +7,7 @@ use super::ask::{Ask, ClassIndex, GpuAsk, Level};
 use super::bits::{at, number};
 use super::choose::Found;
 use super::shape::Class;
-use super::{GPU_MILLI, NodeIndex};
+use super::{GPU_MILLI, GpuMask, NodeIndex, Taken};
 
 /// What keeps an ask from a place, of all its classes the one that comes nearest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -184,11 +184,32 @@ impl Fleet {
         }
     }
 
+    /// What is left of those GPUs of a node, each as it could be taken.
+    pub(crate) fn left_of(&self, node: NodeIndex, gpus: GpuMask) -> Vec<Taken> {
+        let Some(record) = self.records.get(at(node.0)).filter(|record| record.exists) else {
+            return Vec::new();
+        };
+        let part = |gpus, share| Taken {
+            node,
+            gpus,
+            share,
+            cpu_milli: 0,
+            memory_mib: 0,
+            exclusive: false,
+        };
+        let whole = record.free.whole.both(gpus);
+        let whole = (whole != GpuMask(0)).then(|| part(whole, None));
+        let shared = record.free.shared.iter();
+        let shared = shared.filter(|(_, gpu)| GpuMask::one(*gpu).is_within(gpus));
+        let shared = shared.map(|(left, gpu)| part(GpuMask(0), Some((*gpu, *left))));
+        whole.into_iter().chain(shared).collect()
+    }
+
     /// What is free on a node: places of its whole GPUs.
     #[must_use]
-    pub fn free_gpus(&self, node: NodeIndex) -> super::GpuMask {
+    pub fn free_gpus(&self, node: NodeIndex) -> GpuMask {
         let record = self.records.get(at(node.0)).filter(|record| record.exists);
-        record.map_or(super::GpuMask(0), |record| record.free.whole)
+        record.map_or(GpuMask(0), |record| record.free.whole)
     }
 
     /// All that is free on a node, and whether somebody has it for himself.

@@ -89,6 +89,7 @@ fn site(ends: &[Option<u16>], wanted: u32) -> State {
             wish: None,
             permit: None,
             carries: false,
+            proven: None,
         };
         let gpus = (0..GPUS).map(gpu).collect();
         state.agreed.nodes.insert(node(n), Node { boot: Boot(1), gpus, ..Node::awaited(node(n)) });
