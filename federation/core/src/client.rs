@@ -254,6 +254,9 @@ pub fn gpu_views(state: &State, leader: Option<&Leader>) -> Vec<GpuView> {
             let lease = gpu.lease.and_then(|id| state.leases.get(&id));
             let grant = gpu.grant.and_then(|id| state.grants.get(&id));
             let proof = leader.and_then(|it| it.proof(&node.id, gpu.info.index));
+            // The leader sees a proof a moment before the log has what follows from it.
+            let is_agreed = gpu.doubt.as_ref().is_none_or(|it| it.state == GpuState::Suspect);
+            let proof = proof.filter(|_| is_agreed);
             let is_told = asks && (gpu.doubt.is_some() || proof.is_some());
             views.push(GpuView {
                 node: node.id.clone(),
