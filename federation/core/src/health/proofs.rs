@@ -77,3 +77,33 @@ pub(crate) fn record(state: &mut State, it: &RecordHealth) {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use specs::codec::Message;
+    use specs::gpu::BurnInTier;
+    use specs::id::{Boot, GpuIndex};
+
+    use super::*;
+    use crate::command::Command;
+
+    #[test]
+    fn what_is_recorded_of_proofs_keeps_its_bytes() {
+        let passed = Passed { tier: BurnInTier::T3, at: Timestamp(7), ago: Millis(5) };
+        let told = |index, passed| GpuPassed { index: GpuIndex(index), passed };
+        let command = Command::RecordHealth(RecordHealth {
+            node: "n1".parse().expect("a name that keeps the rules"),
+            boot: Boot(1),
+            gpus: Vec::new(),
+            ended: Vec::new(),
+            at: Timestamp(9),
+            proven: [told(3, Some(passed)), told(4, None)].into(),
+        });
+        let record = [0x0a, 2, b'n', b'1', 0x10, 1, 0x28, 9];
+        let young = [0xa2, 1, 10, 0x08, 3, 0x12, 6, 0x08, 4, 0x10, 7, 0x18, 5];
+        let none = [0xa2, 1, 2, 0x08, 4];
+        let bytes = [&[0x8a, 4, 26][..], &record, &young, &none].concat();
+        assert_eq!(command.encode(), bytes);
+        assert_eq!(Command::decode(&bytes), Ok(command));
+    }
+}
