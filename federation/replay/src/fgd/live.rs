@@ -36,6 +36,7 @@ impl Live {
                 rack: None,
                 domain: None,
                 attributes: Vec::new(),
+                machine_gpus: 0,
             });
         }
         Self { fleet, taste: mix.map(|mix| Taste::of(mix.clone())) }
