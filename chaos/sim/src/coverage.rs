@@ -96,6 +96,7 @@ marks! {
     StartedBeside = "jobs_started_on_kept_nodes",
     ReservationsMade = "reservations_made",
     StartedOnReserved = "jobs_started_on_reserved_nodes",
+    DemandingStarted = "parts_started_that_demand_proofs",
 }
 
 /// How often each mark was met.

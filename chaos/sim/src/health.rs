@@ -4,10 +4,13 @@
 use std::collections::BTreeSet;
 
 use federation_core::{Command, Node, WantBurnIns, WithholdGpu};
-use gpu_agent_core::health::{BurnIn, Evidence, Health};
-use specs::codec::Blob;
-use specs::gpu::{Bound, BoundUnit, BurnInTier, GpuState, HealthLimits, SignedProof};
+use gpu_agent_core::health::{BurnIn, Evidence, Health, PROOF_SPAN};
+use specs::codec::{Blob, Message};
+use specs::gpu::{
+    Bound, BoundUnit, BurnInTier, GpuState, HealthLimits, HealthProof, ProofNeed, SignedProof,
+};
 use specs::id::GpuIndex;
+use specs::job::JobSpec;
 use specs::unit::Millis;
 use specs::wire::agent::NodeReport;
 
@@ -16,6 +19,8 @@ use crate::invariant::burn_ins::{self, Burning};
 use crate::rng::Rng;
 use crate::world::{CtlRef, Event, NodeRef, World};
 
+/// Less than what an agent may have kept a proof for.
+const DAY: Millis = Millis(86_400_000);
 /// How long a proof holds that is to be renewed.
 const OLD: Millis = Millis(3_600_000);
 /// How long who executes again may take until all that fell due is done.
@@ -43,11 +48,24 @@ pub(crate) fn draw_limits(seed: u64) -> Option<HealthLimits> {
     (asks_for_proofs(seed) && rng.chance(700)).then_some(limits)
 }
 
+pub(crate) fn jobs_demand(seed: u64) -> bool {
+    draw_limits(seed).is_some() && Rng::of(seed, "demands").chance(500)
+}
+
+/// Such that some proofs will not do: those of a tier below, or those that an agent kept for long.
+pub(crate) fn demand(rng: &mut Rng, spec: &mut JobSpec) {
+    if rng.chance(300) {
+        let tier = if rng.chance(250) { BurnInTier::T3 } else { BurnInTier::T2 };
+        let age_max = if rng.chance(700) { DAY } else { Millis::ZERO };
+        spec.needs.0.proof = Some(ProofNeed { tier, age_max });
+    }
+}
+
 /// What an agent of an earlier release would say.
 pub(crate) fn forget_permits(report: &mut NodeReport) {
     report.heeds_permits = false;
     for gpu in &mut report.health {
-        (gpu.due, gpu.last) = (None, None);
+        (gpu.due, gpu.last, gpu.passed) = (None, None, None);
     }
 }
 
@@ -137,8 +155,7 @@ impl World {
             return;
         }
         let Some(burning) = self.oracle.burning.remove(&key) else { return };
-        let blob = Blob::default;
-        let proof = SignedProof { body: blob(), signature: blob(), certificate: blob() };
+        let proof = self.proof_of(at, &burn_in);
         let may_be_unknown = self.knobs.limits.is_some() && !self.healing;
         let is_unknown = may_be_unknown && self.chance_burn_ins.chance(100);
         let evidence = if self.node(at).sick.contains(&burn_in.gpu) {
@@ -155,6 +172,24 @@ impl World {
         if !is_unknown || is_bad(burn_in.gpu) {
             burn_ins::on_result(self, at, &burning);
         }
+    }
+
+    fn proof_of(&self, at: NodeRef, burn_in: &BurnIn) -> SignedProof {
+        let node = self.node(at);
+        let proof = HealthProof {
+            site: self.sites[at.site].name.clone(),
+            node: node.id.clone(),
+            index: burn_in.gpu,
+            uuid: String::new(),
+            product: String::new(),
+            tier: burn_in.tier,
+            kernels: Blob::default(),
+            passed_at: self.wall(node.machine),
+            valid_for: PROOF_SPAN,
+            agent: String::new(),
+        };
+        let blob = Blob::default;
+        SignedProof { body: Blob(proof.encode()), signature: blob(), certificate: blob() }
     }
 
     /// An operator wants a burn-in, or holds a GPU back and lets it go after a while.

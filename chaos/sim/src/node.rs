@@ -248,8 +248,10 @@ impl World {
         while let Some(action) = self.node_mut(at).runner.as_mut().and_then(Runner::poll_action) {
             match action {
                 Action::Start { lease, known, launch, deadline } => {
-                    let found = s8_proven::on_start(self, at, &launch.gpus);
+                    let found = s8_proven::on_start(self, at, &known, &launch);
                     self.violate_all(found);
+                    let demands = u64::from(launch.spec.needs.proof.is_some());
+                    self.coverage.add(Mark::DemandingStarted, demands);
                     self.start_process(at, lease, known, launch, deadline);
                 }
                 Action::Extend { lease, deadline } => self.extend_process(at, lease, deadline),

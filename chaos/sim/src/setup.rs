@@ -84,6 +84,8 @@ pub(crate) struct Knobs {
     pub(crate) asks_for_proofs: bool,
     /// How much such sites test at once; none if they have a version that knows nothing of it.
     pub(crate) limits: Option<HealthLimits>,
+    /// Jobs demand something of proofs.
+    pub(crate) demands: bool,
     /// The sites have the version that stops jobs for others.
     pub(crate) preempts: bool,
     /// And the one that weighs what several leaders have decided together.
@@ -173,6 +175,7 @@ impl Knobs {
             asks_for_proofs: health::asks_for_proofs(seed),
             preempts: draw_preempts(seed),
             limits: health::draw_limits(seed),
+            demands: health::jobs_demand(seed),
             weighs_together: Rng::of(seed, "sites").chance(500),
             asks_of_nodes: Rng::of(seed, "needs").chance(300),
             lends_beside: Rng::of(seed, "beside").chance(350),
@@ -405,7 +408,7 @@ fn found_site(world: &mut World, index: usize) {
             world.append_directly(index, said);
         }
     }
-    if world.knobs.reservations.is_some() {
+    if world.knobs.reservations.is_some() || world.knobs.demands {
         raise_to(world, index, ClusterVersion::DEMANDS);
     }
     if world.knobs.lends_beside {

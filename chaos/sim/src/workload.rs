@@ -16,6 +16,7 @@ use specs::wire::method::Method;
 use crate::accounts;
 use crate::costs;
 use crate::coverage::Mark;
+use crate::health;
 use crate::needs;
 use crate::network::{self, Frames, MachineId, Packet};
 use crate::reservations;
@@ -176,6 +177,9 @@ impl World {
             data: vec![],
             deadline: None,
         };
+        if self.knobs.demands {
+            health::demand(&mut self.chance_demands, &mut spec);
+        }
         if self.knobs.asks_of_nodes {
             needs::draw(&mut self.chance_needs, &mut spec);
         }

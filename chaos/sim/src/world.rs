@@ -275,6 +275,8 @@ pub(crate) struct World {
     pub(crate) chance_needs: Rng,
     /// Chance of CPU and memory.
     pub(crate) chance_beside: Rng,
+    /// Chance of what jobs demand of proofs.
+    pub(crate) chance_demands: Rng,
     pub(crate) chance_health: Rng,
     pub(crate) chance_burn_ins: Rng,
     /// Chance of what sites cost.
@@ -340,6 +342,7 @@ impl World {
             chance_queue: Rng::of(seed, "queue"),
             chance_needs: Rng::of(seed, "what jobs ask for"),
             chance_beside: Rng::of(seed, "what jobs ask for beside GPUs"),
+            chance_demands: Rng::of(seed, "what jobs demand"),
             chance_health: Rng::of(seed, "health"),
             chance_burn_ins: Rng::of(seed, "burn-ins"),
             chance_costs: Rng::of(seed, "what sites cost"),

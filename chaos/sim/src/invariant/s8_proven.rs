@@ -1,26 +1,45 @@
-//! S8: only proven GPUs run jobs. Source: the design, promise S8. Nothing is started on a GPU that
-//! its agent does not know to have passed a burn-in, or knows to be bad.
+//! S8: only proven GPUs run jobs. Source: the design, promise S8, and decision 0024. Nothing is started
+//! on a GPU that its agent does not know to have passed a burn-in, or knows to be bad; what demands a
+//! tier or an age starts only on GPUs of which their agents know that, at the site it was submitted to.
 
-use specs::gpu::GpuState;
-use specs::id::GpuIndex;
+use gpu_agent_core::Known;
+use specs::gpu::{GpuReport, GpuState};
+use specs::unit::Millis;
+use specs::wire::agent::Launch;
 
 use crate::invariant::Found;
 use crate::world::{NodeRef, World};
 
-pub(crate) fn on_start(world: &World, at: NodeRef, gpus: &[GpuIndex]) -> Found {
+const DEMANDS: &str = "S8: jobs start only on GPUs whose proofs are what they demand";
+/// A start comes so long after the plan at the latest, or is never made; clocks may drift.
+const LATE: Millis = Millis(600_000);
+
+pub(crate) fn on_start(world: &World, at: NodeRef, known: &Known, launch: &Launch) -> Found {
     if !world.knobs.asks_for_proofs {
         return Found::new();
     }
     let reports = world.node(at).health.reports();
-    let is_proven = |gpu: &&GpuIndex| {
-        let states = reports.iter().filter(|it| it.health.index == **gpu);
-        let mut states = states.map(|it| it.health.state);
-        states.any(|it| matches!(it, GpuState::Healthy | GpuState::Suspect))
+    let is_proven =
+        |it: &&GpuReport| matches!(it.health.state, GpuState::Healthy | GpuState::Suspect);
+    let will_do = |it: &&GpuReport| {
+        let Some(mut need) = launch.spec.needs.proof else { return true };
+        if need.age_max > Millis::ZERO {
+            need.age_max = need.age_max.plus(LATE);
+        }
+        it.passed.is_some_and(|passed| need.is_met(passed.tier, passed.ago))
     };
-    let bad = gpus.iter().filter(|gpu| !is_proven(gpu));
-    let found = bad.map(|gpu| {
-        let detail = format!("{} starts a job on GPU {gpu}", world.node_name(at));
-        ("S8: only proven GPUs run jobs", detail)
-    });
-    found.collect()
+    let mut found = Found::new();
+    for gpu in &launch.gpus {
+        let report = reports.iter().find(|it| it.health.index == *gpu);
+        let detail = || format!("{} starts a job on GPU {gpu}", world.node_name(at));
+        if report.filter(is_proven).is_none() {
+            found.push(("S8: only proven GPUs run jobs", detail()));
+        } else if report.filter(will_do).is_none() {
+            found.push((DEMANDS, detail()));
+        }
+    }
+    if launch.spec.needs.proof.is_some() && known.home != world.sites[at.site].name {
+        found.push((DEMANDS, format!("{} runs a guest that demands", world.node_name(at))));
+    }
+    found
 }
