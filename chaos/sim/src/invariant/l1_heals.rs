@@ -140,7 +140,9 @@ fn is_feasible(world: &World, home: usize, spec: &JobSpec) -> bool {
     (0..world.sites.len()).any(|at| {
         let site = &world.sites[at];
         let state = site.log.latest();
-        let reachable = at == home || (spec.placement.spill && is_peer(world, home, at));
+        // What demands something of proofs stays at home.
+        let leaves = spec.placement.spill && spec.needs.proof.is_none();
+        let reachable = at == home || (leaves && is_peer(world, home, at));
         reachable
             && s7_residency::allows(spec, &site.name, site.country)
             && s7_residency::lets_data_go(world, (home, at), &spec.data)
