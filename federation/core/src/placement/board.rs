@@ -4,15 +4,19 @@
 //!
 //! Node by node the cheapest is taken, by a knapsack over those who run there; what a stopped gang
 //! frees elsewhere counts at once, and in the end whoever turns out not to be needed is spared. That
-//! is exact for one node and for jobs of one node, and near it for gangs of both.
+//! is exact for one node and for jobs of one node, and near it for gangs of both. Where CPU or memory is
+//! short, too, those who have some leave besides, the cheapest first.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 
 use specs::id::{GpuClass, LeaseId, NodeId};
+use specs::job::{JobSpec, Needs};
 use specs::unit::Timestamp;
 
+use crate::placement::fits;
+use crate::placement::pool::Pool;
 use crate::reserve;
 use crate::state::{Gpu, Lease, Node, State};
 
@@ -31,7 +35,7 @@ pub(crate) struct Tenant<'a> {
 /// GPUs of one class on a node.
 #[derive(Debug, Clone)]
 struct Spot<'a> {
-    node: &'a NodeId,
+    node: &'a Node,
     class: &'a GpuClass,
     free: u32,
     /// Of leases that are being stopped.
@@ -42,6 +46,8 @@ struct Spot<'a> {
     here: Vec<(usize, u32)>,
     /// Set aside for somebody.
     claimed: u32,
+    /// CPU and memory of the node that nobody has who stays if those leave who are told to.
+    room: Pool,
 }
 
 /// The nodes that something may start on.
@@ -58,6 +64,7 @@ pub(crate) struct Wanted<'a> {
     pub class: &'a GpuClass,
     pub nodes: usize,
     pub gpus: u32,
+    pub needs: &'a Needs,
 }
 
 /// Nodes for a gang, and who has to leave them.
@@ -110,9 +117,9 @@ impl<'a> Board<'a> {
         let found = self.spots[first..].iter().position(|spot| spot.class == class);
         let number = found.map_or(self.spots.len(), |it| first + it);
         if found.is_none() {
-            let node = &node.id;
             let (stopping, here) = (Vec::new(), Vec::new());
-            let spot = Spot { node, class, free: 0, coming: 0, stopping, here, claimed: 0 };
+            let room = room_of(state, node);
+            let spot = Spot { node, class, free: 0, coming: 0, stopping, here, claimed: 0, room };
             self.spots.push(spot);
         }
         let Some(id) = node.alone.or(gpu.lease) else {
@@ -149,7 +156,7 @@ impl<'a> Board<'a> {
     }
 
     pub(crate) fn nodes(&self, room: &Room) -> Vec<NodeId> {
-        room.spots.iter().map(|spot| self.spots[*spot].node.clone()).collect()
+        room.spots.iter().map(|spot| self.spots[*spot].node.id.clone()).collect()
     }
 
     /// Leases on the nodes that are being stopped.
@@ -163,37 +170,59 @@ impl<'a> Board<'a> {
     }
 
     /// Sets the room aside, for no other to be counted in.
-    pub(crate) fn claim(&mut self, room: &Room, gpus: u32) {
-        for spot in &room.spots {
-            self.spots[*spot].claimed += gpus;
-        }
+    pub(crate) fn claim(&mut self, room: &Room, spec: &JobSpec) {
         for tenant in &room.tenants {
+            let leaves_room = Pool::asked(&self.tenants[*tenant].lease.spec.needs);
             for spot in &self.tenants[*tenant].spots.clone() {
                 let spot = &mut self.spots[*spot];
                 let leaves = spot.here.iter().position(|(it, _)| it == tenant);
                 if let Some(leaves) = leaves {
                     spot.coming += spot.here.swap_remove(leaves).1;
+                    spot.room = spot.room.plus(leaves_room);
                 }
             }
+        }
+        for spot in &room.spots {
+            let spot = &mut self.spots[*spot];
+            spot.claimed += spec.gpus_per_node.0;
+            spot.room = spot.room.minus(Pool::asked(&spec.needs));
         }
     }
 
     /// The cheapest room of those that can be made by stopping whom `open` names.
     pub(crate) fn make_room(&self, wanted: &Wanted<'_>, open: &[bool]) -> Option<Room> {
-        let spots = self.by_class.get(wanted.class)?;
-        let mut search = Search { board: self, open, gpus: wanted.gpus, gain: BTreeMap::new() };
+        let mut able = self.by_class.get(wanted.class)?.clone();
+        able.retain(|spot| fits::has_attributes(wanted.needs, &self.spots[*spot].node.facts));
+        let together = wanted.needs.together.as_ref().filter(|it| it.required && wanted.nodes > 1);
+        let Some(together) = together else { return self.room_on(&able, wanted, open) };
+        // All of it in one hall, rack or domain: the one where that costs least.
+        let mut places: BTreeMap<(&str, &str), Vec<usize>> = BTreeMap::new();
+        for spot in able {
+            if let Some(place) = fits::place_of(&self.spots[spot].node.facts, together.level) {
+                places.entry(place).or_default().push(spot);
+            }
+        }
+        let rooms = places.values().filter(|spots| spots.len() >= wanted.nodes);
+        let rooms = rooms.filter_map(|spots| self.room_on(spots, wanted, open));
+        rooms.min_by_key(|room| self.cost(room))
+    }
+
+    fn room_on(&self, spots: &[usize], wanted: &Wanted<'_>, open: &[bool]) -> Option<Room> {
+        let beside = Pool::asked(wanted.needs);
+        let (gain, gained) = (BTreeMap::new(), BTreeMap::new());
+        let mut search = Search { board: self, open, gpus: wanted.gpus, beside, gain, gained };
         let mut ready: BTreeSet<usize> =
-            spots.iter().copied().filter(|spot| search.lacks(*spot) == 0).collect();
+            spots.iter().copied().filter(|spot| search.is_ready(*spot)).collect();
         let mut offers: BTreeSet<(Cost, usize)> = BTreeSet::new();
         let mut known: BTreeMap<usize, (Cost, Vec<usize>)> = BTreeMap::new();
         let mut chosen: BTreeSet<usize> = BTreeSet::new();
-        let mut changed: Vec<usize> = spots.clone();
+        let mut changed: Vec<usize> = spots.to_vec();
         while ready.len() < wanted.nodes {
-            for spot in changed.drain(..) {
+            for spot in changed.drain(..).filter(|it| spots.binary_search(it).is_ok()) {
                 if let Some((cost, _)) = known.remove(&spot) {
                     offers.remove(&(cost, spot));
                 }
-                if search.lacks(spot) == 0 {
+                if search.is_ready(spot) {
                     ready.insert(spot);
                 } else if let Some(offer) = search.cheapest(spot, &chosen) {
                     offers.insert((offer.0, spot));
@@ -217,6 +246,14 @@ impl<'a> Board<'a> {
     }
 }
 
+/// CPU and memory of a node beside those who stay there.
+fn room_of(state: &State, node: &Node) -> Pool {
+    let left = Pool::of_node(&node.facts).minus(fits::promised(state, &node.id));
+    let leave = state.leases_of(&node.id).filter(|lease| lease.stop.is_some());
+    let leave = leave.filter(|lease| state.is_own(&lease.home));
+    leave.fold(left, |room, lease| room.plus(Pool::asked(&lease.spec.needs)))
+}
+
 fn cost(lease: &Lease, at: Timestamp) -> Cost {
     let gpus = u64::from(lease.spec.gpus().0);
     let starts = lease.parts.iter().map(|part| part.started_at);
@@ -233,8 +270,10 @@ struct Search<'b, 'a> {
     board: &'b Board<'a>,
     open: &'b [bool],
     gpus: u32,
+    beside: Pool,
     /// What those chosen so far free on each spot.
     gain: BTreeMap<usize, u32>,
+    gained: BTreeMap<usize, Pool>,
 }
 
 impl Search<'_, '_> {
@@ -245,17 +284,32 @@ impl Search<'_, '_> {
         (self.gpus + it.claimed).saturating_sub(it.free + it.coming + gain)
     }
 
+    fn room(&self, spot: usize) -> Pool {
+        self.board.spots[spot].room.plus(self.gained.get(&spot).copied().unwrap_or_default())
+    }
+
+    fn is_ready(&self, spot: usize) -> bool {
+        self.lacks(spot) == 0 && self.room(spot).covers(self.beside)
+    }
+
     fn has_of(&self, spot: usize, tenant: usize) -> u32 {
         let mut here = self.board.spots[spot].here.iter();
         here.find(|(it, _)| *it == tenant).map_or(0, |(_, gpus)| *gpus)
     }
 
+    fn beside_of(&self, tenant: usize) -> Pool {
+        Pool::asked(&self.board.tenants[tenant].lease.spec.needs)
+    }
+
     /// Counts the tenant as gone. Where that changes something.
     fn stop(&mut self, tenant: usize) -> Vec<usize> {
         let spots = self.board.tenants[tenant].spots.clone();
+        let beside = self.beside_of(tenant);
         for spot in &spots {
             let gpus = self.has_of(*spot, tenant);
             *self.gain.entry(*spot).or_default() += gpus;
+            let gained = self.gained.entry(*spot).or_default();
+            *gained = gained.plus(beside);
         }
         spots
     }
@@ -263,11 +317,14 @@ impl Search<'_, '_> {
     /// Who would have to leave the node, besides those chosen; none if that would not do.
     fn cheapest(&self, spot: usize, chosen: &BTreeSet<usize>) -> Option<(Cost, Vec<usize>)> {
         let lacks = usize::try_from(self.lacks(spot)).ok()?;
+        let here = || {
+            let here = self.board.spots[spot].here.iter();
+            here.filter(|(it, _)| self.open[*it] && !chosen.contains(it))
+        };
         // The best for each number of GPUs up to what is lacking, which stands for all above.
         let mut best: Vec<Option<(Cost, Vec<usize>)>> = alloc::vec![None; lacks + 1];
         best[0] = Some(((0, 0), Vec::new()));
-        let here = self.board.spots[spot].here.iter();
-        for (tenant, gpus) in here.filter(|(it, _)| self.open[*it] && !chosen.contains(it)) {
+        for (tenant, gpus) in here() {
             let gpus = usize::try_from(*gpus).ok()?;
             for before in (0..lacks).rev() {
                 let Some((cost, who)) = &best[before] else { continue };
@@ -280,7 +337,20 @@ impl Search<'_, '_> {
                 }
             }
         }
-        best.pop().flatten()
+        let (mut cost, mut who) = best.pop().flatten()?;
+        let mut room = who.iter().fold(self.room(spot), |room, it| room.plus(self.beside_of(*it)));
+        let mut others: Vec<usize> = here().map(|(it, _)| *it).collect();
+        others.retain(|it| !who.contains(it) && self.beside_of(*it) != Pool::default());
+        others.sort_by_key(|it| (self.board.tenants[*it].cost, *it));
+        for other in others {
+            if room.covers(self.beside) {
+                break;
+            }
+            room = room.plus(self.beside_of(other));
+            cost = plus(cost, self.board.tenants[other].cost);
+            who.push(other);
+        }
+        room.covers(self.beside).then_some((cost, who))
     }
 
     /// Lets those stay who are not needed, the costliest first.
@@ -289,16 +359,21 @@ impl Search<'_, '_> {
         costly.sort_by_key(|it| Reverse((self.board.tenants[*it].cost, *it)));
         for tenant in costly {
             let spots = &self.board.tenants[tenant].spots;
-            let mut gain = self.gain.clone();
+            let (mut gain, mut gained) = (self.gain.clone(), self.gained.clone());
+            let beside = self.beside_of(tenant);
             for spot in spots {
                 let gpus = self.has_of(*spot, tenant);
                 gain.entry(*spot).and_modify(|it| *it = it.saturating_sub(gpus));
+                gained.entry(*spot).and_modify(|it| *it = it.minus(beside));
             }
-            let before = core::mem::replace(&mut self.gain, gain);
+            let before = (
+                core::mem::replace(&mut self.gain, gain),
+                core::mem::replace(&mut self.gained, gained),
+            );
             let lost: Vec<usize> = spots
                 .iter()
                 .copied()
-                .filter(|spot| ready.contains(spot) && self.lacks(*spot) > 0)
+                .filter(|spot| ready.contains(spot) && !self.is_ready(*spot))
                 .collect();
             if ready.len() - lost.len() >= nodes {
                 chosen.remove(&tenant);
@@ -306,7 +381,7 @@ impl Search<'_, '_> {
                     ready.remove(&spot);
                 }
             } else {
-                self.gain = before;
+                (self.gain, self.gained) = before;
             }
         }
     }

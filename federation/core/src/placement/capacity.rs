@@ -51,7 +51,7 @@ pub(crate) struct Capacity {
     taken: Vec<Placement>,
     aside: Aside,
     /// Nodes that are reserved, by for whom and when, until the next [`Capacity::give_back`].
-    reserved: Vec<Pool>,
+    reserved: Vec<Reserved>,
     /// Nodes that no job sees until the next [`Capacity::give_back`].
     hidden: BTreeSet<NodeIndex>,
     screen: Screen,
@@ -67,7 +67,7 @@ struct Aside {
 
 /// Nodes that are in the same reservations.
 #[derive(Debug, Clone, Default)]
-struct Pool {
+struct Reserved {
     reservations: Vec<ReservationName>,
     nodes: Aside,
     /// What found no place here.
@@ -203,7 +203,7 @@ impl Capacity {
         for (node, names) in nodes {
             self.move_to(pools.entry(names).or_default(), state, &node);
         }
-        let pool = |(reservations, nodes)| Pool { reservations, nodes, full: BTreeSet::new() };
+        let pool = |(reservations, nodes)| Reserved { reservations, nodes, full: BTreeSet::new() };
         self.reserved = pools.into_iter().map(pool).collect();
     }
 

@@ -113,7 +113,7 @@ fn needs_fit(state: &State, needs: &Needs, node: &Node) -> bool {
     left.covers(Pool::asked(needs))
 }
 
-fn has_attributes(needs: &Needs, facts: &Facts) -> bool {
+pub(crate) fn has_attributes(needs: &Needs, facts: &Facts) -> bool {
     let mut attributes = needs.attributes.iter();
     attributes.all(|(name, value)| facts.attributes.get(name) == Some(value))
 }

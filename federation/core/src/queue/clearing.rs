@@ -14,9 +14,8 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use specs::codec::OrDefault;
 use specs::id::{GpuClass, JobId, LeaseId, NodeId};
-use specs::job::JobSpec;
+use specs::job::{JobSpec, Needs};
 use specs::unit::{GpuCount, Instant, Millis, Timestamp};
 
 use crate::command::{Assignment, AttemptKey, Place, PreemptJobs};
@@ -186,7 +185,7 @@ impl Clearing {
                     pending.lose(victim, lease, class);
                 }
             }
-            board.claim(&room, spec.gpus_per_node.0);
+            board.claim(&room, spec);
             let key = |it: &usize| {
                 let lease = board.tenants()[*it].lease;
                 AttemptKey { job: lease.job, epoch: lease.epoch }
@@ -236,15 +235,23 @@ fn candidates<'a>(state: &'a State, seen: &'a Seen<'_>, least: u32) -> Vec<(&'a 
     for id in seen.waiting {
         let (Some(job), Some(it)) = (state.jobs.get(id), seen.lookout.get(*id)) else { continue };
         let spec = &*it.spec;
-        // Of others nobody can tell which nodes would do.
-        let is_plain = spec.needs == OrDefault::default();
-        if is_plain && goes_before(spec.priority) && fits::may_be_here(state, spec) {
+        if can_be_cleared_for(&spec.needs)
+            && goes_before(spec.priority)
+            && fits::may_be_here(state, spec)
+        {
             found.push((job, spec));
         }
     }
     found.sort_by_key(|(job, _)| job.queue_key().rank);
     found.truncate(CANDIDATES_MAX);
     found
+}
+
+/// Whether it can be told which nodes would do once somebody has left. Parts of GPUs are never freed
+/// alone, and of a gang in several places nobody seeks all.
+fn can_be_cleared_for(needs: &Needs) -> bool {
+    let together = needs.together.as_ref().filter(|it| it.required);
+    needs.gpu_milli == 0 && !needs.exclusive && together.is_none_or(|it| it.group_nodes == 0)
 }
 
 /// The class on which room for the job costs least, and the room.
@@ -258,7 +265,7 @@ fn find<'a>(
     let mut best: Option<(&GpuClass, Room)> = None;
     for class in board.classes() {
         let Some(case) = Case::new(state, job, spec, class, pending.clone()) else { continue };
-        let wanted = Wanted { class, nodes, gpus: spec.gpus_per_node.0 };
+        let wanted = Wanted { class, nodes, gpus: spec.gpus_per_node.0, needs: &spec.needs };
         let Some(room) = allowed(board, &case, &wanted) else { continue };
         let is_better =
             best.as_ref().is_none_or(|(_, known)| board.cost(&room) < board.cost(known));

@@ -3,11 +3,12 @@
 use federation_core::{
     AttemptKey, Command, JobPhase, PREEMPTIONS_MAX, PreemptJobs, Reply, State, job_view, queue_why,
 };
+use specs::codec::OrDefault;
 use specs::id::{Epoch, JobId};
-use specs::job::{JobClass, JobSpec};
+use specs::job::{JobClass, JobSpec, Needs, Together, Vicinity};
 use specs::unit::{Millis, Timestamp};
 use specs::version::ClusterVersion;
-use specs::wire::agent::{Ending, Outcome};
+use specs::wire::agent::{Ending, Facts, Outcome};
 use specs::wire::client::JobState;
 
 use crate::world::{Site, job};
@@ -93,6 +94,78 @@ fn the_least_is_taken_that_makes_room_and_of_equals_who_did_least() {
     site.submit(9, urgent(1, 2));
     settle(&mut site);
     assert_eq!(stopping(&site, 0..4), [3], "beside the GPU that is free");
+}
+
+/// A site whose nodes have 8 CPUs and two GPUs each and stand in a rack of that name, and are full.
+fn racks(names: &[&str], cpu_milli: u32) -> Site {
+    let mut site = Site::preempting("berlin");
+    for (id, rack) in (0..).zip(names) {
+        let facts = Facts {
+            cpu_milli: 8_000,
+            memory_mib: 1_000,
+            rack: (*rack).into(),
+            attributes: [("rack".to_owned(), (*rack).to_owned())].into(),
+            ..Facts::default()
+        };
+        site.node_that_says(&format!("n{id}"), "b200", 2, facts);
+        site.submit(id, needy(plain(1, 2), Needs { cpu_milli, ..Needs::default() }));
+        site.poll();
+        site.start(id);
+        site.now += 1_000;
+    }
+    site
+}
+
+fn needy(spec: JobSpec, needs: Needs) -> JobSpec {
+    JobSpec { needs: OrDefault(needs), ..spec }
+}
+
+#[test]
+fn only_who_is_on_nodes_that_will_do_is_stopped() {
+    // The last one has lost least, and stands where the urgent one may not.
+    let mut site = racks(&["a", "b", "a"], 1_000);
+    let attributes = [("rack".to_owned(), "b".to_owned())].into();
+    site.submit(9, needy(urgent(1, 1), Needs { attributes, ..Needs::default() }));
+    settle(&mut site);
+    assert_eq!(stopping(&site, 0..3), [1]);
+    site.end(1, Millis(10), &stopped());
+    site.poll();
+    assert_eq!(site.holding([9]), [9]);
+}
+
+#[test]
+fn a_gang_that_must_stand_together_has_one_place_cleared_for_it() {
+    let mut site = racks(&["a", "b", "a", "b", "c"], 1_000);
+    let together = Some(Together { level: Vicinity::Rack, required: true, group_nodes: 0 });
+    site.submit(9, needy(urgent(2, 2), Needs { together, ..Needs::default() }));
+    settle(&mut site);
+    // Both of b began later than both of a; c has no room for two.
+    assert_eq!(stopping(&site, 0..5), [1, 3]);
+    for id in [1, 3] {
+        site.end(id, Millis(10), &stopped());
+    }
+    site.poll();
+    assert_eq!(site.holding([9]), [9]);
+}
+
+#[test]
+fn who_has_the_cpu_leaves_too_and_nobody_leaves_where_there_is_not_enough() {
+    let mut site = racks(&["a"], 2_000);
+    site.finish(0);
+    // One GPU is free all the while; what is short is CPU.
+    site.submit(1, needy(plain(1, 1), Needs { cpu_milli: 6_000, ..Needs::default() }));
+    site.poll();
+    site.start(1);
+    site.now += 1_000;
+    site.submit(8, needy(urgent(1, 1), Needs { cpu_milli: 9_000, ..Needs::default() }));
+    settle(&mut site);
+    assert_eq!(stopping(&site, 1..2), Vec::<u128>::new(), "no node has as much");
+    site.submit(9, needy(urgent(1, 1), Needs { cpu_milli: 4_000, ..Needs::default() }));
+    settle(&mut site);
+    assert_eq!(stopping(&site, 1..2), [1]);
+    site.end(1, Millis(10), &stopped());
+    site.poll();
+    assert_eq!(site.holding([9]), [9]);
 }
 
 #[test]
