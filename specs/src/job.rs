@@ -225,14 +225,14 @@ impl Needs {
     /// themselves. It does not tell what else they run.
     #[must_use]
     pub fn fit_a_told_loan(&self) -> bool {
-        !self.ask_beside_gpus() && self.fit_a_carrying_loan()
+        !self.ask_beside_gpus() && !self.exclusive && self.fit_a_carrying_loan()
     }
 
     /// Whether a loan can carry all of it if granted GPUs carry their part of their node's CPU and
-    /// memory, too.
+    /// memory, too, and the host tells how many GPUs a node has.
     #[must_use]
     pub fn fit_a_carrying_loan(&self) -> bool {
-        self.gpu_milli == 0 && !self.exclusive && self.proof.is_none()
+        self.gpu_milli == 0 && self.proof.is_none()
     }
 
     /// Whether it is CPU or memory, too, that is asked for.

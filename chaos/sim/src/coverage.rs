@@ -56,6 +56,7 @@ marks! {
     GuestsStarted = "guests_started",
     NeedyGuestsStarted = "guests_started_that_ask_for_more_than_gpus",
     BesideGuestsStarted = "guests_started_that_ask_for_cpu_or_memory",
+    LoneGuestsStarted = "guests_started_alone_on_their_nodes",
     GangsStarted = "gang_parts_started",
     AttemptsRepeated = "attempts_after_the_first",
     Fenced = "fenced_by_deadline",

@@ -42,7 +42,7 @@ pub(crate) fn with_beside(facts: Facts) -> Facts {
     Facts { cpu_milli: CPU, memory_mib: MEMORY, ..facts }
 }
 
-/// CPU and memory, more often little than much.
+/// CPU and memory, more often little than much; now and then nodes for itself.
 pub(crate) fn draw_beside(rng: &mut Rng, spec: &mut JobSpec) {
     if rng.chance(600) {
         spec.needs.0.cpu_milli = [500, 2_000, 4_000, 8_000, 15_000][rng.index(5)];
@@ -50,14 +50,17 @@ pub(crate) fn draw_beside(rng: &mut Rng, spec: &mut JobSpec) {
     if rng.chance(300) {
         spec.needs.0.memory_mib = [1_000, 8_000, 32_000, 60_000][rng.index(4)];
     }
+    spec.needs.0.exclusive = rng.chance(120);
 }
 
-/// Whether so many GPUs of the node carry what is asked for beside them when they are granted.
+/// Whether so many GPUs of the node carry what is asked for beside them when they are granted, and who
+/// is to be alone has all of them.
 pub(crate) fn are_carried(spec: &JobSpec, node: &Node) -> bool {
     let count = u32::try_from(node.gpus.len()).unwrap_or(u32::MAX).max(1);
     let has = |all: u32, asked| all / count * spec.gpus_per_node.0 >= asked;
     has(node.facts.cpu_milli, spec.needs.cpu_milli)
         && has(node.facts.memory_mib, spec.needs.memory_mib)
+        && (!spec.needs.exclusive || spec.gpus_per_node.0 == count)
 }
 
 /// Whether a node alone has what is asked for.

@@ -131,6 +131,10 @@ impl World {
                 Mark::BesideGuestsStarted,
                 known.home != self.sites[at.site].name && process.spec.needs.ask_beside_gpus(),
             ),
+            (
+                Mark::LoneGuestsStarted,
+                known.home != self.sites[at.site].name && process.spec.needs.exclusive,
+            ),
             (Mark::GangsStarted, process.spec.nodes > 1),
             (Mark::AttemptsRepeated, known.epoch.0 > 1),
             (Mark::WaitedOut, suspected && process.spec.on_partition == OnPartition::Wait),

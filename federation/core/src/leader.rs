@@ -812,11 +812,15 @@ pub(crate) fn could_hold(capacity: &ClassCapacity, spec: &JobSpec) -> bool {
         && could_carry(capacity, spec)
 }
 
-/// Whether GPUs of that class, once granted, could carry what the job asks for beside them.
+/// Whether GPUs of that class, once granted, could carry what the job asks for beside them, be it that
+/// nobody else is on its nodes.
 pub(crate) fn could_carry(capacity: &ClassCapacity, spec: &JobSpec) -> bool {
     let has = |each: u32, asked| each.saturating_mul(spec.gpus_per_node.0) >= asked;
+    let largest = capacity.node_gpus_max;
+    let are_alike = capacity.total == largest.times(capacity.nodes);
     has(capacity.gpu_cpu_milli, spec.needs.cpu_milli)
         && has(capacity.gpu_memory_mib, spec.needs.memory_mib)
+        && !(spec.needs.exclusive && are_alike && largest != spec.gpus_per_node)
 }
 
 fn is_released_by_time(lease: &Lease) -> bool {
@@ -883,7 +887,7 @@ fn grants_kept<'a>(state: &State, reports: &'a [GrantReport]) -> Cow<'a, [GrantR
     }
     let mut grants = reports.to_vec();
     for slot in grants.iter_mut().flat_map(|grant| &mut grant.slots) {
-        (slot.cpu_milli, slot.memory_mib) = (0, 0);
+        (slot.cpu_milli, slot.memory_mib, slot.node_gpus) = (0, 0, GpuCount::ZERO);
         if state.version < ClusterVersion::SITES {
             slot.facts = None;
         }

@@ -19,6 +19,7 @@ use specs::wire::peer::{
 
 use crate::burn_in;
 use crate::health;
+use crate::node::count_gpus;
 use crate::placement::pool;
 use crate::placement::sites::data;
 use crate::state::{Gpu, Grant, Lease, Node, State};
@@ -149,8 +150,10 @@ fn grant_report(state: &State, grant: &Grant) -> GrantReport {
         let gpus = u32::try_from(gpus).unwrap_or(u32::MAX);
         let facts = state.nodes.get(&slot.node).filter(|_| state.version >= ClusterVersion::SITES);
         let facts = facts.map(|node| Box::new(told(&node.facts)));
+        let is_told = state.version >= ClusterVersion::DEMANDS;
+        let node_gpus = GpuCount(node.filter(|_| is_told).map_or(0, count_gpus));
         let (node, class, gpus) = (slot.node.clone(), slot.class.clone(), GpuCount(gpus));
-        Slot { node, class, gpus, facts, cpu_milli, memory_mib }
+        Slot { node, class, gpus, facts, cpu_milli, memory_mib, node_gpus }
     });
     GrantReport { grant: grant.id, slots: slots.collect(), recalled: grant.recalled }
 }

@@ -38,9 +38,11 @@ crate::message! {
         /// `ClusterVersion::SITES`.
         4 => facts: Option<Box<Facts>>,
         /// What those GPUs carry of their node's CPU, for all guests of the home there. Zero from a
-        /// host below `ClusterVersion::DEMANDS`, and in agreed state below it, as is the next.
+        /// host below `ClusterVersion::DEMANDS`, and in agreed state below it, as are the next two.
         10 => cpu_milli: u32,
         11 => memory_mib: u32,
+        /// All GPUs of the node, of whatever class and whoever has them. Likewise.
+        12 => node_gpus: GpuCount,
     }
 
     /// GPUs of one node that a loan draws on a grant.

@@ -902,12 +902,14 @@ fn slot() -> peer::Slot {
         facts: None,
         cpu_milli: 0,
         memory_mib: 0,
+        node_gpus: GpuCount::ZERO,
     }
 }
 
 fn carrying_slot() -> peer::Slot {
     let facts = Some(Box::new(facts()));
-    peer::Slot { facts, cpu_milli: 168_000, memory_mib: 1_572_864, ..slot() }
+    let node_gpus = GpuCount(8);
+    peer::Slot { facts, cpu_milli: 168_000, memory_mib: 1_572_864, node_gpus, ..slot() }
 }
 
 fn loan_slot() -> peer::LoanSlot {

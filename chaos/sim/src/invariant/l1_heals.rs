@@ -172,10 +172,10 @@ fn classes(state: &State) -> Vec<GpuClass> {
     classes
 }
 
-/// Whether both sites' versions let a loan carry CPU and memory, if the job asks for it.
+/// Whether both sites' versions let a loan carry CPU and memory or whole nodes, if the job asks for it.
 fn carries(world: &World, sites: [usize; 2], spec: &JobSpec) -> bool {
     let is_new = |at: usize| world.sites[at].log.latest().version >= ClusterVersion::DEMANDS;
-    !spec.needs.ask_beside_gpus() || sites.into_iter().all(is_new)
+    !(spec.needs.ask_beside_gpus() || spec.needs.exclusive) || sites.into_iter().all(is_new)
 }
 
 fn holds(state: &State, spec: &JobSpec, class: &GpuClass, is_home: bool) -> bool {

@@ -55,6 +55,10 @@ fn beside(world: &World, part: &Executing, process: &Process) -> Found {
         let detail = format!("{} runs what asks for {asked:?}", world.node_name(part.at));
         found.push((RULE, detail));
     }
+    if all().any(|it| it.spec.needs.exclusive) && !others.is_empty() {
+        let detail = format!("{} is beside another", world.node_name(part.at));
+        found.push(("needs hold: who is to be alone on a node is", detail));
+    }
     let home: &SiteId = &process.known.home;
     let state = site.log.latest();
     let Some(record) = state.nodes.get(&node.id).filter(|_| *home != site.name) else {

@@ -16,6 +16,7 @@ use crate::command::{ExpireGrant, MakeGrant, ObeyPeer, PartPlan, RecallGrant};
 use crate::effect::{Effect, Effects};
 use crate::job;
 use crate::lease;
+use crate::node::count_gpus;
 use crate::placement::pool::{self, Pool};
 use crate::placement::sites::data;
 use crate::placement::{fits, lend};
@@ -233,6 +234,14 @@ pub(crate) fn judge(state: &State, home: &SiteId, order: &LoanOrder) -> Admissio
         if !fits::told_fit(&body.spec, facts.into_iter()) {
             return refuse("its nodes are not, or do not stand, as it asks for".into());
         }
+    }
+    let has_more = |(node, gpus): &&(&NodeId, GpuCount)| {
+        state.nodes.get(*node).is_some_and(|node| GpuCount(count_gpus(node)) != *gpus)
+    };
+    if let Some((node, _)) = nodes.iter().find(has_more).filter(|_| body.spec.needs.exclusive) {
+        return refuse(alloc::format!(
+            "it is to be alone on {node} and does not take all its GPUs"
+        ));
     }
     pick_all(state, home, body)
 }

@@ -362,6 +362,7 @@ impl Capacity {
             together: names::together(needs),
             fill: names::fill(needs),
             lent: false,
+            entire: false,
         })
     }
 
@@ -406,7 +407,8 @@ impl Capacity {
     }
 
     /// Takes a gang to be granted of one of the classes, the first that has it; of any class if none is
-    /// named. Who asks for CPU or memory beside the GPUs gets no more of it than they carry.
+    /// named. Who asks for CPU or memory beside the GPUs gets no more of it than they carry; who asks for
+    /// nodes for himself, those that have just as many GPUs.
     pub(crate) fn take_gang(
         &mut self,
         classes: &[GpuClass],
@@ -418,12 +420,18 @@ impl Capacity {
             return None;
         }
         self.lift_screen();
+        let mut attributes = self.names.asked(needs);
+        if needs.exclusive {
+            attributes.push(UNMIXED);
+        }
         self.take_asked(&Ask {
             classes,
             cpu_milli: needs.cpu_milli,
             memory_mib: needs.memory_mib,
             lent: needs.ask_beside_gpus(),
-            attributes: self.names.asked(needs),
+            entire: needs.exclusive,
+            exclusive: needs.exclusive,
+            attributes,
             together: names::together(needs),
             fill: names::fill(needs),
             ..Ask::whole(nodes, gpus.0)

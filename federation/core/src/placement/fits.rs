@@ -8,13 +8,13 @@ use specs::job::{JobSpec, Needs, Vicinity};
 use specs::unit::{GpuCount, Timestamp};
 use specs::version::ClusterVersion;
 use specs::wire::agent::Facts;
-use specs::wire::peer::LoanSlot;
+use specs::wire::peer::{LoanSlot, Slot};
 
 use crate::command::{LeasePlan, LoanPlan, PartPlan};
 use crate::health::proofs;
 use crate::placement::pool::{self, Pool};
 use crate::placement::sites::data;
-use crate::state::{DrawKey, Gpu, HeldKey, Node, State};
+use crate::state::{DrawKey, HeldKey, Node, State};
 
 /// The Union's members, by ISO 3166-1: what `EU` in a residency rule stands for.
 /// Source: <https://european-union.europa.eu/principles-countries-history/eu-countries_en>.
@@ -99,7 +99,8 @@ pub(crate) fn promised(state: &State, node: &NodeId) -> Pool {
 
 /// Whether the node has what the job asks for besides GPUs.
 fn needs_fit(state: &State, needs: &Needs, node: &Node) -> bool {
-    if node.alone.is_some() || (needs.exclusive && !node.gpus.iter().all(Gpu::is_free)) {
+    let has_others = || node.gpus.iter().any(|gpu| gpu.is_leased() || gpu.grant.is_some());
+    if node.alone.is_some() || (needs.exclusive && has_others()) {
         return false;
     }
     let facts = &node.facts;
@@ -189,7 +190,8 @@ pub(crate) fn loan_fits(state: &State, spec: &JobSpec, plan: &LoanPlan) -> bool 
         return false;
     }
     if !spec.needs.fit_a_loan() {
-        let facts = loan_nodes(&plan.slots).map(|(node, _)| told_of(state, plan, node));
+        let facts =
+            loan_nodes(&plan.slots).map(|(node, _)| told_of(state, plan, node)?.facts.as_deref());
         let facts: Vec<Option<&Facts>> = facts.collect();
         if !told_fit(spec, facts.into_iter()) {
             return false;
@@ -207,6 +209,14 @@ pub(crate) fn loan_fits(state: &State, spec: &JobSpec, plan: &LoanPlan) -> bool 
         && class_will_do(spec, class)
         && plan.slots.iter().all(|slot| slot.class == *class && slot_fits(state, plan, slot))
         && is_carried(state, spec, plan)
+        && (!spec.needs.exclusive || is_alone(state, spec, plan))
+}
+
+/// Whether the loan has all GPUs of its nodes.
+fn is_alone(state: &State, spec: &JobSpec, plan: &LoanPlan) -> bool {
+    loan_nodes(&plan.slots).all(|(node, _)| {
+        told_of(state, plan, node).is_some_and(|slot| slot.node_gpus == spec.gpus_per_node)
+    })
 }
 
 /// Whether what is held carries the CPU and memory that the loan's job asks for.
@@ -220,10 +230,10 @@ fn is_carried(state: &State, spec: &JobSpec, plan: &LoanPlan) -> bool {
 }
 
 /// What the host tells of a node on which the loan draws.
-fn told_of<'a>(state: &'a State, plan: &LoanPlan, node: &NodeId) -> Option<&'a Facts> {
+fn told_of<'a>(state: &'a State, plan: &LoanPlan, node: &NodeId) -> Option<&'a Slot> {
     let slot = plan.slots.iter().find(|slot| slot.node == *node)?;
     let held = state.held.get(&HeldKey { host: plan.peer.clone(), grant: slot.grant })?;
-    held.slots.iter().find(|slot| slot.node == *node)?.facts.as_deref()
+    held.slots.iter().find(|slot| slot.node == *node)
 }
 
 fn slot_fits(state: &State, plan: &LoanPlan, slot: &LoanSlot) -> bool {

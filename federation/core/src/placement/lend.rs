@@ -102,8 +102,10 @@ fn idle(state: &State, home: &SiteId) -> Slots {
             *sum = sum.plus(count(idle.count()));
         }
     }
-    let left =
-        |node: &NodeId| pool::granted(state, home, node).minus(pool::used(state, home, node));
+    let left = |node: &NodeId| {
+        let machine = state.nodes.get(node).map_or(0, crate::node::count_gpus);
+        (pool::granted(state, home, node).minus(pool::used(state, home, node)), machine)
+    };
     Slots::of(&free, |node| state.nodes.get(node).map(|node| &*node.facts), left)
 }
 

@@ -43,15 +43,15 @@ impl<'a> HeldMap<'a> {
     fn of(state: &'a State, peer: &SiteId) -> Self {
         let mut map = Self::default();
         let mut counts = Counts::new();
-        let mut pools: BTreeMap<&NodeId, Pool> = BTreeMap::new();
+        let mut pools: BTreeMap<&NodeId, (Pool, u32)> = BTreeMap::new();
         for (grant, held) in state.held_at(peer).filter(|(_, it)| !it.recalled && !it.returned) {
             for slot in &held.slots {
                 let key = DrawKey { host: peer.clone(), grant, node: Some(slot.node.clone()) };
                 let drawn = state.drawn.get(&key).copied().unwrap_or_default();
                 let key = (slot.class.clone(), slot.node.clone());
                 let left = slot.gpus.minus(drawn);
-                let pool = pools.entry(&slot.node).or_default();
-                *pool = pool.plus(Pool::told(slot));
+                let (pool, machine) = pools.entry(&slot.node).or_default();
+                (*pool, *machine) = (pool.plus(Pool::told(slot)), slot.node_gpus.0);
                 map.places.extend(slot.facts.as_deref().map(|facts| (&slot.node, facts)));
                 map.grants.entry(key.clone()).or_default().insert(grant, left);
                 let sum = counts.entry(key).or_default();
@@ -59,8 +59,8 @@ impl<'a> HeldMap<'a> {
             }
         }
         let left = |node: &NodeId| {
-            let carried = pools.get(node).copied().unwrap_or_default();
-            carried.minus(pool::drawn(state, peer, node))
+            let (carried, machine) = pools.get(node).copied().unwrap_or_default();
+            (carried.minus(pool::drawn(state, peer, node)), machine)
         };
         map.slots = Slots::of(&counts, |node| map.places.get(node).copied(), left);
         map

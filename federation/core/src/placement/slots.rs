@@ -40,12 +40,12 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    /// `facts` tells of a node what its host tells, if it does; `pool`, what CPU and memory is left
-    /// beside its GPUs.
+    /// `facts` tells of a node what its host tells, if it does; `rest`, what CPU and memory is left
+    /// beside its GPUs, and how many GPUs it has in all.
     pub(crate) fn of<'a>(
         counts: &Counts,
         facts: impl Fn(&NodeId) -> Option<&'a Facts>,
-        pool: impl Fn(&NodeId) -> Pool,
+        rest: impl Fn(&NodeId) -> (Pool, u32),
     ) -> Self {
         let mut slots = Self::default();
         for ((class, node), gpus) in counts {
@@ -54,8 +54,16 @@ impl Slots {
             }
             let class = ClassIndex(u16::try_from(slots.classes.len() - 1).unwrap_or(u16::MAX));
             let shape = facts(node).map(|facts| slots.names.shape(facts)).unwrap_or_default();
-            let (cpu_milli, memory_mib) = pool(node).numbers();
-            slots.fleet.add(&NodeShape { class, gpus: gpus.0, cpu_milli, memory_mib, ..shape });
+            let (pool, machine_gpus) = rest(node);
+            let ((cpu_milli, memory_mib), gpus) = (pool.numbers(), gpus.0);
+            slots.fleet.add(&NodeShape {
+                class,
+                gpus,
+                cpu_milli,
+                memory_mib,
+                machine_gpus,
+                ..shape
+            });
             slots.nodes.push(node.clone());
         }
         slots
@@ -80,6 +88,7 @@ impl Slots {
             classes: named,
             cpu_milli: needs.cpu_milli,
             memory_mib: needs.memory_mib,
+            entire: needs.exclusive,
             attributes: self.names.asked(needs),
             together: names::together(needs),
             fill: names::fill(needs),

@@ -159,6 +159,14 @@ fn too_little_carried(fitting: &[&ClassCapacity], spec: &JobSpec) -> (String, St
         most.saturating_mul(gpus.0)
     };
     let (cpu, memory) = (most(|it| it.gpu_cpu_milli), most(|it| it.gpu_memory_mib));
+    if needs.exclusive && cpu >= needs.cpu_milli && memory >= needs.memory_mib {
+        let sizes = fitting.iter().map(|it| it.node_gpus_max);
+        let size = sizes.max().unwrap_or_default();
+        let constraint = alloc::format!(
+            "a loan has nodes for itself with all their GPUs: they have {size}, the job asks {gpus}"
+        );
+        return (constraint, alloc::format!("{size} GPUs per node"));
+    }
     if (cpu, memory) == (0, 0) {
         let constraint =
             "its loans carry GPUs alone: its version is older, or its nodes do not say";
@@ -284,7 +292,10 @@ fn carries_not(state: &State, spec: &JobSpec) -> (&'static str, &'static str) {
     if needs.gpu_milli > 0 {
         ("the job asks for a part of a GPU, which no loan carries", "whole GPUs")
     } else if needs.exclusive {
-        ("the job asks for nodes for itself, which no loan carries", "exclusive: false")
+        (
+            "a loan has nodes for itself from version 7 of this site on",
+            "federation upgrade finalize",
+        )
     } else if needs.ask_beside_gpus() && is_old(ClusterVersion::DEMANDS) {
         (
             "a loan carries CPU and memory from version 7 of this site on",

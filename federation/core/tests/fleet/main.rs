@@ -73,6 +73,7 @@ fn ask(rng: &mut Rng) -> Ask {
         together: rng.one_in(3).then_some(together),
         fill: rng.pick(&[Fill::Pack, Fill::Pack, Fill::Spread]),
         lent: rng.one_in(4),
+        entire: rng.one_in(8),
     }
 }
 

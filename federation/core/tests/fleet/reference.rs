@@ -43,6 +43,13 @@ fn bin(cpu: u32) -> (u32, u32) {
     }
 }
 
+fn whole_gpus(ask: &Ask) -> u32 {
+    match ask.gpus {
+        GpuAsk::Whole(gpus) => gpus,
+        GpuAsk::Milli(_) => 0,
+    }
+}
+
 impl Node {
     pub(crate) fn whole(&self) -> u32 {
         u32::try_from(self.left.iter().filter(|left| **left == GPU_MILLI).count()).unwrap()
@@ -74,10 +81,7 @@ impl Node {
         if !ask.lent {
             return Some((ask.cpu_milli, ask.memory_mib));
         }
-        let gpus = match ask.gpus {
-            GpuAsk::Whole(gpus) => gpus,
-            GpuAsk::Milli(_) => 0,
-        };
+        let gpus = whole_gpus(ask);
         let each = |all: u32| match self.shape.machine_gpus {
             0 => 0,
             machine => all / machine * gpus,
@@ -95,6 +99,7 @@ impl Node {
             && self.beside(ask).is_some_and(has)
             && ask.attributes.iter().all(|it| self.shape.attributes.contains(it))
             && (!ask.exclusive || self.is_empty())
+            && (!ask.entire || self.shape.machine_gpus == whole_gpus(ask))
     }
 
     pub(crate) fn fits(&self, ask: &Ask) -> bool {

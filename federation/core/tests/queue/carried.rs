@@ -74,6 +74,28 @@ fn a_job_leaves_with_as_much_cpu_and_memory_as_its_gpus_carry_and_no_more() {
 }
 
 #[test]
+fn a_job_leaves_for_nodes_of_which_it_has_all_gpus_for_itself() {
+    let (mut berlin, mut giga) = both_new();
+    let alone = Needs { exclusive: true, ..Needs::default() };
+    giga.submit(7, job("acme", 1, 1));
+    giga.poll();
+    berlin.submit(2, asks(2, Needs { cpu_milli: CPU, ..alone.clone() }));
+    berlin.submit(3, JobSpec { needs: OrDefault(alone), ..job("acme", 1, 1) });
+    go_round(&mut berlin, &mut giga);
+    assert_eq!(berlin.holding([2, 3]), [2]);
+    assert_eq!(guests(&giga), [2]);
+    let nodes = nodes_of(&berlin, 2);
+    for node in &nodes {
+        let node = giga.state.nodes.get(&node.parse().unwrap()).unwrap();
+        assert!(node.alone.is_some());
+    }
+    let said = said_of(&mut berlin, 3);
+    assert!(said.contains("they have 2, the job asks 1: 2 GPUs per node"), "{said}");
+    finish_guest(&mut giga, 2);
+    assert!(giga.state.nodes.values().all(|node| node.alone.is_none()));
+}
+
+#[test]
 fn guests_of_a_home_share_what_all_of_its_gpus_on_a_node_carry() {
     let (mut berlin, mut giga) = both_new();
     berlin.submit(2, asks(1, beside(CPU, 0)));
@@ -171,14 +193,15 @@ fn below_the_version_at_either_side_cpu_and_memory_stay_at_home() {
         let (mut berlin, mut giga) = sites(home, host);
         berlin.submit(2, one(1_000));
         berlin.submit(3, job("acme", 1, 2));
+        berlin.submit(4, asks(1, Needs { exclusive: true, ..Needs::default() }));
         go_round(&mut berlin, &mut giga);
-        assert_eq!(berlin.holding([2, 3]), [3], "of a home at {home:?} and a host at {host:?}");
+        assert_eq!(berlin.holding([2, 3, 4]), [3], "of a home at {home:?} and a host at {host:?}");
         let said = said_of(&mut berlin, 2);
         let wanted = if home == old { "from version 7" } else { "its version is older" };
         assert!(said.contains(wanted), "{said}");
         let site = if home == old { &mut berlin } else { &mut giga };
         let held = site.state.held.values().flat_map(|held| &held.slots);
-        assert!(held.into_iter().all(|slot| slot.cpu_milli == 0 && slot.memory_mib == 0));
+        assert!(held.into_iter().all(|slot| slot.cpu_milli == 0 && slot.node_gpus.0 == 0));
         let carries = site.state.nodes.values().flat_map(|node| &node.gpus).any(|gpu| gpu.carries);
         assert!(!carries, "no field of a later version");
     }

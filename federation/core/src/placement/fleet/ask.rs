@@ -188,6 +188,8 @@ pub struct Ask {
     /// Of whole GPUs, each with just its part of its machine's CPU and memory: on a node where that is
     /// less than what is asked for there is no place.
     pub lent: bool,
+    /// Machines that have just as many GPUs.
+    pub entire: bool,
 }
 
 impl Ask {
@@ -206,6 +208,7 @@ impl Ask {
             together: None,
             fill: Fill::Pack,
             lent: false,
+            entire: false,
         }
     }
 

@@ -234,12 +234,13 @@ impl Kind {
         key.whole() == self.gpus && key.cpu() == self.cpu && key.memory() == self.memory
     }
 
-    /// Its attributes are those asked for, and what is lent carries as much.
+    /// Its attributes are those asked for, its size too, and what is lent carries as much.
     pub(super) fn will_do(&self, ask: &Ask) -> bool {
         let (cpu, memory) = self.beside(ask);
         ask.attributes.iter().all(|it| self.attributes.binary_search(it).is_ok())
             && cpu >= ask.cpu_milli
             && memory >= ask.memory_mib
+            && (!ask.entire || self.machine_gpus == ask.whole_gpus())
     }
 
     /// CPU and memory that an ask takes of a node.
