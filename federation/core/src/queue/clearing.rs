@@ -169,6 +169,9 @@ impl Clearing {
         let least = self.rivals.least();
         let candidates = least.map_or_else(Vec::new, |least| candidates(state, seen, least));
         if candidates.is_empty() {
+            // Nobody is left who could leave for anybody: what is free is everybody's. A job that has not
+            // been placed there by now asks for more than a claim looks at.
+            self.claims.clear();
             return Vec::new();
         }
         self.looked_at = Some(now);
@@ -248,10 +251,11 @@ fn candidates<'a>(state: &'a State, seen: &'a Seen<'_>, least: u32) -> Vec<(&'a 
 }
 
 /// Whether it can be told which nodes would do once somebody has left. Parts of GPUs are never freed
-/// alone, and of a gang in several places nobody seeks all.
+/// alone, of a gang in several places nobody seeks all, and which proofs will do is a matter of time.
 fn can_be_cleared_for(needs: &Needs) -> bool {
     let together = needs.together.as_ref().filter(|it| it.required);
-    needs.gpu_milli == 0 && !needs.exclusive && together.is_none_or(|it| it.group_nodes == 0)
+    let is_of_whole_gpus = needs.gpu_milli == 0 && !needs.exclusive;
+    is_of_whole_gpus && needs.proof.is_none() && together.is_none_or(|it| it.group_nodes == 0)
 }
 
 /// The class on which room for the job costs least, and the room.

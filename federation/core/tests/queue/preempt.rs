@@ -169,6 +169,23 @@ fn who_has_the_cpu_leaves_too_and_nobody_leaves_where_there_is_not_enough() {
 }
 
 #[test]
+fn what_was_freed_for_a_job_that_cannot_have_it_is_everybody_s() {
+    let mut site = racks(&["b"], 1_000);
+    let attributes = [("rack".to_owned(), "b".to_owned())].into();
+    site.submit(9, needy(urgent(1, 2), Needs { attributes, ..Needs::default() }));
+    settle(&mut site);
+    site.end(0, Millis(10), &stopped());
+    // The node says by now that it is another.
+    site.register("n0", 2, ("b200", 2), Facts { cpu_milli: 8_000, ..Facts::default() });
+    for _ in 0..3 {
+        settle(&mut site);
+    }
+    site.submit(5, plain(1, 1));
+    settle(&mut site);
+    assert_eq!(site.holding([5, 9]), [5]);
+}
+
+#[test]
 fn a_gang_loses_all_or_none_and_frees_what_it_has_everywhere() {
     let mut site = full(&[2, 2], vec![plain(2, 2)]);
     site.submit(8, urgent(1, 2));
