@@ -10,9 +10,9 @@
 //! use most of the time, what has run long will likely run longer still (Harchol-Balter and
 //! Downey, ACM TOCS 1997): so a job that has doubled the work it had is called back, and waits at
 //! home before it leaves again, for the fourth power of that work: so steeply that the stock is of
-//! the few jobs with most. Short jobs never come back, and long ones do so a logarithmic number of times. When the
-//! home has room that no new job can use, it goes to those that wait, then to those that run
-//! elsewhere.
+//! the few jobs with most. Those that would wait no longer than a newcomer are left where they are, so
+//! short jobs never come back, and long ones do so a logarithmic number of times. When the home has room that no new job can use, it goes to those that wait, then to those that run
+//! elsewhere, the widest first.
 //!
 //! Where both are full, a job that wants to leave cannot. One that has waited for longer than the
 //! starvation bound takes the place of others at home, and is left alone for a turn.
@@ -20,6 +20,8 @@
 const DAY: u64 = 86_400;
 /// Longest wait at once that is not told otherwise.
 const PATIENCE_MAX: u64 = 30 * DAY;
+/// Beyond so many no job runs: an hour becomes a hundred million years.
+const DOUBLINGS_MAX: u32 = 40;
 
 /// How patient a home is. Times are seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -73,10 +75,19 @@ impl Spill {
         seconds
     }
 
-    /// How long a job that leaves may run elsewhere before it is called back.
+    /// How long a job that leaves may run elsewhere before it is called back: until it has doubled
+    /// its work, and would wait for longer than one that comes. Who would not has nothing to come
+    /// back for: he would wait, pay for a restart, and leave again.
     #[must_use]
-    pub fn turn(&self, attained: u64) -> u64 {
-        attained.max(self.turn)
+    pub fn turn(&self, gpus: u32, attained: u64) -> u64 {
+        let mut until = attained.saturating_add(attained.max(self.turn));
+        for _ in 0..DOUBLINGS_MAX {
+            if self.patience(gpus, until) > self.patience(gpus, 0) {
+                break;
+            }
+            until = until.saturating_mul(2);
+        }
+        until.saturating_sub(attained)
     }
 
     /// After how long without a start a job of that patience is starved.
@@ -131,9 +142,17 @@ mod tests {
     }
 
     #[test]
-    fn a_job_doubles_its_work_before_it_is_called_back() {
-        let spill = Spill::default();
-        assert_eq!([0, 3_600, 7_200].map(|attained| spill.turn(attained)), [3_600, 3_600, 7_200]);
+    fn a_job_doubles_its_work_before_it_is_called_back_and_has_something_to_wait_for() {
+        let spill = Spill { rate: 1.0, ..Spill::default() };
+        let turns = [0, 3_600, 7_200].map(|attained| spill.turn(8, attained));
+        assert_eq!(turns, [3_600, 3_600, 7_200]);
         assert!(!spill.may_return(3_599) && spill.may_return(3_600));
+        // A job of one GPU is as patient as a newcomer until it has had 289 GPU-hours.
+        let spill = Spill::default();
+        assert_eq!(spill.turn(1, 0), 512 * 3_600);
+        assert_eq!(spill.turn(512, 0), 3_600);
+        assert_eq!(spill.turn(1, 512 * 3_600), 512 * 3_600);
+        let never = Spill { rate: 0.0, ..spill };
+        assert!(never.turn(1, 0) > 1 << 50);
     }
 }

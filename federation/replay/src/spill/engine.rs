@@ -332,7 +332,7 @@ impl Engine<'_> {
         }
         let rest = job.duration.saturating_sub(entry.attained);
         let turn = match (&phase, self.rule.returns()) {
-            (Phase::Remote { .. }, Some(spill)) => rest.min(spill.turn(entry.attained)),
+            (Phase::Remote { .. }, Some(spill)) => rest.min(spill.turn(job.gpus, entry.attained)),
             _ => rest,
         };
         entry.phase = phase;
@@ -444,19 +444,20 @@ impl Engine<'_> {
         self.outcome.wrong_way += (before - self.recent.len()) as u64;
     }
 
-    /// Fills what is free at home with jobs that have run elsewhere for longest.
+    /// Fills what is free at home with jobs that run elsewhere: the widest that fits, of these the
+    /// one that has run there for longest. Room for many GPUs at once is rare, and what the narrow
+    /// leave to the wide they will find again; the other way round it is lost.
     fn bring_back(&mut self, now: u64) {
         let Some(spill) = self.rule.returns().copied() else { return };
         loop {
             let free = self.home.free_total();
-            let oldest = self.abroad.iter().filter(|((gpus, milli), _)| {
+            let able = self.abroad.iter().rev().filter(|((gpus, milli), _)| {
                 u64::from(*gpus) <= free && self.home.fits(*gpus, *milli)
             });
-            let oldest = oldest.filter_map(|(_, ids)| ids.first().copied()).min();
-            let Some((since, id)) = oldest else { break };
-            if !spill.may_return(now - since) {
+            let mut oldest = able.filter_map(|(_, ids)| ids.first().copied());
+            let Some((_, id)) = oldest.find(|(since, _)| spill.may_return(now - since)) else {
                 break;
-            }
+            };
             let job = self.jobs[id as usize];
             self.leave(id, now);
             let Some(place) = self.home.place(job.gpus, job.milli) else { break };

@@ -76,11 +76,11 @@ impl Policy {
 
     fn rule(self, knob: f64, question: &Question) -> Rule {
         let least = Spill::default().patience_min;
-        // A third of the budget, so that most of it is left for jobs with much work.
-        let third = |budget: f64| (0..least).rfind(|&it| 3.0 * it as f64 <= budget);
+        // A tenth of the budget, so that nearly all of it is left for jobs with much work.
+        let tenth = |budget: f64| (0..least).rfind(|&it| 10.0 * it as f64 <= budget);
         let spill = Spill {
             rate: knob,
-            patience_min: question.wait_budget.map_or(least, |it| third(it).unwrap_or(0)),
+            patience_min: question.wait_budget.map_or(least, |it| tenth(it).unwrap_or(0)),
             patience_max: question.patience_max,
             ..Spill::default()
         };
