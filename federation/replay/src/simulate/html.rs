@@ -32,8 +32,9 @@ h2{font-size:19px;margin:36px 0 10px}p{margin:4px 0 14px;color:var(--soft)}\
 .answer{color:var(--ink);font-size:17px}.scroll{overflow-x:auto}\
 table{border-collapse:collapse;background:var(--card);width:100%;font-variant-numeric:tabular-nums;font-size:14px}\
 th,td{padding:6px 8px;border-bottom:1px solid var(--rule);text-align:right;white-space:nowrap}\
-th{font-weight:600;color:var(--soft);font-size:12.5px}th:first-child,td:first-child{text-align:left}\
-.grid2{display:grid;grid-template-columns:repeat(auto-fit,minmax(440px,1fr));gap:16px}\
+th{font-weight:600;color:var(--soft);font-size:12.5px}th:first-child,td:first-child,.text{text-align:left}\
+td:first-child{white-space:normal;min-width:9em}\
+.grid2{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(440px,100%),1fr));gap:16px}\
 figure{margin:0;background:var(--card);border:1px solid var(--rule);border-radius:8px;padding:12px 14px}\
 figcaption{display:flex;flex-wrap:wrap;justify-content:space-between;gap:4px 16px;margin-bottom:6px}\
 .keys{display:flex;flex-wrap:wrap;gap:4px 14px;color:var(--soft);font-size:13px}\
@@ -50,7 +51,8 @@ svg .open{fill-opacity:.25}\
 .area.c1,.bar.c1,.dot.c1{fill:var(--c1)}.area.c2,.bar.c2,.dot.c2{fill:var(--c2)}\
 .area.c3,.bar.c3,.dot.c3{fill:var(--c3)}.area.c4,.bar.c4,.dot.c4{fill:var(--c4)}\
 .area.c5,.bar.c5,.dot.c5{fill:var(--c5)}.area.c6,.bar.c6,.dot.c6{fill:var(--c6)}\
-.area.c7,.bar.c7,.dot.c7{fill:var(--c7)}.area.c8,.bar.c8,.dot.c8{fill:var(--c8)}";
+.area.c7,.bar.c7,.dot.c7{fill:var(--c7)}.area.c8,.bar.c8,.dot.c8{fill:var(--c8)}\
+@media(max-width:600px){main{padding:16px 12px 32px}figure{overflow-x:auto}svg{min-width:520px}}";
 
 /// The page of one simulation.
 #[must_use]
@@ -134,15 +136,19 @@ fn percent(part: f64) -> String {
 }
 
 fn table(headers: &[&str], rows: &[Vec<String>]) -> String {
+    let class = |header: &str| match header {
+        "case" | "site" | "goal met" => " class=\"text\"",
+        _ => "",
+    };
     let mut text = "<div class=\"scroll\"><table><tr>".to_owned();
     for header in headers {
-        let _ = write!(text, "<th>{}</th>", plain(header));
+        let _ = write!(text, "<th{}>{}</th>", class(header), plain(header));
     }
     text.push_str("</tr>");
     for row in rows {
         text.push_str("<tr>");
-        for cell in row {
-            let _ = write!(text, "<td>{}</td>", plain(cell));
+        for (header, cell) in headers.iter().zip(row) {
+            let _ = write!(text, "<td{}>{}</td>", class(header), plain(cell));
         }
         text.push_str("</tr>");
     }
