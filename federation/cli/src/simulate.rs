@@ -205,6 +205,10 @@ fn tell_sweep(app: &App, args: &SimulateArgs, mut report: SweepReport) -> Outcom
     } else if report.searched {
         note("without --until only both ends of a range are tried");
     }
+    let answers = report.trials.iter().find(|trial| Some(&trial.value) == report.answer.as_ref());
+    if let Some(trial) = answers.filter(|_| args.format.format == Format::Table) {
+        energy(&format!("{} = {}: ", report.varied, trial.value), &trial.report);
+    }
     Ok(())
 }
 
