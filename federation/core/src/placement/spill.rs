@@ -10,9 +10,10 @@
 //! use most of the time, what has run long will likely run longer still (Harchol-Balter and
 //! Downey, ACM TOCS 1997): so a job that has doubled the work it had is called back, and waits at
 //! home before it leaves again, for the fourth power of that work: so steeply that the stock is of
-//! the few jobs with most. Those that would wait no longer than a newcomer are left where they are, so
-//! short jobs never come back, and long ones do so a logarithmic number of times. When the home has room that no new job can use, it goes to those that wait, then to those that run
-//! elsewhere, the widest first.
+//! the few jobs with most. Those that would wait no longer than a newcomer are left where they are,
+//! so short jobs never come back, and long ones do so a logarithmic number of times. When the home
+//! has room that no new job can use, it goes to those that wait, then to those that run elsewhere,
+//! the widest first.
 //!
 //! Where both are full, a job that wants to leave cannot. One that has waited for longer than the
 //! starvation bound takes the place of others at home, and is left alone for a turn.
