@@ -361,8 +361,12 @@ impl World {
         }
         for site in 0..self.sites.len() {
             for node in 0..self.sites[site].nodes.len() {
-                self.node_mut(NodeRef { site, node }).paused_until = None;
-                self.schedule_in(50, Event::Rise(NodeRef { site, node }));
+                let at = NodeRef { site, node };
+                self.node_mut(at).paused_until = None;
+                self.schedule_in(50, Event::Rise(at));
+                // What fell due while it stood still is put off until it would have gone on.
+                let life = self.node(at).life;
+                self.schedule_in(60, Event::Tend { at, life });
             }
             for ctl in 0..self.sites[site].controllers.len() {
                 self.controller_returns(CtlRef { site, ctl });
