@@ -131,6 +131,7 @@ pub(crate) enum FgdPolicy {
     Packing,
     Clustering,
     Random,
+    /// Ours and the published ones
     All,
 }
 
@@ -194,7 +195,7 @@ impl FgdArgs {
             FgdPolicy::Packing => vec![fgd::Policy::Packing],
             FgdPolicy::Clustering => vec![fgd::Policy::Clustering],
             FgdPolicy::Random => vec![fgd::Policy::Random],
-            FgdPolicy::All => fgd::Policy::ALL.to_vec(),
+            FgdPolicy::All => fgd::Policy::COMPARED.to_vec(),
         }
     }
 }
