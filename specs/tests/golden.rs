@@ -11,6 +11,8 @@ use std::{env, fs};
 
 use specs::codec::{DecodeError, Message};
 
+#[path = "golden/controllers.rs"]
+mod controllers;
 #[path = "golden/signals.rs"]
 mod signals;
 #[path = "golden/values.rs"]
