@@ -199,14 +199,7 @@ pub(crate) fn make(state: &mut State, fx: &mut Effects, it: &MakeReservation) ->
 
 /// The nodes may have changed since they were chosen.
 fn recheck(state: &State, it: &MakeReservation) -> Result<(), Fault> {
-    let window = Window {
-        account: &it.account,
-        class: it.class.as_ref(),
-        start: it.start,
-        end: it.end,
-        beside_jobs: it.beside_jobs,
-        at: it.at,
-    };
+    let window = Window::of(it);
     let conflict = |message: String| {
         let hint = "try again, or at another time; see `federation reservation ls`";
         Fault::new(FaultCode::Conflict, message).with_hint(hint)

@@ -39,12 +39,16 @@ async fn make(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
     let state = shared.confirm().await?;
     check_version(&state, "a reservation", ClusterVersion::DEMANDS)?;
     let at = shared.env.clock.wall();
-    let window = Window {
-        account: &it.account,
-        class: it.class.as_ref(),
+    let mut command = MakeReservation {
+        name: it.name.clone(),
+        account: it.account,
+        class: it.class,
+        gpus: it.gpus,
+        nodes: Vec::new(),
         start: it.start,
         end: it.end,
         beside_jobs: it.beside_jobs,
+        by: user(&asked.caller),
         at,
     };
     let ask = match (it.nodes.as_slice(), it.gpus) {
@@ -56,21 +60,9 @@ async fn make(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes, Fault> {
         (nodes, _) => ReserveAsk::Nodes(nodes),
     };
     // One that is there already is there, whatever else is free: a repeated request learns of it.
-    let nodes = match state.reservations.get(&it.name) {
+    command.nodes = match state.reservations.get(&it.name) {
         Some(known) if it.nodes.is_empty() => known.nodes.clone(),
-        Some(_) | None => choose(&state, ask, &window)?,
-    };
-    let command = MakeReservation {
-        name: it.name.clone(),
-        account: it.account.clone(),
-        class: it.class.clone(),
-        gpus: it.gpus,
-        nodes,
-        start: it.start,
-        end: it.end,
-        beside_jobs: it.beside_jobs,
-        by: user(&asked.caller),
-        at,
+        Some(_) | None => choose(&state, ask, &Window::of(&command))?,
     };
     shared.propose(Command::MakeReservation(command)).await?;
     let state = shared.confirm().await?;

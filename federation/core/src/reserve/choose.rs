@@ -11,6 +11,7 @@ use specs::id::{AccountId, GpuClass, JobId, NodeId, ReservationName};
 use specs::unit::{GpuCount, Millis, Timestamp};
 
 use super::of_node;
+use crate::command::MakeReservation;
 use crate::state::{Job, Lease, Node, State};
 
 /// What a reservation is to be.
@@ -24,6 +25,21 @@ pub struct Window<'a> {
     /// Jobs that may run into it are no hindrance.
     pub beside_jobs: bool,
     pub at: Timestamp,
+}
+
+impl<'a> Window<'a> {
+    /// What is asked for, but for the nodes.
+    #[must_use]
+    pub fn of(it: &'a MakeReservation) -> Self {
+        Self {
+            account: &it.account,
+            class: it.class.as_ref(),
+            start: it.start,
+            end: it.end,
+            beside_jobs: it.beside_jobs,
+            at: it.at,
+        }
+    }
 }
 
 /// What an operator asks for.

@@ -47,15 +47,7 @@ fn ask(site: &Site, name: &str, gpus: u32, (from, to): (u64, u64)) -> MakeReserv
 }
 
 fn chosen(site: &Site, mut it: MakeReservation) -> Result<MakeReservation, Fault> {
-    let window = Window {
-        account: &it.account,
-        class: it.class.as_ref(),
-        start: it.start,
-        end: it.end,
-        beside_jobs: it.beside_jobs,
-        at: it.at,
-    };
-    it.nodes = choose(&site.state, ReserveAsk::Gpus(it.gpus), &window)?;
+    it.nodes = choose(&site.state, ReserveAsk::Gpus(it.gpus), &Window::of(&it))?;
     Ok(it)
 }
 
