@@ -60,6 +60,7 @@ if ! build; then
 fi
 if "$CARGO_TARGET_DIR/release/sim" --seeds "$seeds" --jobs "$jobs" >"$copy/log"; then
     printf '%-52s clean on seeds %s\n' "the tree" "$seeds"
+    sed 's/^/    /' "$copy/log"
 else
     fail "the tree" "is not clean: $(grep -m1 violates "$copy/log")"
 fi
