@@ -551,6 +551,7 @@ pub(crate) struct QuotaSetArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum JobCommand {
     /// Submit job files
+    #[command(visible_alias = "submit")]
     Run(RunArgs),
     /// List jobs, the latest last
     #[command(visible_alias = "list")]

@@ -59,6 +59,10 @@ fn of_preemption(at: Timestamp, job: &Job) -> Option<QueueWhy> {
 fn of_turn(keeper: &Keeper, at: Timestamp, job: &Job) -> Option<QueueWhy> {
     let before = keeper.before(job.id)?;
     let Some(kept) = keeper.kept().filter(|kept| kept.job == job.id) else {
+        // Who is first, and has nothing kept for it, is bound by what its sites say.
+        if before == 0 {
+            return None;
+        }
         let constraint =
             alloc::format!("{before} jobs that wait for room have their turn before it");
         return Some(QueueWhy { constraint, change: String::from("its priority, or more room") });
