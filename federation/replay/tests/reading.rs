@@ -124,6 +124,24 @@ fn a_gang_larger_than_the_cluster_is_told_with_its_line() {
 }
 
 #[test]
+fn a_question_about_no_job_is_told_what_there_is() {
+    let folder = Folder::new();
+    let jobs = folder.jobs(format!("{HEADER}\n5,8,1,a\n9,8,1,b\n").as_bytes()).unwrap();
+    let told = |cluster, from, to| {
+        let question = Question { cluster, nodes: 2, gpus_per_node: 8, from, to };
+        replay(&jobs, &question, &Policy::ALL, &mut NoProgress).unwrap_err().to_string()
+    };
+    assert_eq!(told(Some("c"), 0, u64::MAX), "there is no cluster `c`; there are: a, b");
+    let window = |window: &str, last| {
+        format!(
+            "no job of GPUs was submitted {window}; the first came at 5 s, the last at {last} s"
+        )
+    };
+    assert_eq!(told(Some("a"), 6, u64::MAX), window("from 6 s on", 5));
+    assert_eq!(told(None, 10, 8), window("from 10 s to 8 s", 9));
+}
+
+#[test]
 fn a_list_of_nodes_that_names_nodes_without_gpus_is_not_used() {
     let folder = Folder::new();
     let nodes = |rows: &str| {

@@ -12,7 +12,7 @@
 mod engine;
 mod rules;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use federation_core::order::Order;
 use serde::Serialize;
@@ -76,8 +76,12 @@ pub struct Question<'a> {
 /// Why a question has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QuestionError {
-    #[error("no job of cluster `{name}` was submitted from {from} to {to}; there are: {has}")]
-    NoJobs { name: String, from: u64, to: u64, has: String },
+    #[error("there is no cluster `{name}`; there are: {has}")]
+    NoCluster { name: String, has: String },
+    #[error(
+        "no job of GPUs was submitted {window}; the first came at {first} s, the last at {last} s"
+    )]
+    NoJobs { window: String, first: u64, last: u64 },
     #[error("column `gpus`: a gang of {gpus} GPUs is larger than the cluster, which has {most}")]
     TooLarge { line: u64, gpus: u32, most: u64 },
     #[error("column `duration_s` is empty")]
@@ -89,7 +93,7 @@ impl QuestionError {
     #[must_use]
     pub fn line(&self) -> Option<u64> {
         match self {
-            Self::NoJobs { .. } => None,
+            Self::NoCluster { .. } | Self::NoJobs { .. } => None,
             Self::TooLarge { line, .. } | Self::NoDuration { line } => Some(*line),
         }
     }
@@ -167,20 +171,34 @@ fn jobs(rows: &[JobRow], question: &Question<'_>) -> std::result::Result<Vec<Job
         jobs.push(Job { submit: row.submit_s, gpus, duration });
     }
     if jobs.is_empty() {
-        let mut has: BTreeMap<&str, usize> = BTreeMap::new();
-        for row in rows {
-            *has.entry(if row.tenant.is_empty() { &row.cluster } else { &row.tenant })
-                .or_default() += 1;
-        }
-        return Err(QuestionError::NoJobs {
-            name: question.cluster.unwrap_or("any").to_owned(),
-            from: question.from,
-            to: question.to,
-            has: has.into_keys().take(20).collect::<Vec<_>>().join(", "),
-        });
+        return Err(nothing(rows, question, by_tenant));
     }
     jobs.sort_by_key(|job| job.submit);
     Ok(jobs)
+}
+
+/// Why no job is left.
+fn nothing(rows: &[JobRow], question: &Question<'_>, by_tenant: bool) -> QuestionError {
+    let name_of = |row: &JobRow| if by_tenant { row.tenant.clone() } else { row.cluster.clone() };
+    let named = |row: &&JobRow| question.cluster.is_none_or(|name| name_of(row) == name);
+    let submits = || rows.iter().filter(named).map(|row| row.submit_s);
+    match (submits().min(), submits().max(), question.cluster) {
+        (None, _, Some(name)) => {
+            let known = rows.iter().flat_map(|row| [row.tenant.as_str(), row.cluster.as_str()]);
+            let has: BTreeSet<&str> = known.filter(|name| !name.is_empty()).collect();
+            let has = has.into_iter().take(20).collect::<Vec<_>>().join(", ");
+            QuestionError::NoCluster { name: name.to_owned(), has }
+        }
+        (first, last, _) => {
+            let to = if question.to == u64::MAX {
+                "on".to_owned()
+            } else {
+                format!("to {} s", question.to)
+            };
+            let window = format!("from {} s {to}", question.from);
+            QuestionError::NoJobs { window, first: first.unwrap_or(0), last: last.unwrap_or(0) }
+        }
+    }
 }
 
 fn told(policy: Policy, outcome: &Outcome) -> Result {
