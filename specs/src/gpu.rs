@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use crate::codec::Blob;
 pub use crate::id::GpuClass;
 use crate::id::{GpuIndex, NodeId, Revision, SiteId};
+use crate::measure::Make;
 use crate::unit::{Millis, Timestamp};
 
 /// A kind of GPU that Spillway knows by name.
@@ -199,6 +200,11 @@ crate::message! {
         6 => took: Millis,
         /// What was measured, by name with the unit last; at most [`NUMBERS_MAX`].
         7 => numbers: BTreeMap<String, u64>,
+        /// What it is compared within. Absent where the driver was not asked, and from an agent of an
+        /// earlier release: such a result is compared with none.
+        50 => make: Option<Make>,
+        /// Software held its clocks down for the sake of power while it worked.
+        51 => capped: bool,
     }
 
     /// That a GPU may be burnt in. Each permit has a number of its own; it is good for one burn-in.

@@ -24,6 +24,7 @@
 //!   *revision*: numbers states.
 //! * *command*: enters the log. *effect*: the key of something to be done. *plan*: a proposal.
 //! * *suspicion*: the agreed doubt that a node or a peer is there; *release*: giving up on it.
+//! * *make*: what GPUs have in common whose numbers are compared; one is *behind* if its are worse.
 //! * *signal*: what running at a site costs, as its operator says it. *data set*: what jobs read,
 //!   by name; Spillway knows where it is and where it may go, and moves none.
 //! * *finished*, *cancelled*, *refused*, *lost*, *fenced*: how things end. Never *failed*, which
@@ -47,6 +48,7 @@ pub mod gpu;
 pub mod id;
 pub mod job;
 pub mod jobfile;
+pub mod measure;
 pub mod quota;
 pub mod signals;
 pub mod site;

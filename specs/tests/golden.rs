@@ -13,6 +13,8 @@ use specs::codec::{DecodeError, Message};
 
 #[path = "golden/controllers.rs"]
 mod controllers;
+#[path = "golden/measures.rs"]
+mod measures;
 #[path = "golden/signals.rs"]
 mod signals;
 #[path = "golden/values.rs"]
@@ -23,6 +25,7 @@ const SOURCES: &[&str] = &[
     "fault",
     "gpu",
     "job",
+    "measure",
     "quota",
     "signals",
     "site",

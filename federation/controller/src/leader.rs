@@ -114,6 +114,10 @@ fn raise(alarm: &Alarm) {
             nodes,
             "too few nodes are heard: nothing is released, the silence may be this site's own"
         ),
+        Alarm::GpusBehind { gpus } => tracing::warn!(
+            gpus,
+            "more GPUs are behind others of their make than are taken out of service: these run on"
+        ),
         Alarm::GpusSpared { gpus } => tracing::warn!(
             gpus,
             "more GPUs turned bad than are taken out of service at once: what runs on these runs on"

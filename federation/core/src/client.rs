@@ -276,6 +276,7 @@ pub fn gpu_views(state: &State, leader: Option<&Leader>) -> Vec<GpuView> {
                 last: leader.and_then(|it| it.last_burn_in(&node.id, gpu.info.index)).cloned(),
                 spared: gpu.doubt.as_ref().is_some_and(|doubt| doubt.spared),
                 reservations: reservations.clone(),
+                behind: leader.map_or(&[][..], |it| it.behind(&node.id, gpu.info.index)).to_vec(),
             });
         }
     }

@@ -14,6 +14,7 @@
 //!   confirmed in between that it leads. The shell sees to it.
 //! * A span is counted on this leader's clock alone; a new leader starts at zero.
 
+mod behind;
 mod proofs;
 mod sites;
 
@@ -159,6 +160,7 @@ pub struct Leader {
     needs: BTreeMap<NodeId, Needs>,
     /// How many GPUs of which nodes are bad, and have jobs that run on.
     spared: BTreeMap<NodeId, usize>,
+    compared: behind::Compared,
 }
 
 /// What a plan goes by. Held only to be compared.
@@ -229,6 +231,8 @@ pub enum Alarm {
     ReleasesHeld { heard: usize, nodes: usize },
     /// More GPUs turned bad than are taken out of service at once: jobs run on so many of them.
     GpusSpared { gpus: usize },
+    /// More GPUs are behind others of their make than are taken out of service: so many run on.
+    GpusBehind { gpus: usize },
 }
 
 impl Leader {
@@ -257,6 +261,7 @@ impl Leader {
             clearing: Clearing::default(),
             needs: BTreeMap::new(),
             spared: BTreeMap::new(),
+            compared: behind::Compared::default(),
         }
     }
 
@@ -332,6 +337,7 @@ impl Leader {
         let burn_ins = report.health.iter();
         let burn_ins = burn_ins.filter_map(|it| Some((it.health.index, it.last.clone()?)));
         memory.burn_ins = burn_ins.collect();
+        self.compared.hear(report);
         memory.heeds_permits = report.heeds_permits;
         let proofs = report.health.iter();
         let proofs = proofs.filter_map(|it| Some((it.health.index, it.proof.clone()?)));
@@ -508,6 +514,7 @@ impl Leader {
         self.poll_plan(now, at, state, &mut commands);
         if looks {
             self.poll_held(now, state, &mut commands);
+            self.poll_behind(now, state, &mut commands, &mut alarms);
             commands.extend(reserve::over(state, at).map(Command::EndReservation));
             if !self.needs.is_empty() {
                 commands
@@ -682,6 +689,7 @@ impl Leader {
             ("what peers are told follows from the state", self.summary.violations(state)),
             ("who is watched follows", self.vigil.violations(&state.nodes, reign, since)),
             ("who may be stopped follows", self.clearing.violations(state)),
+            ("what is compared follows from the results", self.check_compared()),
         ];
         let named = |(invariant, found): (&'static str, Vec<String>)| {
             found.into_iter().map(move |detail| Violation { invariant, detail })

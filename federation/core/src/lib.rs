@@ -28,6 +28,7 @@ mod breaker;
 mod burn_in;
 mod client;
 mod command;
+mod compare;
 mod effect;
 mod exchange;
 mod health;

@@ -13,6 +13,7 @@ use crate::id::{
     NodeId, RequestId, ReservationName, Revision, SiteId,
 };
 use crate::job::JobSpec;
+use crate::measure::Behind;
 use crate::quota::{Limit, Quota};
 use crate::signals::{ClassOutlook, DataSet, Link, Signals, Weights};
 use crate::unit::{GpuCount, MicroEuro, Millis, Timestamp};
@@ -422,6 +423,8 @@ crate::message! {
         16 => spared: bool,
         /// Reservations that its node is in, begun or to come.
         40 => reservations: Vec<ReservationName>,
+        /// What of its numbers is worse than those of others, as far as the leader has compared them.
+        50 => behind: Vec<Behind>,
     }
 
     /// What a proof says, for people.

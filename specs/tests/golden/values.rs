@@ -17,6 +17,7 @@ use specs::id::{
 use specs::job::{
     Deadline, JobClass, JobSpec, Needs, OnPartition, PlacementSpec, Together, Vicinity,
 };
+use specs::measure::Lag;
 use specs::quota::{Limit, Quota};
 use specs::site::{LendRule, SiteSpec, Terms, Trust};
 use specs::unit::{GpuCount, Millis, Timestamp};
@@ -26,7 +27,7 @@ use specs::wire::join;
 use specs::wire::method::Method;
 use specs::wire::peer::{self, GuestPhase};
 
-use super::{Sample, controllers, sample, signals};
+use super::{Sample, controllers, measures, sample, signals};
 
 pub(crate) fn all() -> Vec<Sample> {
     let mut all = vocabulary();
@@ -36,6 +37,7 @@ pub(crate) fn all() -> Vec<Sample> {
     all.extend(controllers::all());
     all.extend(reservations());
     all.extend(joins());
+    all.extend(measures::all());
     all.extend(peers());
     all.extend(signals::all());
     all
@@ -65,6 +67,7 @@ pub(crate) fn enumerations() -> Vec<(&'static str, Numbers)> {
         InventorySource,
         JobClass,
         JobState,
+        Lag,
         LogStream,
         Method,
         NodeState,
@@ -313,6 +316,8 @@ fn burn_in_result() -> BurnInResult {
         ended_at: Timestamp(1_780_000_000_007),
         took: Millis(231_000),
         numbers: [("memoryBytesPerSecond".to_owned(), 4_300_000_000_000)].into(),
+        make: Some(measures::make()),
+        capped: true,
     }
 }
 
@@ -587,6 +592,7 @@ fn gpu_view() -> client::GpuView {
         last: Some(burn_in_result()),
         spared: true,
         reservations: vec![reservation_name()],
+        behind: vec![measures::behind()],
     }
 }
 

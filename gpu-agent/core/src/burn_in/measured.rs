@@ -2,44 +2,14 @@
 //! the device, and as little as can be on clocks, limits and chance.
 
 use alloc::collections::BTreeMap;
-use alloc::format;
 use alloc::string::String;
 
 use serde::{Deserialize, Serialize};
+pub use specs::measure::{
+    BOTH_WAYS, CLOCK, COPY, DEVICE_TO_HOST, HOST_TO_DEVICE, MEMORY, PEERS, POWER, WARMTH, cycles_of,
+};
 
 use super::vote::Round;
-
-/// Names of numbers, each with its unit last. Those of kernels are made by [`cycles_of`].
-pub const MEMORY: &str = "memoryBytesPerSecond";
-pub const COPY: &str = "copyBytesPerSecond";
-pub const HOST_TO_DEVICE: &str = "hostToDeviceBytesPerSecond";
-pub const DEVICE_TO_HOST: &str = "deviceToHostBytesPerSecond";
-/// Both at once, added.
-pub const BOTH_WAYS: &str = "bothWaysBytesPerSecond";
-/// The slowest pair's.
-pub const PEERS: &str = "peersBytesPerSecond";
-/// The SMs' clock at full load, the power drawn then, and how much warmer each watt makes it.
-pub const CLOCK: &str = "loadClockKilohertz";
-pub const POWER: &str = "loadPowerMilliwatts";
-pub const WARMTH: &str = "warmthMicrokelvinPerMilliwatt";
-
-const CYCLES: &str = "MillicyclesPerStep";
-
-/// The name of a kernel's median cycles, in thousandths for one step of its work on one SM.
-#[must_use]
-pub fn cycles_of(kernel: &str) -> String {
-    format!("{kernel}{CYCLES}")
-}
-
-/// Which way a number is better. None for those that are neither.
-#[must_use]
-pub fn is_more_better(name: &str) -> Option<bool> {
-    match name {
-        POWER => None,
-        WARMTH => Some(false),
-        _ => Some(!name.ends_with(CYCLES)),
-    }
-}
 
 /// Numbers of one GPU, by name. What was not measured is absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,13 +75,5 @@ mod tests {
         assert_eq!(it, Measured::default());
         it.add_rate(MEMORY, 3, 1_500_000_000);
         assert_eq!(it.0[MEMORY], 2);
-    }
-
-    #[test]
-    fn fewer_cycles_and_less_warmth_are_better_and_power_is_neither() {
-        assert_eq!(is_more_better(&cycles_of("tensor_bf16")), Some(false));
-        assert_eq!(is_more_better(WARMTH), Some(false));
-        assert_eq!(is_more_better(COPY), Some(true));
-        assert_eq!(is_more_better(POWER), None);
     }
 }

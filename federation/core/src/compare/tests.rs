@@ -1,0 +1,197 @@
+use alloc::string::ToString;
+use alloc::vec;
+
+use proptest::prelude::*;
+use specs::codec::Blob;
+use specs::gpu::BurnInTier;
+use specs::measure::{CLOCK, MEMORY, cycles_of};
+use specs::unit::{Millis, Timestamp};
+
+use super::*;
+
+const CYCLES: &str = "unit_x";
+
+fn node(nth: usize) -> NodeId {
+    format!("n{nth}").parse().expect("a name that keeps the rules")
+}
+
+fn make(driver: u32) -> Make {
+    Make {
+        product: "NVIDIA H200".into(),
+        vbios: "96".into(),
+        driver,
+        power_limit_milliwatts: 700_000,
+        kernels: Blob(vec![1]),
+    }
+}
+
+fn result(number: u64, numbers: &[(&str, u64)]) -> BurnInResult {
+    let numbers = numbers.iter().map(|(name, value)| (name.to_string(), *value));
+    BurnInResult {
+        number: Revision(number),
+        tier: BurnInTier::T2,
+        end: BurnInEnd::Passed,
+        why: String::new(),
+        ended_at: Timestamp(0),
+        took: Millis(1),
+        numbers: numbers.collect(),
+        make: Some(make(570)),
+        capped: false,
+    }
+}
+
+fn tell(it: &mut Comparison, nth: usize, results: &[BurnInResult]) {
+    let results = results.iter().collect();
+    it.take_in(&node(nth), &[Told { index: GpuIndex(0), uuid: "GPU-a", results }]);
+}
+
+fn settle(it: &mut Comparison) {
+    while it.stale > 0 {
+        it.go_on(7, |_, _, _| true);
+    }
+}
+
+fn behind(it: &Comparison, nth: usize) -> &[Behind] {
+    it.behind(&node(nth), GpuIndex(0))
+}
+
+/// So many sound ones.
+fn fleet(nodes: usize) -> Comparison {
+    let mut it = Comparison::default();
+    for nth in 0..nodes {
+        let cycles = 10_000 + nth as u64;
+        let numbers = [(MEMORY, 4_000_000), (CLOCK, 1_900_000), (&cycles_of(CYCLES), cycles)];
+        tell(&mut it, nth, &[result(1, &numbers)]);
+    }
+    it
+}
+
+#[test]
+fn who_is_behind_is_found_also_if_it_came_before_the_others() {
+    let mut it = Comparison::default();
+    tell(&mut it, 99, &[result(1, &[(MEMORY, 3_600_000)])]);
+    for nth in 0..8 {
+        assert_eq!(behind(&it, 99), [], "with {nth} peers");
+        tell(&mut it, nth, &[result(1, &[(MEMORY, 4_000_000 + nth as u64)])]);
+    }
+    settle(&mut it);
+    let found = &behind(&it, 99)[0];
+    assert_eq!((found.lag, found.peers, found.permille), (Lag::Fault, 8, 100));
+    assert_eq!(found.measure, MEMORY);
+    assert_eq!(it.all_behind().count(), 1);
+    assert_eq!(it.violations(), Vec::<String>::new());
+}
+
+#[test]
+fn other_makes_are_no_peers() {
+    let mut it = fleet(12);
+    let other = BurnInResult { make: Some(make(580)), ..result(1, &[(MEMORY, 100)]) };
+    tell(&mut it, 99, &[other]);
+    settle(&mut it);
+    assert_eq!(behind(&it, 99), []);
+    tell(&mut it, 98, &[BurnInResult { make: None, ..result(1, &[(MEMORY, 100)]) }]);
+    tell(&mut it, 97, &[BurnInResult { end: BurnInEnd::Fault, ..result(1, &[(MEMORY, 100)]) }]);
+    assert_eq!(it.gpus(), 13, "what cannot be compared is not known");
+}
+
+#[test]
+fn more_cycles_are_worse_and_a_cap_of_power_is_no_fault() {
+    let mut it = fleet(12);
+    let cycles = cycles_of(CYCLES);
+    tell(&mut it, 50, &[result(1, &[(&cycles, 11_000), (CLOCK, 1_900_000)])]);
+    tell(&mut it, 51, &[result(1, &[(&cycles, 9_000)])]);
+    let slow = result(1, &[(CLOCK, 1_600_000), (&cycles, 10_003)]);
+    tell(&mut it, 52, &[BurnInResult { capped: true, ..slow.clone() }]);
+    tell(&mut it, 53, &[slow]);
+    settle(&mut it);
+    assert_eq!(behind(&it, 50).iter().map(|it| it.lag).collect::<Vec<_>>(), [Lag::Fault]);
+    assert_eq!(behind(&it, 51), []);
+    assert_eq!(behind(&it, 52)[0].lag, Lag::Warning);
+    assert_eq!(behind(&it, 53)[0].lag, Lag::Fault);
+}
+
+#[test]
+fn three_warnings_in_a_row_are_a_fault_whatever_the_order_they_are_told_in() {
+    let low = |number| result(number, &[(MEMORY, 3_800_000)]);
+    let short = BurnInResult { tier: BurnInTier::T4, ..result(6, &[("x", 1)]) };
+    for told in [vec![low(3), low(5), low(7)], vec![low(7), low(5), low(3)]] {
+        let mut it = fleet(12);
+        tell(&mut it, 60, &told[..2]);
+        settle(&mut it);
+        assert_eq!((behind(&it, 60)[0].lag, behind(&it, 60)[0].runs), (Lag::Warning, 2));
+        tell(&mut it, 60, &told[2..]);
+        settle(&mut it);
+        assert_eq!((behind(&it, 60)[0].lag, behind(&it, 60)[0].runs), (Lag::Fault, 3));
+    }
+    let mut it = fleet(12);
+    tell(&mut it, 60, &[low(3), short, low(7)]);
+    settle(&mut it);
+    assert_eq!(behind(&it, 60)[0].runs, 2, "a run without the number is none");
+    tell(&mut it, 60, &[result(8, &[(MEMORY, 4_000_000)])]);
+    assert_eq!(behind(&it, 60), [], "its latest word is what counts");
+}
+
+#[test]
+fn what_is_gone_is_forgotten() {
+    let mut it = fleet(12);
+    tell(&mut it, 60, &[result(1, &[(MEMORY, 3_000_000)])]);
+    it.take_in(&node(60), &[Told { index: GpuIndex(0), uuid: "GPU-b", results: vec![] }]);
+    assert_eq!((behind(&it, 60), it.gpus()), (&[][..], 12), "another device is there");
+    tell(&mut it, 61, &[result(1, &[(MEMORY, 3_000_000)])]);
+    it.go_on(40, |id, _, _| *id != node(61));
+    settle(&mut it);
+    assert_eq!((it.all_behind().count(), it.gpus()), (0, 12));
+    assert_eq!(it.violations(), Vec::<String>::new());
+}
+
+#[test]
+fn what_an_agent_says_is_bounded() {
+    let mut it = Comparison::default();
+    for nth in 0..20 {
+        let names: Vec<String> = (0..200).map(|n| format!("x{nth}y{n}")).collect();
+        let numbers: Vec<(&str, u64)> = names.iter().map(|name| (name.as_str(), 7)).collect();
+        tell(&mut it, 0, &[result(nth, &numbers)]);
+    }
+    assert_eq!(it.meanings.len(), NAMES_MAX);
+    let runs = &it.nodes[&node(0)][&GpuIndex(0)].runs;
+    assert!(runs.len() == RUNS && runs.iter().all(|run| run.numbers.len() <= NUMBERS_MAX));
+    let long = Make { vbios: "x".repeat(200), ..make(570) };
+    tell(&mut it, 1, &[BurnInResult { make: Some(long), ..result(1, &[("x", 1)]) }]);
+    assert_eq!(it.gpus(), 1);
+}
+
+proptest! {
+    #[test]
+    fn what_is_said_follows_from_what_was_told_whatever_the_order(
+        told in prop::collection::vec((0_usize..16, 1_u64..9, 0_u64..12, 0_u32..2), 1..80),
+        turned in any::<u64>(),
+    ) {
+        // A result has one content, however often it is told.
+        let of = |nth: usize, number: u64| {
+            let seed = nth as u64 * 31 + number * 7;
+            let value = if seed % 11 == 0 { 900_000 } else { 1_000_000 + seed % 3 };
+            let driver = 570 + u32::from(seed % 13 == 0);
+            BurnInResult { make: Some(make(driver)), ..result(number, &[(MEMORY, value)]) }
+        };
+        let (mut first, mut second) = (Comparison::default(), Comparison::default());
+        for (nth, number, ..) in &told {
+            tell(&mut first, *nth, &[of(*nth, *number)]);
+        }
+        let mut other = told.clone();
+        let turn = usize::try_from(turned % told.len() as u64).unwrap_or(0);
+        other.rotate_left(turn);
+        // All that one tells comes at once, or one by one.
+        other.sort_by_key(|it| (it.0.wrapping_mul(7) % 16, it.2));
+        for (nth, ..) in &other {
+            let all: Vec<BurnInResult> =
+                told.iter().filter(|it| it.0 == *nth).map(|it| of(*nth, it.1)).collect();
+            tell(&mut second, *nth, &all);
+        }
+        settle(&mut first);
+        settle(&mut second);
+        prop_assert_eq!(first.violations(), Vec::<String>::new());
+        for nth in 0..16 {
+            prop_assert_eq!(behind(&first, nth), behind(&second, nth));
+        }
+    }
+}
