@@ -104,7 +104,10 @@ impl core::fmt::Display for Behind {
         let Self { measure, value, median, peers, permille, runs, .. } = self;
         let (whole, tenth) = (permille / 10, permille % 10);
         let way = if value < median { "low" } else { "high" };
-        write!(f, "{measure} is {whole}.{tenth} % {way}: {value}, median {median} of {peers} peers")?;
+        write!(
+            f,
+            "{measure} is {whole}.{tenth} % {way}: {value}, median {median} of {peers} peers"
+        )?;
         if *runs > 1 { write!(f, ", in {runs} burn-ins in a row") } else { Ok(()) }
     }
 }
@@ -138,6 +141,10 @@ mod tests {
         let said = "memoryBytesPerSecond is 9.1 % low: 909, median 1000 of 12 peers";
         assert_eq!(it.to_string(), said);
         let again = Behind { value: 1_050, permille: 50, runs: 3, ..it };
-        assert!(again.to_string().ends_with("5.0 % high: 1050, median 1000 of 12 peers, in 3 burn-ins in a row"));
+        assert!(
+            again
+                .to_string()
+                .ends_with("5.0 % high: 1050, median 1000 of 12 peers, in 3 burn-ins in a row")
+        );
     }
 }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use specs::fault::FaultCode;
 use specs::gpu::{Bound, BoundUnit, BurnInEnd, BurnInResult, HealthLimits};
 use specs::id::NodeId;
+use specs::measure::{Behind, Lag, Make};
 use specs::unit::Timestamp;
 use specs::wire::client::{BurnInStart, Empty, GpuView, GpuViews, HealthLimitsView};
 use specs::wire::method::Method;
@@ -49,6 +50,16 @@ async fn report(app: &App, node: &NodeId, format: FormatArgs) -> Outcome<()> {
     app.output(format).as_of(stale).list(&gpus, Some(views.revision))
 }
 
+fn make_json(it: &Make) -> Value {
+    json!({
+        "product": it.product,
+        "vbios": it.vbios,
+        "driver": it.driver,
+        "power_limit_milliwatts": it.power_limit_milliwatts,
+        "kernels": it.kernels.0.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+    })
+}
+
 pub(crate) fn result_json(it: &BurnInResult) -> Value {
     json!({
         "number": it.number.0,
@@ -58,7 +69,37 @@ pub(crate) fn result_json(it: &BurnInResult) -> Value {
         "ended_at": output::moment_ms(it.ended_at),
         "took_ms": it.took.0,
         "numbers": it.numbers,
+        "make": it.make.as_ref().map(make_json),
+        "capped": it.capped,
     })
+}
+
+/// What of a GPU's numbers is worse than those of others, the gravest first.
+pub(crate) fn behind(view: &GpuView) -> Option<String> {
+    let said = |it: &Behind| format!("{it} ({})", it.lag);
+    let all: Vec<String> = view.behind.iter().map(said).collect();
+    (!all.is_empty()).then(|| all.join("; "))
+}
+
+/// Of one that is at fault, and is in service all the same.
+pub(crate) fn at_fault(view: &GpuView) -> Option<String> {
+    let gravest = view.behind.first().filter(|it| it.lag == Lag::Fault)?;
+    Some(format!("behind its fleet, and in service: {gravest}"))
+}
+
+pub(crate) fn behind_json(behind: &[Behind]) -> Value {
+    let one = |it: &Behind| {
+        json!({
+            "measure": it.measure,
+            "lag": it.lag.as_str(),
+            "value": it.value,
+            "median": it.median,
+            "peers": it.peers,
+            "permille": it.permille,
+            "runs": it.runs,
+        })
+    };
+    behind.iter().map(one).collect()
 }
 
 impl Listed for Burnt {
@@ -73,7 +114,8 @@ impl Listed for Burnt {
             BurnInEnd::Fault => Mood::Bad,
             BurnInEnd::Unknown | BurnInEnd::Interrupted => Mood::Busy,
         });
-        let why = last.map(|last| &last.why).filter(|why| !why.is_empty());
+        let said = last.map(|last| last.why.clone()).filter(|why| !why.is_empty());
+        let why = said.or_else(|| behind(it)).unwrap_or_else(|| it.why.clone());
         vec![
             Item::of(it.index),
             Item::of(state(it)),
@@ -83,7 +125,7 @@ impl Listed for Burnt {
             Item::with(mood, last.map_or_else(|| "-".to_owned(), |last| last.end.to_string())),
             Item::maybe(last.map(|last| output::age(last.ended_at, now))),
             Item::maybe(last.map(|last| output::span(last.took))),
-            Item::of(why.unwrap_or(&it.why)),
+            Item::of(why),
         ]
     }
 
@@ -102,6 +144,7 @@ impl Listed for Burnt {
             "wanted": it.wanted.map(specs::gpu::BurnInTier::as_str),
             "permitted": it.permitted.map(specs::gpu::BurnInTier::as_str),
             "last": it.last.as_ref().map(result_json),
+            "behind": behind_json(&it.behind),
         })
     }
 }

@@ -65,6 +65,7 @@ async fn show(app: &App, node: &NodeId, index: GpuIndex, output: Output) -> Outc
             ("Passed", or_none(proof.map(|it| output::moment(it.passed_at)))),
             ("Holds for", or_none(proof.map(|it| output::span(it.valid_for)))),
             ("Kernels", or_none(proof.map(|it| it.kernels.clone()))),
+            ("Behind", or_none(burn_in::behind(view))),
         ]
     })
 }
@@ -88,7 +89,7 @@ pub(crate) fn state(view: &GpuView) -> String {
     if view.spared { format!("{state} (spared)") } else { state }
 }
 
-/// Why nothing new runs on it.
+/// Why nothing new runs on it, or why perhaps nothing should.
 fn why(view: &GpuView) -> String {
     let wanted = view.wanted.map(|tier| match view.permitted {
         Some(_) => format!("{tier} is wanted of it, and permitted"),
@@ -96,7 +97,8 @@ fn why(view: &GpuView) -> String {
     });
     let said = Some(view.why.clone()).filter(|why| !why.is_empty());
     let renewed = view.permitted.map(|tier| format!("{tier} is permitted"));
-    view.withheld.clone().or(said).or(wanted).or(renewed).unwrap_or_default()
+    let reasons = [view.withheld.clone(), said, wanted, renewed, burn_in::at_fault(view)];
+    reasons.into_iter().flatten().next().unwrap_or_default()
 }
 
 fn proof_json(it: &ProofView) -> Value {
@@ -153,6 +155,7 @@ impl Listed for GpuView {
             "wanted": self.wanted.map(specs::gpu::BurnInTier::as_str),
             "permitted": self.permitted.map(specs::gpu::BurnInTier::as_str),
             "last_burn_in": self.last.as_ref().map(burn_in::result_json),
+            "behind": burn_in::behind_json(&self.behind),
             "job": self.job.map(|job| job.to_string()),
             "granted_to": self.granted_to.as_ref().map(ToString::to_string),
             "reservations": output::texts(&self.reservations),

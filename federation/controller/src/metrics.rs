@@ -74,6 +74,7 @@ fn gather(shared: &Shared) -> prometheus::Result<String> {
     gpus(&state, &gauges)?;
     reserved(shared, &state, &gauges)?;
     health(&state, &gauges)?;
+    compared(shared, &gauges)?;
     nodes(shared, &state, &gauges)?;
     peers(shared, &state, &gauges)?;
     gauges.many(
@@ -174,6 +175,18 @@ fn health(state: &State, gauges: &Gauges) -> prometheus::Result<()> {
     gauges.many("spillway_burn_ins_permitted", help, ["kind"], values)?;
     let help = "GPUs found bad whose jobs run on, since too many are: an operator must decide.";
     gauges.one("spillway_gpus_spared", help, view.spared.into())
+}
+
+/// What the leader finds when it compares what burn-ins measured.
+fn compared(shared: &Shared, gauges: &Gauges) -> prometheus::Result<()> {
+    let counts = shared.with_view(|leader| leader.map(|(leader, _)| leader.compared()));
+    let Some((all, warnings, faults)) = counts else { return Ok(()) };
+    let help = "GPUs whose burn-ins are compared with those of their make; on the leader only.";
+    gauges.one("spillway_gpus_compared", help, all as u64)?;
+    let behind = [("warning", warnings), ("fault", faults)];
+    let values = behind.map(|(lag, count)| ([lag.into()], count as u64));
+    let help = "GPUs that are behind others of their make, by how far; on the leader only.";
+    gauges.many("spillway_gpus_behind", help, ["lag"], values)
 }
 
 fn nodes(shared: &Shared, state: &State, gauges: &Gauges) -> prometheus::Result<()> {

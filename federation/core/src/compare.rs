@@ -271,7 +271,11 @@ impl Comparison {
 
     /// Judges some nodes again if numbers of others have come since, and forgets those that `is_there`
     /// does not know.
-    pub(crate) fn go_on(&mut self, nodes: usize, is_there: impl Fn(&NodeId, GpuIndex, &str) -> bool) {
+    pub(crate) fn go_on(
+        &mut self,
+        nodes: usize,
+        is_there: impl Fn(&NodeId, GpuIndex, &str) -> bool,
+    ) {
         for _ in 0..nodes.min(self.stale).min(self.nodes.len()) {
             let after = match &self.judged {
                 None => self.nodes.keys().next(),

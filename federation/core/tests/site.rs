@@ -299,6 +299,8 @@ impl Site {
             ended_at: AT,
             took: Millis(1),
             numbers: Default::default(),
+            make: None,
+            capped: false,
         });
     }
 

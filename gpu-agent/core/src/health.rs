@@ -32,6 +32,7 @@ use specs::gpu::{
 use specs::id::{GpuIndex, Revision};
 use specs::unit::{Instant, Millis, Timestamp};
 
+use crate::burn_in::measured::Compared;
 use crate::xid;
 
 mod ladder;
@@ -335,10 +336,11 @@ impl Health {
     }
 
     /// What the burn-in measured that was learnt of last.
-    pub fn handle_numbers(&mut self, index: GpuIndex, numbers: BTreeMap<String, u64>) {
+    pub fn handle_numbers(&mut self, index: GpuIndex, it: Compared) {
         let last = self.gpus.get_mut(&index).and_then(|gpu| gpu.last.as_mut());
         if let Some(last) = last {
-            last.numbers = numbers.into_iter().take(NUMBERS_MAX).collect();
+            last.numbers = it.measured.0.into_iter().take(NUMBERS_MAX).collect();
+            (last.make, last.capped) = (it.make, it.is_capped);
         }
     }
 
@@ -506,7 +508,7 @@ impl Health {
                 }
             };
             let (state, why) = if gpu.is_withheld && is_open {
-                (GpuState::Suspect, String::from("an operator holds it back"))
+                (GpuState::Suspect, String::from("its site holds it back"))
             } else {
                 (gpu.state, gpu.advised(self.policy))
             };
@@ -838,7 +840,7 @@ impl Gpu {
     /// Why it is not burnt in, whoever permits it.
     fn bars_burn_ins(&self) -> Option<&'static str> {
         if self.is_withheld {
-            return Some("an operator holds it back");
+            return Some("its site holds it back");
         }
         match self.state {
             GpuState::Quarantined | GpuState::Rma => Some("it is quarantined"),
@@ -861,8 +863,17 @@ impl Gpu {
         (ended_at, took): (Timestamp, Millis),
     ) {
         let (number, tier, why) = (permit.number, permit.tier, cut_to_limit(why));
-        let numbers = BTreeMap::new();
-        self.last = Some(BurnInResult { number, tier, end, why, ended_at, took, numbers });
+        self.last = Some(BurnInResult {
+            number,
+            tier,
+            end,
+            why,
+            ended_at,
+            took,
+            numbers: BTreeMap::new(),
+            make: None,
+            capped: false,
+        });
     }
 
     /// The burn-in that it needs, or needs before its proof expires.

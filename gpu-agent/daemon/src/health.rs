@@ -24,7 +24,7 @@ use std::sync::Arc;
 use fabric_quic::env::Env;
 use fabric_quic::pki::Credentials;
 use gpu_agent_core::Runner;
-use gpu_agent_core::burn_in::measured::Measured;
+use gpu_agent_core::burn_in::measured::Compared;
 use gpu_agent_core::health::{BurnIn, Evidence, Health, Policy};
 use gpu_agent_core::xid::{Heard, Source};
 use specs::gpu::{BurnInTier, GpuReport, InventorySource};
@@ -66,7 +66,7 @@ pub(crate) enum News {
     /// The driver told of an event; others may tell of the same.
     Told(GpuIndex, u32, Source),
     /// By the burn-in's number; none if it was stopped.
-    BurntIn(u64, BurnIn, Option<(Evidence, Measured)>),
+    BurntIn(u64, BurnIn, Option<(Evidence, Compared)>),
     Reset(GpuIndex, Result<(), String>),
     /// None if there was no answer.
     Read(GpuIndex, Option<Box<Gauges>>),
@@ -157,12 +157,12 @@ impl Ward {
             News::BurntIn(run, it, told) => {
                 // One that was ended, and whose answer was on the way, says nothing.
                 let is_mine = self.under_way.get(&it.gpu).is_some_and(|it| it.number == run);
-                let Some((evidence, measured)) = told.filter(|_| is_mine) else { return };
+                let Some((evidence, compared)) = told.filter(|_| is_mine) else { return };
                 self.under_way.remove(&it.gpu);
                 self.metrics.count_burn_in(it.tier, Some(&evidence));
                 note(it.gpu, &evidence);
                 self.health.handle_evidence(now, it.gpu, evidence);
-                self.health.handle_numbers(it.gpu, measured.0);
+                self.health.handle_numbers(it.gpu, compared);
             }
             News::Reset(gpu, outcome) => {
                 match &outcome {

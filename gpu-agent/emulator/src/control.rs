@@ -148,7 +148,8 @@ impl Gpu {
             | Fault::FlakyUnder { sm, .. }
             | Fault::SlowSm { sm, .. } => (false, *sm),
             Fault::FlakySet { set, sets, .. } => (set >= sets, 0),
-            Fault::PcieWidth { .. }
+            Fault::SlowGpu { .. }
+            | Fault::PcieWidth { .. }
             | Fault::PcieGeneration { .. }
             | Fault::LinkFlip { .. }
             | Fault::Recovery { .. }

@@ -80,6 +80,9 @@ impl Device {
             if let Fault::SlowSm { sm, permille } = fault {
                 it.pace.insert(*sm, *permille);
             }
+            if let Fault::SlowGpu { permille } = fault {
+                it.pace.extend((0..it.gpu.sms).map(|sm| (sm, *permille)));
+            }
         }
         if events::has(index, events::LOST) {
             it.broken = Some(code::NO_DEVICE);

@@ -33,6 +33,8 @@ pub enum Fault {
     FlakySet { set: u32, sets: u32, bit: u32, every: u64, seed: u64 },
     /// An SM that takes this many thousandths of the cycles that it should.
     SlowSm { sm: u32, permille: u64 },
+    /// The same of all SMs alike: the GPU is slow as a whole, and passes by itself.
+    SlowGpu { permille: u64 },
     /// Lanes of the link to the host that came up.
     PcieWidth { lanes: u32 },
     /// The generation of the link to the host that came up.

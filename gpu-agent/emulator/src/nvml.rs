@@ -233,6 +233,18 @@ pub unsafe extern "C" fn nvmlDeviceGetUUID(
     })
 }
 
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetVbiosVersion(
+    device: *mut c_void,
+    out: *mut c_char,
+    room: c_uint,
+) -> c_uint {
+    with_gpu(device, |_, _| {
+        // SAFETY: the library's contract.
+        unsafe { put_text(out, room as usize, "00.00.00.00.01") }.ok_or(INSUFFICIENT_SIZE)
+    })
+}
+
 #[repr(C)]
 pub struct MemoryInfo {
     version: c_uint,
@@ -323,6 +335,7 @@ number!(nvmlDeviceGetCurrPcieLinkGeneration, c_uint, |gpu, _| {
 number!(nvmlDeviceGetPcieReplayCounter, c_uint, |gpu, index| {
     small(counter(gpu, index, Counter::PcieReplay))
 });
+number!(nvmlDeviceGetPowerManagementLimit, c_uint, |_, _| 600_000);
 number!(nvmlDeviceGetPowerUsage, c_uint, |_, index| {
     // Milliwatts.
     if events::has(index, events::WORKED) { 400_000 } else { 80_000 }

@@ -248,7 +248,8 @@ fn is_exact(blame: &Value, fault: &Fault) -> bool {
         Fault::Throttle { .. } | Fault::Sticky { .. } => kind == "device",
         Fault::Hang { .. } => kind == "device" && blame["what"] == "hung",
         Fault::Lost { .. } => kind == "device",
-        Fault::HungManagement
+        Fault::SlowGpu { .. }
+        | Fault::HungManagement
         | Fault::Release { .. }
         | Fault::Refusal { .. }
         | Fault::Recovery { .. }

@@ -43,7 +43,8 @@ pub(super) struct Compared {
 impl Compared {
     /// A node's agent has told of burn-ins.
     pub(super) fn hear(&mut self, report: &NodeReport) {
-        let mut told = report.health.iter().filter_map(|it| Some((it.health.index, it.last.as_ref()?)));
+        let mut told =
+            report.health.iter().filter_map(|it| Some((it.health.index, it.last.as_ref()?)));
         if told.any(|(index, last)| self.comparison.lacks(&report.node, index, last)) {
             self.waiting.insert(report.node.clone());
         }
@@ -79,8 +80,8 @@ impl Compared {
             }
             let latest = self.comparison.latest(node, index)?;
             let held = self.held.get(&(node.clone(), index));
-            let is_done = held
-                .is_some_and(|(number, at)| *number == latest && now.since(*at) < HOLD_AGAIN);
+            let is_done =
+                held.is_some_and(|(number, at)| *number == latest && now.since(*at) < HOLD_AGAIN);
             (!is_done).then_some(Candidate { node, index, behind })
         })
     }

@@ -18,6 +18,9 @@ const REASONS: &[(u64, &str)] = &[
     (0x80, "hardware power brake"),
 ];
 
+/// Power that software limits.
+const POWER_CAP: u64 = 0x4;
+
 /// One reading. None where the GPU does not say.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -82,6 +85,12 @@ pub fn throttled(check: &str, bits: Option<u64>) -> Vec<Finding> {
         Finding::new(check, Severity::Fault, blame, message)
     })
     .collect()
+}
+
+/// Whether the reasons for low clocks name a cap of power that software set.
+#[must_use]
+pub fn is_capped(bits: Option<u64>) -> bool {
+    bits.is_some_and(|bits| bits & POWER_CAP != 0)
 }
 
 /// What two readings say of a GPU that does other work than a burn-in's. Clocks may be low and a

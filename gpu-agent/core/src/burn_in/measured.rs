@@ -5,6 +5,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 
 use serde::{Deserialize, Serialize};
+use specs::measure::Make;
 pub use specs::measure::{
     BOTH_WAYS, CLOCK, COPY, DEVICE_TO_HOST, HOST_TO_DEVICE, MEMORY, PEERS, POWER, WARMTH, cycles_of,
 };
@@ -15,6 +16,16 @@ use super::vote::Round;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Measured(pub BTreeMap<String, u64>);
+
+/// What of a burn-in a site compares.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Compared {
+    pub measured: Measured,
+    /// None if the driver was not asked what the GPU is.
+    pub make: Option<Make>,
+    /// Software held its clocks down for the sake of power.
+    pub is_capped: bool,
+}
 
 impl Measured {
     /// Notes a number. Zero is no measurement.

@@ -121,7 +121,7 @@ pub(super) enum Answer {
     Memory(Numbers),
     Links(Links),
     Wave(Wave, Vec<Round>),
-    Counters(Counters),
+    Counters(Counters, management::Driven),
     Watch(Box<management::Watched>),
     Failed(Failure),
 }
@@ -148,7 +148,8 @@ fn answer(request: &Request) -> Answer {
         Check::Wave => open(request)
             .and_then(|gpu| wave::test(&gpu, request))
             .map(|(wave, rounds)| Answer::Wave(wave, rounds)),
-        Check::Counters => management::read(&request.uuid).map(Answer::Counters),
+        Check::Counters => management::read(&request.uuid)
+            .map(|(counters, driven)| Answer::Counters(counters, driven)),
         Check::Watch => management::watch(&request.uuid).map(|it| Answer::Watch(Box::new(it))),
     };
     done.unwrap_or_else(Answer::Failed)

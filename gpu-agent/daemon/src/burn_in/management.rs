@@ -16,12 +16,33 @@ pub(crate) struct Watched {
     pub gauges: Gauges,
 }
 
+/// What drives a GPU, beside which its numbers are what they are. What the driver does not say is
+/// empty, or zero.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Driven {
+    pub vbios: String,
+    /// The first number of the driver's version.
+    pub driver: u32,
+    pub power_limit_milliwatts: u64,
+}
+
 /// One reading. What the GPU does not say stays unknown.
 ///
 /// # Errors
 /// The library is absent, or does not know the GPU.
-pub(super) fn read(uuid: &str) -> Result<Counters, Failure> {
-    with(uuid, counters)
+pub(super) fn read(uuid: &str) -> Result<(Counters, Driven), Failure> {
+    with(uuid, |nvml, device| (counters(nvml, device), driven(nvml, device)))
+}
+
+fn driven(nvml: &Nvml, device: &Device) -> Driven {
+    let version = nvml.sys_driver_version().unwrap_or_default();
+    let first = version.split('.').next().and_then(|it| it.parse().ok());
+    Driven {
+        vbios: device.vbios_version().unwrap_or_default(),
+        driver: first.unwrap_or(0),
+        power_limit_milliwatts: device.power_management_limit().map(u64::from).unwrap_or(0),
+    }
 }
 
 /// The same, and what else it says of a GPU at work.

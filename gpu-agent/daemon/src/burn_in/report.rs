@@ -3,18 +3,21 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use gpu_agent_core::burn_in::counters::Counters;
+use gpu_agent_core::burn_in::counters::{self, Counters};
 use gpu_agent_core::burn_in::links::{self, Links, Peers};
-use gpu_agent_core::burn_in::measured::{self, Measured};
+use gpu_agent_core::burn_in::measured::{self, Compared, Measured};
 use gpu_agent_core::burn_in::memory;
 use gpu_agent_core::burn_in::vote::{self, Round};
 use gpu_agent_core::burn_in::wave::{self, Wave};
 use gpu_agent_core::burn_in::{Finding, Severity, Tier, Verdict};
 use serde::Serialize;
+use specs::codec::Blob;
+use specs::measure::Make;
 use specs::unit::{Millis, Timestamp};
 
 use super::cuda::DeviceInfo;
 use super::kernels;
+use super::management::Driven;
 use crate::health_event::Origin;
 
 /// Version of the JSON form.
@@ -68,6 +71,7 @@ pub(super) struct Numbers {
     memory_passes: u32,
     memory_nanos: u64,
     pub counters: Option<Counters>,
+    pub driven: Option<Driven>,
     /// The last round's.
     links: Option<Links>,
     wave: Option<Wave>,
@@ -122,6 +126,21 @@ impl GpuReport {
         let compute = format!("{}.{}", device.compute.0, device.compute.1);
         Self { index, name, uuid, compute, verdict, findings, measured }
     }
+
+    fn compared(&self, kernels: Blob) -> Compared {
+        let it = &self.measured;
+        let make = it.driven.as_ref().map(|driven| Make {
+            product: self.name.clone(),
+            vbios: driven.vbios.clone(),
+            driver: driven.driver,
+            power_limit_milliwatts: driven.power_limit_milliwatts,
+            kernels,
+        });
+        let counted = it.counters.as_ref().and_then(|it| it.throttle);
+        let seen = it.wave.as_ref().and_then(|it| it.throttle);
+        let is_capped = counters::is_capped(counted) || counters::is_capped(seen);
+        Compared { measured: it.compared.clone(), make, is_capped }
+    }
 }
 
 impl Report {
@@ -135,9 +154,9 @@ impl Report {
         findings.max_by_key(|it| it.severity).map(|it| format!("{}: {}", it.check, it.message))
     }
 
-    /// What of the first GPU a site compares.
-    pub(crate) fn measured(&self) -> Measured {
-        self.gpus.first().map(|gpu| gpu.measured.compared.clone()).unwrap_or_default()
+    /// What of the first GPU a site compares; `kernels` is the digest of their hashes.
+    pub(crate) fn compared(&self, kernels: Blob) -> Compared {
+        self.gpus.first().map(|gpu| gpu.compared(kernels)).unwrap_or_default()
     }
 
     /// The first GPU's name.

@@ -253,8 +253,11 @@ impl Bench<'_> {
                     findings.extend(wave::judge(&it));
                     numbers.add_wave(it);
                 }
-                Ok(Answer::Counters(read)) => match before.take() {
-                    None => before = Some(read),
+                Ok(Answer::Counters(read, driven)) => match before.take() {
+                    None => {
+                        before = Some(read);
+                        numbers.driven = Some(driven);
+                    }
                     Some(old) => {
                         findings.extend(counters::judge(&old, &read));
                         numbers.counters = Some(read);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fabric_quic::env::Env;
 use gpu_agent_core::burn_in::counters::{self, Counters};
-use gpu_agent_core::burn_in::measured::Measured;
+use gpu_agent_core::burn_in::measured::Compared;
 use gpu_agent_core::burn_in::{Severity, Tier, Verdict};
 use gpu_agent_core::health::{BurnIn, Evidence, Recovery, Reset, Rung};
 use specs::gpu::{BurnInTier, GpuInfo};
@@ -17,7 +17,7 @@ use specs::unit::Millis;
 use tokio::process::Command;
 use tokio::sync::{mpsc, oneshot};
 
-use super::proof::Signer;
+use super::proof::{self, Signer};
 use super::{HealthOptions, News, events, library};
 use crate::burn_in::{self, Gauges, Options, Reading, Stop, StopHandle};
 
@@ -34,7 +34,7 @@ const CHECK_PATIENCE: Duration = Duration::from_secs(120);
 const RESET_SPAN: Millis = Millis(600_000);
 
 /// What a burn-in found and measured.
-type Found = (Evidence, Measured);
+type Found = (Evidence, Compared);
 
 /// A burn-in that is under way.
 pub(super) struct UnderWay {
@@ -96,7 +96,7 @@ impl Doctor {
 
     /// None if it was stopped.
     async fn burnt_in(&self, it: BurnIn, peers: bool, stop: Stop) -> Option<Found> {
-        let unknown = |why: String| Some((Evidence::Unknown(why), Measured::default()));
+        let unknown = |why: String| Some((Evidence::Unknown(why), Compared::default()));
         let Some(info) = self.info(it.gpu) else {
             return unknown("the GPU is gone".into());
         };
@@ -131,7 +131,7 @@ impl Doctor {
             Verdict::Unknown => Evidence::Unknown(why),
             Verdict::Pass => self.passed(info, report.product(), it.tier),
         };
-        Some((evidence, report.measured()))
+        Some((evidence, report.compared(proof::kernels(&self.env))))
     }
 
     fn passed(&self, info: &GpuInfo, product: String, tier: BurnInTier) -> Evidence {

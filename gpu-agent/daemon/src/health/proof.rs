@@ -15,6 +15,11 @@ pub(super) struct Signer {
     credentials: Credentials,
 }
 
+/// SHA-256 of the list of the kernels' hashes.
+pub(super) fn kernels(env: &Env) -> Blob {
+    Blob(env.crypto.sha256(burn_in::MANIFEST.as_bytes()).to_vec())
+}
+
 impl Signer {
     pub(super) fn new(node: NodeId, credentials: Credentials) -> Self {
         Self { node, credentials }
@@ -37,7 +42,7 @@ impl Signer {
             uuid: info.uuid.clone(),
             product,
             tier,
-            kernels: Blob(env.crypto.sha256(burn_in::MANIFEST.as_bytes()).to_vec()),
+            kernels: kernels(env),
             passed_at: env.clock.wall(),
             valid_for: PROOF_SPAN,
             agent: env!("CARGO_PKG_VERSION").into(),

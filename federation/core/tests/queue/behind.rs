@@ -1,0 +1,163 @@
+//! GPUs whose burn-ins say less than those of others of their make.
+
+use federation_core::{Alarm, Command, Leader, Reply, WithholdGpu};
+use specs::codec::Blob;
+use specs::gpu::{
+    BurnInEnd, BurnInResult, BurnInTier, GpuHealth, GpuReport, GpuState, SignedProof,
+};
+use specs::id::{GpuIndex, Revision};
+use specs::measure::{Lag, MEMORY, Make};
+use specs::unit::{Instant, Millis, Timestamp};
+use specs::version::ClusterVersion;
+
+use crate::proofs::{proving, says};
+use crate::world::{Site, job};
+
+const SOUND: u64 = 4_000_000;
+const SLOW: u64 = 3_500_000;
+
+fn result(number: u64, rate: u64) -> BurnInResult {
+    BurnInResult {
+        number: Revision(number),
+        tier: BurnInTier::T2,
+        end: BurnInEnd::Passed,
+        why: String::new(),
+        ended_at: Timestamp(0),
+        took: Millis(1),
+        numbers: [(MEMORY.to_owned(), rate)].into(),
+        make: Some(Make { product: "NVIDIA B200".into(), ..Make::default() }),
+        capped: false,
+    }
+}
+
+/// The node's agent says what its one GPU's last burn-in measured.
+fn tell(site: &mut Site, nth: usize, last: BurnInResult) {
+    let blob = Blob::default;
+    let proof = SignedProof { body: blob(), signature: blob(), certificate: blob() };
+    let health = GpuHealth::new(GpuIndex(0), GpuState::Healthy, "");
+    let (proof, last) = (Some(proof), Some(last));
+    says(
+        site,
+        &format!("n{nth}"),
+        vec![GpuReport { health, proof, due: None, last, passed: None }],
+    );
+}
+
+/// A site of so many nodes with a GPU each, the first of which are slow.
+fn fleet(nodes: usize, slow: usize) -> Site {
+    let mut site = proving("berlin", ClusterVersion::DEMANDS);
+    for nth in 0..nodes {
+        site.node(&format!("n{nth}"), "b200", 1);
+        tell(&mut site, nth, result(1, if nth < slow { SLOW } else { SOUND + nth as u64 }));
+    }
+    site
+}
+
+/// What is held back in some looks.
+fn look(site: &mut Site) -> (Vec<WithholdGpu>, Vec<Alarm>) {
+    let (mut held, mut last) = (Vec::new(), Vec::new());
+    for _ in 0..20 {
+        site.now += 1_000;
+        let (now, at) = (Instant(site.now), Timestamp(site.now));
+        let (commands, alarms) = site.leader.poll_commands(now, at, &site.state);
+        for command in commands {
+            if let Command::WithholdGpu(it) = command {
+                held.push(it.clone());
+                assert_eq!(site.apply(Command::WithholdGpu(it)), Reply::Done);
+            }
+        }
+        last = alarms.into_iter().filter(|it| matches!(it, Alarm::GpusBehind { .. })).collect();
+    }
+    (held, last)
+}
+
+fn release(site: &mut Site, nth: usize) {
+    let (node, index) = (format!("n{nth}").parse().unwrap(), GpuIndex(0));
+    let it = WithholdGpu { node, index, why: None };
+    assert_eq!(site.apply(Command::WithholdGpu(it)), Reply::Done);
+}
+
+fn lead_anew(site: &mut Site, nodes: impl Iterator<Item = (usize, u64, u64)>) {
+    site.leader = Leader::new(Instant(site.now), 2);
+    for (nth, number, rate) in nodes {
+        tell(site, nth, result(number, rate));
+    }
+}
+
+#[test]
+fn who_is_far_behind_is_held_back_and_what_runs_there_runs_on() {
+    let mut site = fleet(12, 1);
+    site.submit(1, job("acme", 12, 1));
+    // The first proposal to hold it back is lost.
+    let proposed = site.proposes();
+    proposed.into_iter().filter(|it| !matches!(it, Command::WithholdGpu(_))).for_each(|it| {
+        site.apply(it);
+    });
+    assert_eq!(site.holding([1]), [1]);
+    assert_eq!(look(&mut site).0, []);
+    let (held, alarms) = look(&mut site);
+    let why = held[0].why.as_deref().unwrap();
+    assert_eq!((held.len(), held[0].node.as_str(), &alarms[..]), (1, "n0", &[][..]));
+    assert!(
+        why.starts_with("behind its fleet: memoryBytesPerSecond is 12.5 % low: 3500000"),
+        "{why}"
+    );
+    assert!(why.ends_with("of 11 peers"), "{why}");
+    assert_eq!(site.holding([1]), [1], "nothing is stopped");
+    let found = site.leader.behind(&held[0].node, GpuIndex(0));
+    assert_eq!((found.len(), found[0].lag), (1, Lag::Fault));
+    assert_eq!(site.leader.compared(), (12, 0, 1));
+}
+
+#[test]
+fn no_more_are_held_back_than_the_site_allows_and_that_is_said() {
+    let mut site = fleet(40, 9);
+    let (held, alarms) = look(&mut site);
+    assert_eq!(held.len(), 4, "a tenth of the class");
+    assert_eq!(alarms, [Alarm::GpusBehind { gpus: 5 }]);
+    // Who leads next finds as many out of service, and takes no more.
+    let told = (0..40).map(|nth| (nth, 1, if nth < 9 { SLOW } else { SOUND }));
+    lead_anew(&mut site, told);
+    let (held, alarms) = look(&mut site);
+    assert_eq!((held.len(), alarms), (0, vec![Alarm::GpusBehind { gpus: 5 }]));
+}
+
+#[test]
+fn who_is_let_go_is_judged_by_what_comes_after() {
+    let mut site = fleet(12, 1);
+    assert_eq!(look(&mut site).0.len(), 1);
+    release(&mut site, 0);
+    assert_eq!(look(&mut site).0.len(), 0, "it is to be burnt in first");
+    // The next leader hears the old result again.
+    let told = (0..12).map(|nth| (nth, 1, if nth < 1 { SLOW } else { SOUND }));
+    lead_anew(&mut site, told);
+    assert_eq!(look(&mut site).0.len(), 0);
+    let node = "n0".parse().unwrap();
+    let number = |site: &Site| {
+        site.state.nodes.get(&node).unwrap().gpus[0].permit.as_ref().map(|it| it.number)
+    };
+    site.poll();
+    let permit = number(&site).expect("the wish is permitted");
+    tell(&mut site, 0, result(permit.0, SLOW));
+    assert_eq!(number(&site), None);
+    assert_eq!(look(&mut site).0.len(), 1, "it is as slow as before");
+    release(&mut site, 0);
+    site.now += 1_000;
+    site.poll();
+    let permit = number(&site).expect("the wish is permitted");
+    tell(&mut site, 0, result(permit.0, SOUND));
+    assert_eq!(look(&mut site).0.len(), 0, "it was repaired");
+    assert_eq!(site.leader.compared(), (12, 0, 0));
+}
+
+#[test]
+fn where_nobody_asks_for_proofs_nothing_is_held_back() {
+    let mut site = Site::found("berlin");
+    site.raise_to(ClusterVersion::DEMANDS);
+    for nth in 0..12 {
+        site.node(&format!("n{nth}"), "b200", 1);
+        tell(&mut site, nth, result(1, if nth == 0 { SLOW } else { SOUND }));
+    }
+    assert_eq!(look(&mut site).0, []);
+    assert_eq!(site.leader.compared(), (12, 0, 1), "but it is said");
+}
