@@ -47,6 +47,13 @@ pub fn follows_clock(name: &str) -> bool {
     matches!(name, CLOCK | MEMORY | COPY)
 }
 
+/// Whether others of a machine share what is measured: their traffic makes the number worse for a
+/// while, so that once is no fault.
+#[must_use]
+pub fn is_shared(name: &str) -> bool {
+    matches!(name, HOST_TO_DEVICE | DEVICE_TO_HOST | BOTH_WAYS | PEERS)
+}
+
 crate::enumeration! {
     /// How far a number is from those of the others.
     pub enum Lag {
@@ -124,6 +131,7 @@ mod tests {
         assert_eq!(is_more_better(WARMTH), Some(false));
         assert_eq!(is_more_better(COPY), Some(true));
         assert_eq!(is_more_better(POWER), None);
+        assert!(is_shared(PEERS) && !is_shared(COPY));
         assert!(follows_clock(CLOCK) && !follows_clock(&cycles_of("tensor_bf16")));
     }
 

@@ -27,7 +27,7 @@ use alloc::vec::Vec;
 
 use specs::gpu::{BurnInEnd, BurnInResult, NUMBERS_MAX};
 use specs::id::{GpuIndex, NodeId, Revision};
-use specs::measure::{Behind, Lag, Make, NAME_BYTES_MAX, follows_clock, is_more_better};
+use specs::measure::{Behind, Lag, Make, NAME_BYTES_MAX, follows_clock, is_more_better, is_shared};
 
 use ranked::Ranked;
 use rule::{Grade, RUNS, Spread, lag};
@@ -66,6 +66,7 @@ struct Numbers {
 struct Meaning {
     is_more_better: bool,
     follows_clock: bool,
+    is_shared: bool,
 }
 
 /// What an agent told of a GPU.
@@ -171,7 +172,8 @@ impl Comparison {
         if self.meanings.len() >= NAMES_MAX {
             return None;
         }
-        let meaning = Meaning { is_more_better, follows_clock: follows_clock(name) };
+        let (follows_clock, is_shared) = (follows_clock(name), is_shared(name));
+        let meaning = Meaning { is_more_better, follows_clock, is_shared };
         self.meanings.push((name.into(), meaning));
         self.names.insert(name.into(), place);
         Some(place)
@@ -238,7 +240,7 @@ impl Comparison {
                 continue;
             }
             let grades = self.grades(known, name, meaning);
-            let Some((lag, runs)) = lag(&grades) else { continue };
+            let Some((lag, runs)) = lag(&grades, meaning.is_shared) else { continue };
             let count = |it: usize| u32::try_from(it).unwrap_or(u32::MAX);
             found.push(Behind {
                 measure: self.meanings[usize::from(name)].0.clone(),

@@ -16,12 +16,12 @@ use crate::work::{FOR_EVER, Work};
 /// How long a GPU that turned bad may stay in service.
 const QUARANTINE_MAX: Duration = Duration::from_secs(30);
 /// Burn-ins of small GPUs, on a machine that has other things to do.
-const BURN_IN_MAX: Duration = Duration::from_secs(240);
+pub(crate) const BURN_IN_MAX: Duration = Duration::from_secs(240);
 
-/// A site with one node that has two emulated GPUs.
-struct Emulated<'w> {
-    site: Site<'w>,
-    agent: Daemon,
+/// A site with one node that has emulated GPUs.
+pub(crate) struct Emulated<'w> {
+    pub(crate) site: Site<'w>,
+    pub(crate) agent: Daemon,
 }
 
 fn control(faults: [&str; 2]) -> String {
@@ -31,6 +31,11 @@ fn control(faults: [&str; 2]) -> String {
 
 impl<'w> Emulated<'w> {
     fn new(world: &'w World) -> Self {
+        Self::with(world, &control(["", ""]))
+    }
+
+    /// With the GPUs that a control file says.
+    pub(crate) fn with(world: &'w World, control: &str) -> Self {
         // Where a build for tests leaves it too; beside the programs only `cargo build` puts one.
         let library = Path::new(FEDERATION).with_file_name("deps/libgpu_agent_emulator.so");
         assert!(library.is_file(), "{} is not built", library.display());
@@ -38,7 +43,7 @@ impl<'w> Emulated<'w> {
         for name in ["libcuda.so.1", "libcuda.so", "libnvidia-ml.so.1"] {
             symlink(&library, world.path("lib").join(name)).unwrap();
         }
-        fs::write(world.path("control.toml"), control(["", ""])).unwrap();
+        fs::write(world.path("control.toml"), control).unwrap();
         fs::write(world.path("kernel.log"), "").unwrap();
         let extra = &["--trust=proven"];
         let plan = SitePlan { nodes: 0, extra, terms: SHORT_TERMS, ..SitePlan::small("berlin") };
@@ -54,15 +59,15 @@ impl<'w> Emulated<'w> {
         Self { site, agent }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.site.world.path(name)
     }
 
-    fn gpu(&self, index: usize) -> Value {
+    pub(crate) fn gpu(&self, index: usize) -> Value {
         self.site.list(&["gpu", "ls"]).get(index).cloned().unwrap_or_default()
     }
 
-    fn await_gpu(&self, index: usize, state: &str, limit: Duration) -> Value {
+    pub(crate) fn await_gpu(&self, index: usize, state: &str, limit: Duration) -> Value {
         let what = format!("GPU {index} is {state}");
         await_some(&what, limit, || Some(self.gpu(index)).filter(|it| it["state"] == state))
     }

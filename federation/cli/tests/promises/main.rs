@@ -17,6 +17,7 @@
 mod cluster;
 mod controllers;
 mod cuts;
+mod fleet;
 mod health;
 mod input;
 mod nodes;

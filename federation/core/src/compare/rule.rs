@@ -72,15 +72,16 @@ impl Spread {
 }
 
 /// What the grades of a number say, the last first, each with whether a cap of power explains it: how
-/// far the GPU is behind, and for how many runs it has been.
-pub(crate) fn lag(grades: &[(Grade, bool)]) -> Option<(Lag, usize)> {
+/// far the GPU is behind, and for how many runs it has been. Of what is shared with others, once is
+/// never a fault.
+pub(crate) fn lag(grades: &[(Grade, bool)], is_shared: bool) -> Option<(Lag, usize)> {
     let (last, is_explained) = *grades.first()?;
     let is_low = |it: &&(Grade, bool)| it.0 > Grade::Sound;
     let runs = grades.iter().take(RUNS).take_while(is_low).count();
     let is_often = grades.iter().take_while(|it| it.0 > Grade::Sound && !it.1).count() >= RUNS;
     match last {
         Grade::Sound => None,
-        Grade::VeryLow if !is_explained => Some((Lag::Fault, runs)),
+        Grade::VeryLow if !is_explained && !is_shared => Some((Lag::Fault, runs)),
         Grade::Low | Grade::VeryLow if is_often => Some((Lag::Fault, runs)),
         Grade::Low | Grade::VeryLow => Some((Lag::Warning, runs)),
     }

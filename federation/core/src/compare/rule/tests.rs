@@ -99,15 +99,20 @@ fn what_differs_from_gpu_to_gpu_blames_none() {
 #[test]
 fn three_warnings_in_a_row_are_a_fault_and_a_cap_of_power_never_is() {
     use Grade::{Low, Sound, VeryLow};
-    let of = |grades: &[Grade]| lag(&grades.iter().map(|it| (*it, false)).collect::<Vec<_>>());
+    let of =
+        |grades: &[Grade]| lag(&grades.iter().map(|it| (*it, false)).collect::<Vec<_>>(), false);
     assert_eq!(of(&[]), None);
     assert_eq!(of(&[Sound, VeryLow, VeryLow]), None);
     assert_eq!(of(&[Low, Low]), Some((Lag::Warning, 2)));
     assert_eq!(of(&[Low, Low, Sound, Low]), Some((Lag::Warning, 2)));
     assert_eq!(of(&[Low, VeryLow, Low]), Some((Lag::Fault, 3)));
     assert_eq!(of(&[VeryLow]), Some((Lag::Fault, 1)));
-    let capped = |grades: &[Grade]| lag(&grades.iter().map(|it| (*it, true)).collect::<Vec<_>>());
+    let capped =
+        |grades: &[Grade]| lag(&grades.iter().map(|it| (*it, true)).collect::<Vec<_>>(), false);
     assert_eq!(capped(&[VeryLow]), Some((Lag::Warning, 1)));
     assert_eq!(capped(&[VeryLow, VeryLow, Low]), Some((Lag::Warning, 3)));
-    assert_eq!(lag(&[(Low, false), (Low, true), (Low, false)]), Some((Lag::Warning, 3)));
+    assert_eq!(lag(&[(Low, false), (Low, true), (Low, false)], false), Some((Lag::Warning, 3)));
+    // What neighbours share may be slow because of them.
+    assert_eq!(lag(&[(VeryLow, false)], true), Some((Lag::Warning, 1)));
+    assert_eq!(lag(&[(VeryLow, false); 3], true), Some((Lag::Fault, 3)));
 }

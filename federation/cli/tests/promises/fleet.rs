@@ -1,0 +1,124 @@
+//! What only other GPUs can tell of one, and what jobs demand of proofs. The GPUs are emulated.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::cluster::{Said, World};
+use crate::health::{BURN_IN_MAX, Emulated};
+use crate::process::{await_some, await_that};
+use crate::work::Work;
+
+/// Small ones: the fleet is what counts.
+fn gpus(count: usize, slow: Option<usize>) -> String {
+    let gpu = |nth: usize| {
+        let fault = "[[gpu.fault]]\nkind = \"slow-gpu\"\npermille = 1100\n";
+        let fault = if slow == Some(nth) { fault } else { "" };
+        format!("[[gpu]]\nmemory_kib = 128\nsms = 3\n{fault}")
+    };
+    (0..count).map(gpu).collect()
+}
+
+/// What of the GPU's cycles is behind: times of an emulated GPU are those of a busy machine.
+fn cycles_behind(gpu: &Value) -> Vec<Value> {
+    let all = gpu["behind"].as_array().cloned().unwrap_or_default();
+    let is_cycles =
+        |it: &Value| it["measure"].as_str().unwrap_or_default().ends_with("MillicyclesPerStep");
+    all.into_iter().filter(is_cycles).collect()
+}
+
+#[test]
+fn a_gpu_that_passes_by_itself_and_is_slower_than_all_others_is_held_back() {
+    let world = World::new();
+    let node = Emulated::with(&world, &gpus(10, Some(4)));
+    node.site.run(&["gpu", "limits", "--quarantined=50%"]).done();
+    let gpus = || node.site.list(&["gpu", "ls"]);
+    let slow = await_some("the slow one is held back", BURN_IN_MAX, || {
+        let gpus = gpus();
+        let is_held = |it: &&Value| !it["withheld"].is_null() && !cycles_behind(it).is_empty();
+        gpus.iter().find(is_held).cloned()
+    });
+    assert_eq!((&slow["index"], &slow["fit"]), (&4.into(), &false.into()), "{slow}");
+    assert_eq!(slow["last_burn_in"]["verdict"], "passed", "{slow}");
+    let why = slow["withheld"].as_str().unwrap();
+    assert!(why.starts_with("behind its fleet: "), "{why}");
+    let found = &cycles_behind(&slow)[0];
+    assert_eq!(found["lag"], "fault", "{found}");
+    assert!((95..=105).contains(&found["permille"].as_u64().unwrap()), "{found}");
+    assert!(found["peers"].as_u64().unwrap() >= 8, "{found}");
+    for gpu in gpus().iter().filter(|it| it["index"] != 4) {
+        assert_eq!(cycles_behind(gpu), Vec::<Value>::new(), "{gpu}");
+    }
+    let show = node.site.run(&["gpu", "show", "b1", "4"]).done();
+    assert!(show.contains("behind its fleet") && show.contains("% high"), "{show}");
+    let report = node.site.run(&["node", "burn-in", "report", "b1"]).done();
+    assert!(report.contains("MillicyclesPerStep"), "{report}");
+
+    // Repaired and let go, it is as good as the others.
+    fs::write(node.path("control.toml"), self::gpus(10, None)).unwrap();
+    node.site.run(&["gpu", "release", "b1", "4"]).done();
+    await_that("it is fit again", BURN_IN_MAX, || {
+        let gpu = node.gpu(4);
+        gpu["fit"] == true && cycles_behind(&gpu).is_empty()
+    });
+}
+
+/// The proofs that the agent kept were made so long before.
+fn age(kept: &std::path::Path, millis: u64) {
+    let mut file: Value = serde_json::from_slice(&fs::read(kept).unwrap()).unwrap();
+    for gpu in file["gpus"].as_array_mut().unwrap() {
+        let left = gpu["validForMillis"].as_u64().unwrap();
+        gpu["validForMillis"] = (left - millis).into();
+    }
+    fs::write(kept, serde_json::to_vec(&file).unwrap()).unwrap();
+}
+
+#[test]
+fn a_job_that_demands_young_proofs_is_held_until_a_burn_in_has_made_them() {
+    let world = World::new();
+    let mut node = Emulated::with(&world, &gpus(2, None));
+    let work = |name, health: &str| {
+        let text = Work::new(name, 1, 1).text(&world.path("witness"));
+        world.file(&text.replace("  time:", &format!("  health: {health}\n  time:")))
+    };
+    let submit = |node: &Emulated<'_>, file: &str| -> Said {
+        node.site.run(&["job", "run", file, "-o", "name"])
+    };
+    for (health, named) in [
+        ("{tier: t9}", "spec.health.tier"),
+        ("{tier: t1}", "proves nothing"),
+        ("{maxAge: soon}", "spec.health.maxAge"),
+        ("{maxAge: 5s}", "not between 60 s"),
+        ("{}", "demands nothing"),
+    ] {
+        let said = submit(&node, &work("bad", health));
+        assert!(said.refused(2, "invalid-argument").err.contains(named), "{said:?}");
+    }
+    assert_eq!(node.site.list(&["job", "ls", "--all"]), Vec::<Value>::new());
+
+    (0..2).for_each(|gpu| drop(node.await_gpu(gpu, "healthy", BURN_IN_MAX)));
+    node.agent.kill();
+    age(&node.path("b1/health.json"), 2 * 3_600_000);
+    node.agent.start();
+    let boots = || node.site.list(&["node", "ls"]).first().map(|it| it["boot"].clone());
+    await_that("its next life is heard", BURN_IN_MAX, || boots() == Some(2.into()));
+    (0..2).for_each(|gpu| drop(node.await_gpu(gpu, "healthy", BURN_IN_MAX)));
+
+    // Too young for a burn-in that nobody asked for: by its end the proof would be too old.
+    let file = work("young", "{tier: t2, maxAge: 4m}");
+    let young = submit(&node, &file).done().trim().to_owned();
+    let why = node.site.run(&["job", "why", &young]).done();
+    assert!(why.contains("2 of 2 free GPUs have no t2 proof younger than 4 m"), "{why}");
+    assert_eq!(node.site.job(&young)["state"], "queued");
+    node.site.run(&["node", "burn-in", "start", "b1", "--gpu=1"]).done();
+    node.site.await_state(&young, "finished", BURN_IN_MAX);
+    let number = |gpu: usize| node.gpu(gpu)["last_burn_in"]["number"].as_u64();
+    assert!(number(0).is_none() && number(1).is_some(), "one GPU alone was burnt in");
+
+    // Within an age that can be met the site burns in by itself, both GPUs for both jobs.
+    let both = Work::new("both", 2, 1).text(&world.path("witness"));
+    let both = both.replace("  time:", "  health: {maxAge: 1h}\n  time:");
+    let both = submit(&node, &world.file(&both)).done().trim().to_owned();
+    node.site.await_state(&both, "finished", BURN_IN_MAX);
+    assert!(number(0).is_some(), "nobody else asked for it");
+}
