@@ -25,11 +25,11 @@ mod ask;
 mod bits;
 mod choose;
 mod explain;
+mod record;
 mod roll;
 mod shape;
 mod together;
 
-use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -40,6 +40,7 @@ pub use ask::{
 };
 use bits::{at, number};
 pub use explain::{ClassTotals, Shortage};
+use record::{NO_GROUP, Place, Record, Spot};
 use roll::{GROUP_NODES_MAX, Roll};
 use shape::{Class, Key, Kind};
 
@@ -53,34 +54,6 @@ pub const NODE_GPUS_MAX: u32 = 128;
 /// Thousandths of a GPU.
 pub const GPU_MILLI: u16 = 1_000;
 
-/// One node: one line of a processor's cache, for a departure may be of any.
-#[derive(Debug, Clone, Default)]
-#[repr(align(64))]
-struct Record {
-    free: Free,
-    kind: u32,
-    /// Hall, rack, domain; [`NO_GROUP`] for none.
-    groups: [u32; 3],
-    /// False once it was removed.
-    exists: bool,
-    usable: bool,
-    /// Taken by one who wants no other there.
-    alone: bool,
-}
-
-/// What is left of a node.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Free {
-    /// GPUs of which nothing is taken.
-    whole: GpuMask,
-    cpu: u32,
-    memory: u32,
-    /// What is left of shared GPUs: thousandths and the GPU, the least first.
-    shared: Box<[(u16, u8)]>,
-}
-
-const NO_GROUP: u32 = u32::MAX;
-
 /// The nodes of a site and what is free on them.
 #[derive(Debug, Clone, Default)]
 pub struct Fleet {
@@ -89,6 +62,9 @@ pub struct Fleet {
     spare: Vec<u32>,
     kinds: Vec<Kind>,
     kind_of: BTreeMap<KindKey, u32>,
+    /// Where nodes stand, each place once.
+    places: Vec<Place>,
+    place_of: BTreeMap<Place, u32>,
     /// By class.
     classes: Vec<Class>,
     /// Nodes of each group, by level: hall, rack, domain.
@@ -98,13 +74,6 @@ pub struct Fleet {
 }
 
 type KindKey = (ClassIndex, u32, u32, u32, u32, Vec<AttributeIndex>);
-
-impl Record {
-    /// Something may be placed here.
-    fn is_listed(&self) -> bool {
-        self.exists && self.usable && !self.alone
-    }
-}
 
 impl Fleet {
     #[must_use]
@@ -127,9 +96,8 @@ impl Fleet {
                 *group = NO_GROUP;
             }
         }
-        self.records[at(node)] =
-            Record { kind, groups, exists: true, usable: false, ..Record::default() };
-        self.records[at(node)].free = self.kinds[at(kind)].empty();
+        let spot = Spot::new(self.place_number(groups));
+        self.records[at(node)] = Record { free: self.kinds[at(kind)].empty(), kind, spot };
         for (level, group) in groups.into_iter().enumerate() {
             if group == NO_GROUP {
                 continue;
@@ -155,8 +123,9 @@ impl Fleet {
         self.set_usable(node, false);
         self.unusable -= 1;
         let record = &mut self.records[at(node.0)];
-        record.exists = false;
-        for (level, group) in record.groups.into_iter().enumerate() {
+        record.spot.remove();
+        let groups = self.places[at(record.spot.place())];
+        for (level, group) in groups.into_iter().enumerate() {
             let Some(list) = self.groups[level].get_mut(at(group)) else { continue };
             if let Ok(place) = list.binary_search(&node.0) {
                 list.remove(place);
@@ -167,15 +136,16 @@ impl Fleet {
 
     /// Whether anything may be placed on the node: false for one that is drained or not heard.
     pub fn set_usable(&mut self, node: NodeIndex, usable: bool) {
-        if !self.exists(node) || self.records[at(node.0)].usable == usable {
+        if !self.exists(node) || self.records[at(node.0)].spot.is_usable() == usable {
             return;
         }
-        self.change(node.0, |record| record.usable = usable);
+        self.change(node.0, |record| record.spot.set_usable(usable));
         let record = &self.records[at(node.0)];
         let kind = &mut self.kinds[at(record.kind)];
         let class = &mut self.classes[at(kind.class.0.into())];
         let (from, to) = if usable { (None, Some(kind.gpus)) } else { (Some(kind.gpus), None) };
-        for (roll, group) in class.totals.iter_mut().zip(record.groups) {
+        let groups = self.places[at(record.spot.place())];
+        for (roll, group) in class.totals.iter_mut().zip(groups) {
             if group != NO_GROUP {
                 roll.shift(group, from, to);
                 roll.settle();
@@ -197,17 +167,17 @@ impl Fleet {
             return;
         }
         let mut free = self.kinds[at(self.records[at(node.0)].kind)].empty();
-        free.whole = free.whole.without(busy.gpus);
+        free.take_whole(busy.gpus);
         for &(gpu, milli) in &busy.shares {
             free.take_share(gpu, milli.min(free.left_of(gpu)));
         }
         free.cpu = free.cpu.saturating_sub(busy.cpu_milli);
         free.memory = free.memory.saturating_sub(busy.memory_mib);
         let record = &self.records[at(node.0)];
-        if record.free != free || record.alone != busy.exclusive {
+        if record.free != free || record.spot.is_alone() != busy.exclusive {
             self.change(node.0, |record| {
                 record.free = free;
-                record.alone = busy.exclusive;
+                record.spot.set_alone(busy.exclusive);
             });
         }
     }
@@ -221,16 +191,16 @@ impl Fleet {
         let free = &record.free;
         let has_gpus = match part.share {
             Some((gpu, milli)) => free.left_of(gpu) >= milli,
-            None => part.gpus.is_within(free.whole),
+            None => part.gpus.is_within(free.whole()),
         };
         let fits = has_gpus
-            && !record.alone
+            && !record.spot.is_alone()
             && free.cpu >= part.cpu_milli
             && free.memory >= part.memory_mib
             && (!part.exclusive || *free == self.kinds[at(record.kind)].empty());
         if fits {
             self.change(part.node.0, |record| {
-                record.alone = part.exclusive;
+                record.spot.set_alone(part.exclusive);
                 record.free.take(part);
             });
         }
@@ -251,13 +221,24 @@ impl Fleet {
         }
         let empty = self.kinds[at(self.records[at(part.node.0)].kind)].empty();
         self.change(part.node.0, |record| {
-            record.alone &= !part.exclusive;
+            if part.exclusive {
+                record.spot.set_alone(false);
+            }
             record.free.give(part, &empty);
         });
     }
 
     fn exists(&self, node: NodeIndex) -> bool {
-        self.records.get(at(node.0)).is_some_and(|record| record.exists)
+        self.records.get(at(node.0)).is_some_and(|record| record.spot.exists())
+    }
+
+    fn place_number(&mut self, place: Place) -> u32 {
+        let next = number(self.places.len());
+        let known = *self.place_of.entry(place).or_insert(next);
+        if known == next {
+            self.places.push(place);
+        }
+        known
     }
 
     /// The number of a kind: nodes that are alike when empty.
@@ -297,12 +278,12 @@ impl Fleet {
         let record = &mut self.records[at(node)];
         let kind = &mut self.kinds[at(record.kind)];
         let class = &mut self.classes[at(kind.class.0.into())];
-        let before = record.is_listed().then(|| record.free.whole.count());
+        let before = record.is_listed().then(|| record.free.count());
         if before.is_some() {
             class.unlist(&Key::of(record.kind, &record.free), &record.free, node);
         }
         how(record);
-        let after = record.is_listed().then(|| record.free.whole.count());
+        let after = record.is_listed().then(|| record.free.count());
         if after.is_some() {
             class.list(Key::of(record.kind, &record.free), &record.free, node);
         }
@@ -317,7 +298,7 @@ impl Fleet {
             kind.at_level[at(level)] += 1;
             kind.free += level;
         }
-        for (roll, group) in class.rolls.iter_mut().zip(record.groups) {
+        for (roll, group) in class.rolls.iter_mut().zip(self.places[at(record.spot.place())]) {
             if group != NO_GROUP {
                 roll.shift(group, before, after);
             }
@@ -328,7 +309,8 @@ impl Fleet {
     /// nodes: for tests and for simulation.
     #[must_use]
     pub fn violations(&self) -> Vec<String> {
-        let mut again = Self { kinds: self.kinds.clone(), ..Self::default() };
+        let (kinds, places) = (self.kinds.clone(), self.places.clone());
+        let mut again = Self { kinds, places, ..Self::default() };
         again.classes.resize_with(self.classes.len(), Class::default);
         for (class, known) in again.classes.iter_mut().zip(&self.classes) {
             class.kinds.clone_from(&known.kinds);
@@ -338,10 +320,12 @@ impl Fleet {
             kind.at_level.fill(0);
         }
         for (node, record) in self.records.iter().enumerate() {
-            again.records.push(Record { usable: false, ..record.clone() });
-            if record.exists {
+            let mut unusable = record.clone();
+            unusable.spot.set_usable(false);
+            again.records.push(unusable);
+            if record.spot.exists() {
                 again.unusable += 1;
-                again.set_usable(NodeIndex(number(node)), record.usable);
+                again.set_usable(NodeIndex(number(node)), record.spot.is_usable());
             }
         }
         let mut found = Vec::new();

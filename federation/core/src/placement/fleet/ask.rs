@@ -1,10 +1,8 @@
 //! What a fleet is made of, what is asked of it, and what it answers.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::bits::number;
-use super::{Free, GPU_MILLI, NODE_GPUS_MAX};
 
 macro_rules! indexes {
     ($($(#[$meta:meta])* $name:ident($ty:ty);)*) => {$(
@@ -93,7 +91,7 @@ impl GpuMask {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NodeShape {
     pub class: ClassIndex,
-    /// At most [`NODE_GPUS_MAX`] are seen.
+    /// At most [`NODE_GPUS_MAX`](super::NODE_GPUS_MAX) are seen.
     pub gpus: u32,
     pub cpu_milli: u32,
     pub memory_mib: u32,
@@ -343,64 +341,6 @@ pub trait Scorer {
 impl<F: FnMut(&FreeShape<'_>, &FreeShape<'_>) -> i64> Scorer for F {
     fn score(&mut self, before: &FreeShape<'_>, after: &FreeShape<'_>) -> i64 {
         self(before, after)
-    }
-}
-
-impl Free {
-    /// Thousandths left of a GPU.
-    pub(super) fn left_of(&self, gpu: u8) -> u16 {
-        if u32::from(gpu) < NODE_GPUS_MAX && GpuMask::one(gpu).is_within(self.whole) {
-            return GPU_MILLI;
-        }
-        self.shared.iter().find(|(_, it)| *it == gpu).map_or(0, |(left, _)| *left)
-    }
-
-    fn set_left(&mut self, gpu: u8, left: u16) {
-        self.whole = self.whole.without(GpuMask::one(gpu));
-        let mut shared = core::mem::take(&mut self.shared).into_vec();
-        shared.retain(|(_, it)| *it != gpu);
-        if left >= GPU_MILLI {
-            self.whole = self.whole.with(GpuMask::one(gpu));
-        } else if left > 0 {
-            let place = shared.binary_search(&(left, gpu)).unwrap_or_else(|place| place);
-            shared.insert(place, (left, gpu));
-        }
-        self.shared = shared.into_boxed_slice();
-    }
-
-    /// The caller knows that it is there.
-    pub(super) fn take_share(&mut self, gpu: u8, milli: u16) {
-        self.set_left(gpu, self.left_of(gpu).saturating_sub(milli));
-    }
-
-    /// The caller knows that it is there.
-    pub(super) fn take(&mut self, part: &Taken) {
-        self.whole = self.whole.without(part.gpus);
-        if let Some((gpu, milli)) = part.share {
-            self.take_share(gpu, milli);
-        }
-        self.cpu = self.cpu.saturating_sub(part.cpu_milli);
-        self.memory = self.memory.saturating_sub(part.memory_mib);
-    }
-
-    pub(super) fn give(&mut self, part: &Taken, empty: &Self) {
-        let gpus = GpuMask(part.gpus.0 & empty.whole.0);
-        self.whole = self.whole.with(gpus);
-        if !self.shared.is_empty() {
-            let mut shared = core::mem::take(&mut self.shared).into_vec();
-            shared.retain(|(_, gpu)| !GpuMask::one(*gpu).is_within(gpus));
-            self.shared = shared.into_boxed_slice();
-        }
-        if let Some((gpu, milli)) = part.share.filter(|(gpu, _)| empty.left_of(*gpu) > 0) {
-            self.set_left(gpu, self.left_of(gpu).saturating_add(milli));
-        }
-        self.cpu = self.cpu.saturating_add(part.cpu_milli).min(empty.cpu);
-        self.memory = self.memory.saturating_add(part.memory_mib).min(empty.memory);
-    }
-
-    /// Thousandths left of each shared GPU.
-    pub(super) fn lefts(&self) -> Box<[u16]> {
-        self.shared.iter().map(|(left, _)| *left).collect()
     }
 }
 

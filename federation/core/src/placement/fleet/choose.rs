@@ -7,8 +7,9 @@ use core::ops::ControlFlow;
 
 use super::ask::{Ask, ClassIndex, Fill, GpuAsk, NodeIndex, Placement, Scorer, Taken};
 use super::bits::{Members, at, number};
+use super::record::Free;
 use super::shape::{Class, Key, each_shared, each_whole};
-use super::{Fleet, Free, GPU_MILLI, GpuMask, LOOKED_AT_MAX};
+use super::{Fleet, GPU_MILLI, GpuMask, LOOKED_AT_MAX};
 
 /// A node that will do, and what is left of the GPU that it would share; none for whole GPUs.
 pub(super) type Chosen = (u32, Option<u16>);
@@ -78,7 +79,7 @@ impl Fleet {
         let beside = self.kinds[at(record.kind)].beside(ask);
         let part = taken(ask, node, (&record.free, beside), shared);
         self.change(node, |record| {
-            record.alone = part.exclusive;
+            record.spot.set_alone(part.exclusive);
             record.free.take(&part);
         });
         part
@@ -228,10 +229,10 @@ pub(super) fn taken(
     shared: Option<u16>,
 ) -> Taken {
     let (gpus, share) = match ask.gpus {
-        GpuAsk::Whole(gpus) => (free.whole.lowest(gpus), None),
+        GpuAsk::Whole(gpus) => (free.whole().lowest(gpus), None),
         GpuAsk::Milli(milli) => {
-            let on_shared = free.shared.iter().find(|(left, _)| Some(*left) == shared);
-            let whole = || free.whole.iter().next().unwrap_or(0);
+            let on_shared = free.shared().iter().find(|(left, _)| Some(*left) == shared);
+            let whole = || free.whole().iter().next().unwrap_or(0);
             (GpuMask(0), Some((on_shared.map_or_else(whole, |(_, gpu)| *gpu), milli)))
         }
     };

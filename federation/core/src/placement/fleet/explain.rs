@@ -176,17 +176,18 @@ impl Fleet {
             return None;
         }
         match ask.gpus {
-            GpuAsk::Whole(gpus) => (free.whole.count() >= gpus).then_some(None),
+            GpuAsk::Whole(gpus) => (free.count() >= gpus).then_some(None),
             GpuAsk::Milli(milli) => {
-                let shared = free.shared.iter().map(|(left, _)| *left).find(|it| *it >= milli);
-                shared.or((free.whole.count() > 0).then_some(GPU_MILLI)).map(Some)
+                let shared = free.shared().iter().map(|(left, _)| *left).find(|it| *it >= milli);
+                shared.or((free.count() > 0).then_some(GPU_MILLI)).map(Some)
             }
         }
     }
 
     /// What is left of those GPUs of a node, each as it could be taken.
     pub(crate) fn left_of(&self, node: NodeIndex, gpus: GpuMask) -> Vec<Taken> {
-        let Some(record) = self.records.get(at(node.0)).filter(|record| record.exists) else {
+        let Some(record) = self.records.get(at(node.0)).filter(|record| record.spot.exists())
+        else {
             return Vec::new();
         };
         let part = |gpus, share| Taken {
@@ -197,9 +198,9 @@ impl Fleet {
             memory_mib: 0,
             exclusive: false,
         };
-        let whole = record.free.whole.both(gpus);
+        let whole = record.free.whole().both(gpus);
         let whole = (whole != GpuMask(0)).then(|| part(whole, None));
-        let shared = record.free.shared.iter();
+        let shared = record.free.shared().iter();
         let shared = shared.filter(|(_, gpu)| GpuMask::one(*gpu).is_within(gpus));
         let shared = shared.map(|(left, gpu)| part(GpuMask(0), Some((*gpu, *left))));
         whole.into_iter().chain(shared).collect()
@@ -208,26 +209,28 @@ impl Fleet {
     /// What is free on a node: places of its whole GPUs.
     #[must_use]
     pub fn free_gpus(&self, node: NodeIndex) -> GpuMask {
-        let record = self.records.get(at(node.0)).filter(|record| record.exists);
-        record.map_or(GpuMask(0), |record| record.free.whole)
+        let record = self.records.get(at(node.0)).filter(|record| record.spot.exists());
+        record.map_or(GpuMask(0), |record| record.free.whole())
     }
 
     /// All that is free on a node, and whether somebody has it for himself.
     pub(crate) fn free_of(&self, node: NodeIndex) -> impl core::fmt::Debug {
-        let record = self.records.get(at(node.0)).filter(|record| record.exists);
-        record.map(|record| (&record.free, record.alone))
+        let record = self.records.get(at(node.0)).filter(|record| record.spot.exists());
+        record.map(|record| (&record.free, record.spot.is_alone()))
     }
 
     /// Whether anything may be placed on the node.
     #[must_use]
     pub fn is_usable(&self, node: NodeIndex) -> bool {
-        self.records.get(at(node.0)).is_some_and(|record| record.exists && record.usable)
+        self.records
+            .get(at(node.0))
+            .is_some_and(|record| record.spot.exists() && record.spot.is_usable())
     }
 
     /// The class of a node that exists.
     #[must_use]
     pub fn class(&self, node: NodeIndex) -> Option<ClassIndex> {
-        let record = self.records.get(at(node.0)).filter(|record| record.exists)?;
+        let record = self.records.get(at(node.0)).filter(|record| record.spot.exists())?;
         Some(self.kinds[at(record.kind)].class)
     }
 

@@ -14,10 +14,13 @@ pub(super) const GROUP_NODES_MAX: u16 = u16::MAX;
 /// The groups of one level, for the nodes of one class.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Roll {
-    /// Of each group in turn: its nodes by how many GPUs they have free, and how many had at least
-    /// so many when its place in `with` was last put right.
-    counts: Vec<[u16; 2]>,
-    /// Entries of `counts` for each group: one more than the most GPUs of a node.
+    /// Of each group in turn: its nodes by how many GPUs they have free. Each change of a node writes
+    /// here, and nowhere else of a roll as a rule.
+    counts: Vec<u16>,
+    /// Of each group in turn: how many had at least so many when its place in `with` was last put
+    /// right.
+    ordered: Vec<u16>,
+    /// Entries of both for each group: one more than the most GPUs of a node.
     width: u32,
     /// Groups whose place in `with` is not up to date.
     changed: Vec<u32>,
@@ -50,7 +53,7 @@ impl Step {
 }
 
 impl Roll {
-    fn row(&self, group: u32) -> &[[u16; 2]] {
+    fn row(&self, group: u32) -> &[u16] {
         let from = at(group) * at(self.width);
         self.counts.get(from..from + at(self.width)).unwrap_or(&[])
     }
@@ -63,17 +66,21 @@ impl Roll {
     fn grow(&mut self, group: u32, gpus: u32) {
         if gpus >= self.width {
             let width = gpus + 1;
-            let mut counts = alloc::vec![[0; 2]; self.is_changed.len() * at(width)];
-            for group in 0..self.groups() {
-                let row = self.row(group);
-                let to = at(group) * at(width);
-                counts[to..to + row.len()].copy_from_slice(row);
-            }
-            (self.counts, self.width) = (counts, width);
+            let wider = |rows: &[u16]| {
+                let mut wider = alloc::vec![0; self.is_changed.len() * at(width)];
+                let from = rows.chunks_exact(at(self.width).max(1));
+                for (row, to) in from.zip(wider.chunks_exact_mut(at(width))) {
+                    to[..row.len()].copy_from_slice(row);
+                }
+                wider
+            };
+            (self.counts, self.ordered) = (wider(&self.counts), wider(&self.ordered));
+            self.width = width;
         }
         if group >= self.groups() {
             self.is_changed.resize(at(group) + 1, false);
-            self.counts.resize(self.is_changed.len() * at(self.width), [0; 2]);
+            self.counts.resize(self.is_changed.len() * at(self.width), 0);
+            self.ordered.resize(self.counts.len(), 0);
         }
     }
 
@@ -85,10 +92,10 @@ impl Roll {
         }
         let row = at(group) * at(self.width);
         if let Some(from) = from {
-            self.counts[row + at(from)][0] -= 1;
+            self.counts[row + at(from)] -= 1;
         }
         if let Some(to) = to {
-            self.counts[row + at(to)][0] += 1;
+            self.counts[row + at(to)] += 1;
         }
         if !core::mem::replace(&mut self.is_changed[at(group)], true) {
             self.changed.push(group);
@@ -105,9 +112,8 @@ impl Roll {
             let row = at(group) * at(self.width);
             let mut nodes = 0;
             for gpus in (0..at(self.width)).rev() {
-                let [there, ordered] = &mut self.counts[row + gpus];
-                nodes += *there;
-                let before = core::mem::replace(ordered, nodes);
+                nodes += self.counts[row + gpus];
+                let before = core::mem::replace(&mut self.ordered[row + gpus], nodes);
                 if before != nodes {
                     self.with[gpus].shift(group, before.into(), nodes.into());
                 }
@@ -136,9 +142,9 @@ impl Roll {
     /// Nodes that have so many GPUs, group by group. Linear in the groups: to explain, not to
     /// decide.
     pub(super) fn each(&self, gpus: u32) -> impl Iterator<Item = u32> {
-        let nodes = move |row: &[[u16; 2]]| {
+        let nodes = move |row: &[u16]| {
             let there = row.get(at(gpus)..).unwrap_or(&[]).iter();
-            there.map(|[there, _]| u32::from(*there)).sum()
+            there.map(|nodes| u32::from(*nodes)).sum()
         };
         (0..self.groups()).map(move |group| nodes(self.row(group)))
     }
@@ -155,9 +161,8 @@ impl Roll {
     /// Free GPUs in the group that has most of them. Linear in the groups: to explain, not to
     /// decide.
     pub(super) fn most_gpus(&self) -> u32 {
-        let gpus = |row: &[[u16; 2]]| {
-            row.iter().zip(0..).map(|([nodes, _], gpus)| u32::from(*nodes) * gpus).sum()
-        };
+        let gpus =
+            |row: &[u16]| row.iter().zip(0..).map(|(nodes, gpus)| u32::from(*nodes) * gpus).sum();
         (0..self.groups()).map(|group| gpus(self.row(group))).max().unwrap_or(0)
     }
 

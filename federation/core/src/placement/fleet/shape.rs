@@ -5,10 +5,11 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::ops::ControlFlow;
 
+use super::Fleet;
 use super::ask::{Ask, AttributeIndex, ClassIndex, FreeShape};
 use super::bits::Members;
+use super::record::Free;
 use super::roll::Roll;
-use super::{Fleet, Free, GpuMask};
 
 /// Nodes that are alike when empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +68,7 @@ impl Key {
     }
 
     pub(super) fn of(kind: u32, free: &Free) -> Self {
-        let packed = Self::packed(free.whole.count(), kind, bin(free.cpu), free.memory, free.cpu);
+        let packed = Self::packed(free.count(), kind, bin(free.cpu), free.memory, free.cpu);
         Self { packed, shared: free.lefts() }
     }
 
@@ -199,7 +200,7 @@ impl Class {
             members.insert(node);
             return;
         }
-        for (left, _) in &free.shared {
+        for (left, _) in free.shared() {
             self.shared.insert((*left, key.clone()));
         }
         let mut members = Members::default();
@@ -213,7 +214,7 @@ impl Class {
             return;
         }
         self.shapes.remove(key);
-        for (left, _) in &free.shared {
+        for (left, _) in free.shared() {
             self.shared.remove(&(*left, key.clone()));
         }
     }
@@ -221,12 +222,7 @@ impl Class {
 
 impl Kind {
     pub(super) fn empty(&self) -> Free {
-        Free {
-            whole: GpuMask::first(self.gpus),
-            cpu: self.cpu,
-            memory: self.memory,
-            shared: Box::default(),
-        }
+        Free::whole_node(self.gpus, self.cpu, self.memory)
     }
 
     /// Nothing is taken of a node of that shape.
@@ -261,7 +257,7 @@ impl Kind {
             gpus: self.gpus,
             cpu_milli_total: self.cpu,
             memory_mib_total: self.memory,
-            whole: free.whole.count(),
+            whole: free.count(),
             shared,
             cpu_milli: free.cpu,
             memory_mib: free.memory,

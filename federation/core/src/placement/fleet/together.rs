@@ -47,16 +47,16 @@ impl Fleet {
     /// The gang's next group must not take the same nodes again.
     fn keep_out(&mut self, parts: &[Taken]) {
         for part in parts {
-            if !self.records[at(part.node.0)].alone {
-                self.change(part.node.0, |record| record.alone = true);
+            if !self.records[at(part.node.0)].spot.is_alone() {
+                self.change(part.node.0, |record| record.spot.set_alone(true));
             }
         }
     }
 
     fn let_in(&mut self, parts: &[Taken]) {
         for part in parts {
-            if self.records[at(part.node.0)].alone != part.exclusive {
-                self.change(part.node.0, |record| record.alone = part.exclusive);
+            if self.records[at(part.node.0)].spot.is_alone() != part.exclusive {
+                self.change(part.node.0, |record| record.spot.set_alone(part.exclusive));
             }
         }
     }
@@ -98,7 +98,7 @@ impl Fleet {
         let mut fitting: Vec<(u32, Chosen)> = Vec::new();
         for &node in members {
             if let Some(shared) = self.would_do(class, ask, node) {
-                let whole = self.records[at(node)].free.whole.count();
+                let whole = self.records[at(node)].free.count();
                 let rank = match ask.fill {
                     Fill::Pack => whole,
                     Fill::Spread => u32::MAX - whole,
