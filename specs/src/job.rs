@@ -232,7 +232,13 @@ impl Needs {
     /// memory, too, and the host tells how many GPUs a node has.
     #[must_use]
     pub fn fit_a_carrying_loan(&self) -> bool {
-        self.gpu_milli == 0 && self.proof.is_none()
+        self.proof.is_none() && self.fit_a_proven_loan()
+    }
+
+    /// Whether a loan can carry all of it if the host also shows the proofs of its GPUs.
+    #[must_use]
+    pub fn fit_a_proven_loan(&self) -> bool {
+        self.gpu_milli == 0
     }
 
     /// Whether it is CPU or memory, too, that is asked for.

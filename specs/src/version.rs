@@ -27,6 +27,8 @@ impl ClusterVersion {
     /// What jobs demand beyond a count of GPUs, met at home and away: how well and how lately their
     /// GPUs were proven, CPU and memory on loan, reservations.
     pub const DEMANDS: Self = Self(7);
+    /// Proofs of GPUs that peers show each other: `specs/decisions/0027-proofs-shown-to-peers.md`.
+    pub const PEER_PROOFS: Self = Self(8);
 
     #[must_use]
     pub fn next(self) -> Self {

@@ -329,7 +329,7 @@ impl World {
         let Some(reign) = &mut self.controller_mut(at).reign else { return Ok(Vec::new()) };
         match ask {
             Ask::Node(report) => reign.leader.handle_node_report(now, wall, &state, report),
-            Ask::Peer(report) => reign.leader.handle_peer_report(now, wall, &state, report),
+            Ask::Peer(report) => self.hear_peer(at, report, (now, wall)),
             Ask::Submit(submit) => Ok(vec![Command::AdmitJobs(federation_core::AdmitJobs {
                 request: submit.request.clone(),
                 jobs: ids,
@@ -352,7 +352,7 @@ impl World {
         let Some(it) = self.controller_mut(at).requests.remove(&request) else { return };
         let now = self.clock(self.machine_of(at));
         let state = self.state_at(at);
-        let Some(reign) = &self.controller(at).reign else { return };
+        let Some(reign) = &mut self.controller_mut(at).reign else { return };
         let unknown = || Fault::new(FaultCode::NotFound, "not known here");
         let bytes = match &it.ask {
             Ask::Node(report) => reign

@@ -98,6 +98,9 @@ marks! {
     ReservationsMade = "reservations_made",
     StartedOnReserved = "jobs_started_on_reserved_nodes",
     DemandingStarted = "parts_started_that_demand_proofs",
+    DemandingGuestsStarted = "guests_started_that_demand_proofs",
+    ProofsVerified = "proofs_of_peers_verified",
+    ProofsRefused = "proofs_of_peers_refused",
 }
 
 /// How often each mark was met.

@@ -17,6 +17,7 @@ use specs::wire::agent::NodeReport;
 use crate::coverage::Mark;
 use crate::invariant::burn_ins::{self, Burning};
 use crate::rng::Rng;
+use crate::shown;
 use crate::world::{CtlRef, Event, NodeRef, World};
 
 /// Less than what an agent may have kept a proof for.
@@ -82,8 +83,10 @@ impl World {
         let is_old_proof = self.knobs.limits.is_some() && self.chance_burn_ins.chance(500);
         let node = self.node_mut(at);
         let mut kept = node.health.kept(now);
-        for kept in kept.iter_mut().filter(|_| is_old_proof) {
-            kept.valid_for = kept.valid_for.min(OLD);
+        for kept in kept.iter_mut().filter(|kept| is_old_proof && kept.valid_for > OLD) {
+            let older = kept.valid_for.minus(OLD);
+            kept.valid_for = OLD;
+            kept.proof.iter_mut().for_each(|proof| shown::make_older(proof, older));
         }
         let of = |index: GpuIndex| kept.iter().find(|it| it.health.index == index).cloned();
         let gpus = node.gpus.iter().map(|gpu| (gpu.index, of(gpu.index).filter(|_| keeps)));
@@ -188,8 +191,8 @@ impl World {
             valid_for: PROOF_SPAN,
             agent: String::new(),
         };
-        let blob = Blob::default;
-        SignedProof { body: Blob(proof.encode()), signature: blob(), certificate: blob() }
+        let signature = shown::signature(&proof.site, &proof.node);
+        SignedProof { body: Blob(proof.encode()), signature, certificate: Blob::default() }
     }
 
     /// An operator wants a burn-in, or holds a GPU back and lets it go after a while.

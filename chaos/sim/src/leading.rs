@@ -80,7 +80,7 @@ impl World {
         let state = self.state_at(at);
         let controller = self.controller_mut(at);
         let Some(reign) = &mut controller.reign else { return };
-        let Some(report) = reign.leader.ask_peer(now, &state, peer) else { return };
+        let Some(mut report) = reign.leader.ask_peer(now, &state, peer) else { return };
         let target = controller.targets.entry(peer.clone()).or_default();
         target.misses += 1;
         if target.misses > MISSES_MAX {
@@ -88,6 +88,8 @@ impl World {
         }
         let ctl = target.ctl;
         let from = controller.machine;
+        self.spoil(&mut report);
+        self.remember_question(&report);
         let to = self.machine_of(CtlRef { site: home, ctl });
         let call = CallId(self.chance.wide());
         let bytes = network::request(Method::PeerReport, call, &report);
@@ -126,8 +128,14 @@ impl World {
         controller.targets.entry(orders.home.clone()).or_default().misses = 0;
         let Some(reign) = &mut controller.reign else { return };
         let commands = reign.leader.handle_peer_orders(now, wall, &state, orders);
+        let is_to_show = reign.leader.is_to_show(&orders.home);
+        let life = controller.life;
         for command in commands {
             self.propose(at, command);
+        }
+        if is_to_show && self.knobs.prompt {
+            let peer = orders.home.clone();
+            self.schedule_in(3, Event::AskPeer { at, life, peer });
         }
     }
 

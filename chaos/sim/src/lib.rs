@@ -37,6 +37,7 @@ mod oracle;
 mod reservations;
 mod rng;
 mod setup;
+mod shown;
 mod supervisor;
 mod workload;
 mod world;

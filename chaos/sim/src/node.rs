@@ -252,6 +252,9 @@ impl World {
                     self.violate_all(found);
                     let demands = u64::from(launch.spec.needs.proof.is_some());
                     self.coverage.add(Mark::DemandingStarted, demands);
+                    let is_guest = known.home != self.sites[at.site].name;
+                    let count = if is_guest { demands } else { 0 };
+                    self.coverage.add(Mark::DemandingGuestsStarted, count);
                     self.start_process(at, lease, known, launch, deadline);
                 }
                 Action::Extend { lease, deadline } => self.extend_process(at, lease, deadline),

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gpu_agent_core::Known;
-use specs::id::{Epoch, GpuIndex, JobId, LeaseId};
+use specs::id::{Epoch, GpuIndex, JobId, LeaseId, NodeId, Question, SiteId};
 use specs::job::OnPartition;
 use specs::unit::Millis;
 use specs::wire::agent::{AttemptReport, Ending, Outcome};
@@ -74,6 +74,10 @@ pub(crate) struct Oracle {
     pub(crate) burning: BTreeMap<(NodeRef, GpuIndex), Burning>,
     /// GPUs that are to be burnt in, and since when.
     pub(crate) wished: BTreeMap<(NodeRef, GpuIndex), Time>,
+    /// When hosts asked, of late.
+    pub(crate) asked: BTreeMap<(SiteId, Question), Time>,
+    /// GPUs of hosts of which homes have verified a proof.
+    pub(crate) verified: BTreeSet<(usize, (SiteId, NodeId, GpuIndex))>,
     /// When a site quarantined by itself.
     pub(crate) quarantines: BTreeMap<usize, Vec<Time>>,
 }
@@ -336,6 +340,7 @@ impl World {
             Command::EndPermits(_) => (Mark::PermitsEnded, 1),
             Command::WantBurnIns(_) => (Mark::BurnInsWanted, 1),
             Command::RecordHealth(_) => (Mark::GpusSpared, spared(before, after)),
+            Command::RecordProofs(it) => (Mark::ProofsVerified, it.proofs.len() as u64),
             Command::FoundSite(_)
             | Command::AdmitJobs(_)
             | Command::CancelJob(_)

@@ -28,6 +28,7 @@ use crate::network::MachineId;
 use crate::node::Node;
 use crate::reservations;
 use crate::rng::Rng;
+use crate::shown;
 use crate::workload::{Client, Operation};
 use crate::world::{CtlRef, Duty, Event, Machine, NodeRef, Site, World};
 
@@ -86,6 +87,10 @@ pub(crate) struct Knobs {
     pub(crate) limits: Option<HealthLimits>,
     /// Jobs demand something of proofs.
     pub(crate) demands: bool,
+    /// Most sites show proofs of what they grant, and verify what they are shown.
+    pub(crate) shows_proofs: bool,
+    /// How many of the proofs that a host shows are spoilt, of thousand.
+    pub(crate) spoilt_permille: u64,
     /// The sites have the version that stops jobs for others.
     pub(crate) preempts: bool,
     /// And the one that weighs what several leaders have decided together.
@@ -137,13 +142,7 @@ impl Knobs {
             if is_calm || is_tight || rng.chance(400) { 0 } else { rng.range(1, most) }
         };
         let is_spilling = is_tight || rng.chance(400);
-        let mut faults = draw_faults(rng, is_calm || is_tight);
-        if is_spilling && !is_calm {
-            faults[place_of(FaultKind::CutSites)] = rng.range(10_000, 20_000);
-        }
-        if is_tight {
-            faults[place_of(FaultKind::CutNode)] = rng.range(5_000, 10_000);
-        }
+        let faults = draw_faults(rng, is_calm, is_tight, is_spilling);
         Self {
             sites: if rng.chance(600) { 2 } else { 3 },
             terms,
@@ -176,6 +175,8 @@ impl Knobs {
             preempts: draw_preempts(seed),
             limits: health::draw_limits(seed),
             demands: health::jobs_demand(seed),
+            shows_proofs: shown::is_on(seed),
+            spoilt_permille: shown::spoilt_permille(seed),
             weighs_together: Rng::of(seed, "sites").chance(500),
             asks_of_nodes: Rng::of(seed, "needs").chance(300),
             lends_beside: Rng::of(seed, "beside").chance(350),
@@ -216,13 +217,20 @@ fn draw_slow(rng: &mut Rng, is_tight: bool, noise: impl Fn(&mut Rng, u64) -> u64
 }
 
 /// The mean span between faults of each kind: few kinds, or a mix of many.
-fn draw_faults(rng: &mut Rng, is_calm: bool) -> Vec<u64> {
+fn draw_faults(rng: &mut Rng, is_calm: bool, is_tight: bool, is_spilling: bool) -> Vec<u64> {
     let is_focused = rng.chance(500);
     let (on, seldom) = if is_focused { (200, 8_000) } else { (450, 12_000) };
     let mean = |_: &FaultKind| {
-        if is_calm || !rng.chance(on) { 0 } else { rng.skewed(1_500, seldom) }
+        if is_calm || is_tight || !rng.chance(on) { 0 } else { rng.skewed(1_500, seldom) }
     };
-    FaultKind::ALL.iter().map(mean).collect()
+    let mut faults: Vec<u64> = FaultKind::ALL.iter().map(mean).collect();
+    if is_spilling && !is_calm {
+        faults[place_of(FaultKind::CutSites)] = rng.range(10_000, 20_000);
+    }
+    if is_tight {
+        faults[place_of(FaultKind::CutNode)] = rng.range(5_000, 10_000);
+    }
+    faults
 }
 
 fn class(name: &str) -> GpuClass {
@@ -416,6 +424,10 @@ fn found_site(world: &mut World, index: usize) {
         let is_new = world.chance_beside.chance(900);
         let version = if is_new { ClusterVersion::DEMANDS } else { ClusterVersion::SITES };
         raise_to(world, index, version);
+    }
+    // Now and then a peer is of the version before.
+    if world.knobs.shows_proofs && world.chance_shown.chance(850) {
+        raise_to(world, index, ClusterVersion::PEER_PROOFS);
     }
     for (nth, node) in nodes.into_iter().enumerate() {
         let token = TokenId(nth as u128 + 1);

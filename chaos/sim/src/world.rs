@@ -279,6 +279,7 @@ pub(crate) struct World {
     pub(crate) chance_demands: Rng,
     pub(crate) chance_health: Rng,
     pub(crate) chance_burn_ins: Rng,
+    pub(crate) chance_shown: Rng,
     /// Chance of what sites cost.
     pub(crate) chance_costs: Rng,
     /// Chance of what is reserved.
@@ -345,6 +346,7 @@ impl World {
             chance_demands: Rng::of(seed, "what jobs demand"),
             chance_health: Rng::of(seed, "health"),
             chance_burn_ins: Rng::of(seed, "burn-ins"),
+            chance_shown: Rng::of(seed, "what hosts show"),
             chance_costs: Rng::of(seed, "what sites cost"),
             chance_reservations: Rng::of(seed, "what is reserved"),
             hash: 0xcbf2_9ce4_8422_2325,

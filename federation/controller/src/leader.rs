@@ -200,7 +200,9 @@ async fn ask_once(
     let (state, at) = (shared.group.state(), shared.env.clock.wall());
     let commands =
         shared.with_leader(|leader, now| leader.handle_peer_orders(now, at, &state, &orders))?;
-    let changed = !commands.is_empty();
+    // What the home asked to be shown is shown at once.
+    let is_to_show = shared.with_leader(|leader, _| leader.is_to_show(peer))?;
+    let changed = !commands.is_empty() || is_to_show;
     shared.propose_all(&commands).await?;
     shared.plan.notify_one();
     Ok(changed)

@@ -241,7 +241,7 @@ async fn found_once(
     let Some(trust) = spec.trust else { return Ok(()) };
     loop {
         let version = shared.group.state().version;
-        if version >= ClusterVersion::DEMANDS {
+        if version >= ClusterVersion::PEER_PROOFS {
             break;
         }
         let raised = shared.group.raise_version(version.next()).await;

@@ -60,6 +60,7 @@ pub fn apply(state: &mut State, command: &Command) -> (Reply, Vec<Effect>) {
         Command::RecallGrant(it) => exchange::host::recall_grant(state, fx, it),
         Command::ExpireGrant(it) => exchange::host::expire_grant(state, fx, it),
         Command::RecordPeer(it) => exchange::home::record_peer(state, fx, it),
+        Command::RecordProofs(it) => exchange::proofs::record(state, fx, it),
         Command::ReturnGrant(it) => exchange::home::return_grant(state, fx, it),
         Command::SuspectPeer(it) => exchange::home::suspect_peer(state, it),
         Command::RestorePeer(it) => exchange::home::restore_peer(state, fx, it),

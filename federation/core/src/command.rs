@@ -23,7 +23,7 @@ use specs::wire::peer::{GrantReport, GuestReport, LoanOrder, LoanSlot};
 #[cfg(feature = "next")]
 use crate::next::Note;
 use crate::state::compact::PackedSpec;
-use crate::state::{GrantSlot, TokenKind};
+use crate::state::{GrantSlot, HeldProof, TokenKind};
 
 specs::message! {
     /// Founds the site. Only the first one counts.
@@ -216,6 +216,15 @@ specs::message! {
         3 => grants: Vec<GrantReport>,
         4 => guests: Vec<GuestReport>,
         5 => at: Timestamp,
+        /// It shows the proofs of what it grants. Never below [`ClusterVersion::PEER_PROOFS`].
+        10 => shows: bool,
+    }
+
+    /// At the home: takes in proofs of a host's GPUs that were verified. Since
+    /// [`ClusterVersion::PEER_PROOFS`].
+    pub struct RecordProofs {
+        1 => peer: SiteId,
+        2 => proofs: Vec<HeldProof>,
     }
 
     /// At the home: gives back a grant without loans.
@@ -446,6 +455,7 @@ specs::choice! {
         46 => RestorePeer(RestorePeer),
         47 => ReleasePeer(ReleasePeer),
         48 => ObeyPeer(ObeyPeer),
+        49 => RecordProofs(RecordProofs),
         50 => SetQuota(SetQuota),
         51 => RemoveQuota(RemoveQuota),
         60 => SetVersion(SetVersion),

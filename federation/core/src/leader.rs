@@ -17,6 +17,7 @@
 mod behind;
 mod peers;
 mod proofs;
+mod shown;
 mod sites;
 
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -106,6 +107,7 @@ struct PeerMemory {
     answered_at: Option<Instant>,
     confirmed: BTreeMap<(JobId, Epoch), Confirmed>,
     demand: Vec<Demand>,
+    shown: shown::Shown,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -546,7 +548,13 @@ impl Leader {
             if memory.demand.is_empty() {
                 continue;
             }
-            let grant = lend::cover(state, &peer.site, &memory.demand, &wanted, &mut self.capacity);
+            let grant = lend::cover(
+                state,
+                &peer.site,
+                &memory.demand,
+                &wanted,
+                (&mut self.capacity, self.at),
+            );
             commands.extend(grant.map(Command::MakeGrant));
         }
     }

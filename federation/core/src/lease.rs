@@ -43,7 +43,7 @@ fn assign(state: &mut State, fx: &mut Effects, it: &Assignment, at: Timestamp) -
     let job = job.clone();
     match &it.place {
         Place::Here(plan) => assign_here(state, fx, job, (plan, at)),
-        Place::There(plan) => exchange::home::assign_there(state, fx, job, plan),
+        Place::There(plan) => exchange::home::assign_there(state, fx, job, (plan, at)),
     }
 }
 

@@ -64,9 +64,9 @@ pub use command::{
     CancelJob, Command, CommitPlan, DrainNode, EndPermits, EndReservation, ExpireGrant, FoundSite,
     LeasePlan, LoanPlan, MakeGrant, MakeReservation, NewPermit, OpenToken, PartPlan, PeerRecord,
     PermitBurnIns, PermitEnd, Place, PreemptJobs, RecallGrant, RecordHealth, RecordParts,
-    RegisterNode, RemoveController, RemoveDataSet, RemoveQuota, ReturnGrant, SetDataSet,
-    SetHealthLimits, SetLink, SetQuota, SetSignals, SetTrust, SetVersion, SetWeights, WantBurnIns,
-    WithholdGpu,
+    RecordProofs, RegisterNode, RemoveController, RemoveDataSet, RemoveQuota, ReturnGrant,
+    SetDataSet, SetHealthLimits, SetLink, SetQuota, SetSignals, SetTrust, SetVersion, SetWeights,
+    WantBurnIns, WithholdGpu,
 };
 pub use effect::Effect;
 pub use health::asks_for_proofs;
@@ -91,8 +91,9 @@ pub use restore::{RestorePlan, Restored, reign, restore};
 pub use state::chunk::{CHUNK_BYTES_MAX, Chunk, ChunkError, StateBuilder};
 pub use state::compact::{Few, PackedSpec};
 pub use state::{
-    Agreed, Attempt, Controller, Doubt, Gpu, Grant, Guest, GuestKey, Held, Job, JobPhase, Lease,
-    Loan, Node, Part, Peer, Permit, PermitKind, Reservation, State, Token, TokenKind, Wish,
+    Agreed, Attempt, Controller, Doubt, Gpu, Grant, Guest, GuestKey, Held, HeldProof, Job,
+    JobPhase, Lease, Loan, Node, Part, Peer, Permit, PermitKind, Reservation, State, Token,
+    TokenKind, Wish,
 };
 pub use table::{Index, Table};
 pub use version::{KNOWN, raised_by};

@@ -9,7 +9,7 @@ use crate::apply::Reply;
 use crate::state::State;
 
 /// The version that brings it.
-pub(crate) const SINCE: ClusterVersion = ClusterVersion(8);
+pub(crate) const SINCE: ClusterVersion = ClusterVersion(9);
 
 specs::message! {
     /// Is counted.

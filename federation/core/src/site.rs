@@ -91,6 +91,7 @@ fn insert_peer(state: &mut State, fx: &mut Effects, it: &PeerRecord) -> Result<(
         seen: Revision(0),
         obeyed: Revision(0),
         suspicion: None,
+        shows: false,
     };
     state.agreed.peers.insert(it.site.clone(), peer);
     fx.insert(Effect::SyncTrust);

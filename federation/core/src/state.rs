@@ -23,7 +23,7 @@ use specs::unit::{GpuCount, Millis, Timestamp};
 use specs::version::ClusterVersion;
 use specs::wire::agent::{AttemptPhase, Ending, Facts, Outcome};
 use specs::wire::client::JobState;
-use specs::wire::peer::{GuestPhase, LoanSlot, Slot};
+use specs::wire::peer::{GuestPhase, LoanSlot, ProofKey, Slot};
 
 use crate::placement::pool::{self, Pool};
 use crate::queue::recent::Recent;
@@ -338,6 +338,20 @@ specs::message! {
         2 => recalled: bool,
         /// Given back; no loan may be drawn on it.
         3 => returned: bool,
+        /// Proofs of its GPUs that this site has verified, in order. Invariant: of GPUs that its
+        /// slots tell, with the numbers that they tell. Absent below
+        /// [`ClusterVersion::PEER_PROOFS`].
+        10 => proofs: Vec<HeldProof>,
+    }
+
+    /// A proof of a host's GPU that this site, as the home, has verified.
+    pub struct HeldProof {
+        1 => key: ProofKey,
+        2 => tier: BurnInTier,
+        /// By this site's clock, and no later than it was.
+        3 => passed_at: Timestamp,
+        /// Likewise.
+        4 => expires_at: Timestamp,
     }
 
     /// Another site.
@@ -352,6 +366,9 @@ specs::message! {
         /// Its revision of the last orders obeyed, as its host. Invariant: only grows.
         6 => obeyed: Revision,
         7 => suspicion: Option<Revision>,
+        /// As its home: it has said that it shows the proofs of what it grants. Invariant: for ever
+        /// then. Absent below [`ClusterVersion::PEER_PROOFS`].
+        10 => shows: bool,
     }
 
     /// A one-time token that was given out.
@@ -516,6 +533,31 @@ impl DrawKey {
     }
 }
 
+/// A GPU of a host that a loan names.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct NamedKey {
+    pub host: SiteId,
+    pub grant: GrantId,
+    pub node: NodeId,
+    pub gpu: GpuIndex,
+}
+
+impl NamedKey {
+    /// Of all GPUs that the slot of a loan names.
+    pub(crate) fn all<'a>(
+        host: &'a SiteId,
+        slot: &'a LoanSlot,
+    ) -> impl Iterator<Item = Self> + use<'a> {
+        let key = |gpu: &GpuIndex| Self {
+            host: host.clone(),
+            grant: slot.grant,
+            node: slot.node.clone(),
+            gpu: *gpu,
+        };
+        slot.which.iter().map(key)
+    }
+}
+
 /// A node of a host on which loans use CPU and memory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct BesideKey {
@@ -539,6 +581,8 @@ pub struct State {
     pub(crate) peer_loans: Index<(SiteId, JobId), ()>,
     /// What loans draw on grants.
     pub(crate) drawn: Index<DrawKey, GpuCount>,
+    /// Which GPUs they name.
+    pub(crate) named: Index<NamedKey, ()>,
     /// What they ask for beside GPUs; of those that ask for any.
     pub(crate) beside: Index<BesideKey, Pool>,
     /// What the jobs of each account, and of those below it, hold here and at peers.
@@ -604,6 +648,7 @@ impl State {
         let (mut queue, mut ended) = (Vec::new(), Vec::new());
         let mut peer_loans = Index::default();
         let mut drawn: Index<DrawKey, GpuCount> = Index::default();
+        let mut named = Index::default();
         let mut beside = Index::default();
         let (mut used, mut running) = (Index::default(), Index::default());
         for job in agreed.jobs.values() {
@@ -619,6 +664,9 @@ impl State {
                         let key = DrawKey::of(&loan.peer, slot);
                         let before = drawn.get(&key).copied().unwrap_or_default();
                         drawn.insert(key, before.plus(slot.gpus));
+                        for key in NamedKey::all(&loan.peer, slot) {
+                            named.insert(key, ());
+                        }
                     }
                 }
                 JobPhase::Leased(_) => {}
@@ -652,6 +700,7 @@ impl State {
             node_lapsed,
             peer_loans,
             drawn,
+            named,
             beside,
             used,
             running,

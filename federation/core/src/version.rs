@@ -21,7 +21,7 @@ use crate::state::State;
 pub const KNOWN: Versions = Versions { oldest: ClusterVersion::FIRST, newest: NEWEST };
 
 #[cfg(not(feature = "next"))]
-const NEWEST: ClusterVersion = ClusterVersion::DEMANDS;
+const NEWEST: ClusterVersion = ClusterVersion::PEER_PROOFS;
 #[cfg(feature = "next")]
 const NEWEST: ClusterVersion = crate::next::SINCE;
 
@@ -73,6 +73,7 @@ impl Command {
             | Self::RemoveDataSet(_)
             | Self::SetLink(_) => ClusterVersion::SITES,
             Self::MakeReservation(_) | Self::EndReservation(_) => ClusterVersion::DEMANDS,
+            Self::RecordProofs(_) => ClusterVersion::PEER_PROOFS,
             #[cfg(feature = "next")]
             Self::Note(_) => crate::next::SINCE,
         }

@@ -18,6 +18,7 @@ use specs::wire::peer::{
 };
 
 use crate::burn_in;
+use crate::exchange::proofs;
 use crate::health;
 use crate::node::count_gpus;
 use crate::placement::pool;
@@ -109,11 +110,15 @@ pub fn capacity(state: &State) -> Vec<ClassCapacity> {
                 nodes: 0,
                 gpu_cpu_milli: 0,
                 gpu_memory_mib: 0,
+                proven: GpuCount::ZERO,
             });
             let (cpu_milli, memory_mib) = told_share(state.version, node);
             class.gpu_cpu_milli = class.gpu_cpu_milli.max(cpu_milli);
             class.gpu_memory_mib = class.gpu_memory_mib.max(memory_mib);
             class.total = class.total.plus(one);
+            if gpu.proven.is_some() && state.version >= proofs::SINCE {
+                class.proven = class.proven.plus(one);
+            }
             if gpu.grant.is_some() {
                 class.granted = class.granted.plus(one);
             } else if gpu.is_free() && node.alone.is_none() {
@@ -144,6 +149,8 @@ fn grant_report(state: &State, grant: &Grant) -> GrantReport {
     let slots = grant.slots.iter().map(|slot| {
         let node = state.nodes.get(&slot.node).filter(|node| node.is_usable());
         let of_slot = |gpu: &&Gpu| slot.gpus.contains(&gpu.info.index) && gpu.is_fit();
+        let which =
+            proofs::told(state.version, node.into_iter().flat_map(|it| &it.gpus).filter(of_slot));
         let carried = node.map(|node| pool::carried(node, |gpu| of_slot(&gpu)));
         let (cpu_milli, memory_mib) = carried.unwrap_or_default().numbers();
         let gpus = node.map_or(0, |node| node.gpus.iter().filter(of_slot).count());
@@ -153,7 +160,7 @@ fn grant_report(state: &State, grant: &Grant) -> GrantReport {
         let is_told = state.version >= ClusterVersion::DEMANDS;
         let node_gpus = GpuCount(node.filter(|_| is_told).map_or(0, count_gpus));
         let (node, class, gpus) = (slot.node.clone(), slot.class.clone(), GpuCount(gpus));
-        Slot { node, class, gpus, facts, cpu_milli, memory_mib, node_gpus }
+        Slot { node, class, gpus, facts, cpu_milli, memory_mib, node_gpus, which }
     });
     GrantReport { grant: grant.id, slots: slots.collect(), recalled: grant.recalled }
 }
@@ -200,6 +207,8 @@ pub(crate) fn peer_report(
         signals: None,
         data: held_data(state),
         outlook: Vec::new(),
+        shows: state.version >= proofs::SINCE,
+        proofs: Vec::new(),
     })
 }
 
@@ -220,6 +229,7 @@ pub(crate) fn peer_orders(
         returned: Vec::new(),
         demand,
         hold,
+        show: Vec::new(),
     };
     if hold {
         orders.demand.clear();

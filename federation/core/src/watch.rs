@@ -38,6 +38,11 @@ impl Watch {
         }
     }
 
+    /// When the question came whose answer is known to have arrived; none of one that is forgotten.
+    pub(crate) fn asked_at(&self, answered: Question) -> Option<Instant> {
+        self.asked.get(&answered).copied()
+    }
+
     /// The counterpart began a new life; what it asked before means nothing.
     pub(crate) fn reset(&mut self) {
         self.asked.clear();

@@ -7,8 +7,10 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use crate::gpu::SignedProof;
 use crate::id::{
-    Country, DataName, Epoch, GpuClass, GrantId, JobId, NodeId, Question, Revision, SiteId,
+    Country, DataName, Epoch, GpuClass, GpuIndex, GrantId, JobId, NodeId, Question, Revision,
+    SiteId,
 };
 use crate::job::{JobSpec, Needs};
 use crate::signals::{ClassOutlook, Signals};
@@ -25,7 +27,34 @@ crate::enumeration! {
     }
 }
 
+/// Most proofs that a home asks for at once, and a host shows at once.
+pub const PROOFS_SHOWN_MAX: usize = 128;
+
 crate::message! {
+    /// A GPU of a slot, and which proof its host has of it.
+    #[derive(Copy, PartialOrd, Ord)]
+    pub struct SlotGpu {
+        1 => index: GpuIndex,
+        /// Another proof of the GPU has another number; zero without one.
+        2 => proof: Revision,
+    }
+
+    /// Which proof of which of a host's GPUs.
+    #[derive(PartialOrd, Ord)]
+    pub struct ProofKey {
+        1 => node: NodeId,
+        2 => index: GpuIndex,
+        3 => number: Revision,
+    }
+
+    /// A proof as a host shows it to a home.
+    pub struct ShownProof {
+        1 => key: ProofKey,
+        /// How long ago it was passed, counted by the host no earlier than when it was asked.
+        2 => age: Millis,
+        3 => proof: SignedProof,
+    }
+
     /// GPUs of one node within a grant.
     #[derive(PartialOrd, Ord)]
     pub struct Slot {
@@ -43,6 +72,9 @@ crate::message! {
         11 => memory_mib: u32,
         /// All GPUs of the node, of whatever class and whoever has them. Likewise.
         12 => node_gpus: GpuCount,
+        /// The GPUs that may be used, in order: as many as `gpus`. None from a host below
+        /// `ClusterVersion::PEER_PROOFS`, and in agreed state below it.
+        20 => which: Vec<SlotGpu>,
     }
 
     /// GPUs of one node that a loan draws on a grant.
@@ -51,6 +83,9 @@ crate::message! {
         2 => node: NodeId,
         3 => class: GpuClass,
         4 => gpus: GpuCount,
+        /// The very GPUs, in order. Empty where the host does not tell which there are: then it
+        /// chooses.
+        10 => which: Vec<GpuIndex>,
     }
 
     /// A grant as its host sees it.
@@ -90,6 +125,9 @@ crate::message! {
         /// from a host below `ClusterVersion::DEMANDS`.
         10 => gpu_cpu_milli: u32,
         11 => gpu_memory_mib: u32,
+        /// How many of `total` have a proof that can be shown. Zero from a host below
+        /// `ClusterVersion::PEER_PROOFS`.
+        20 => proven: GpuCount,
     }
 
     /// All that a host tells a home.
@@ -112,6 +150,10 @@ crate::message! {
         21 => data: Vec<DataName>,
         /// What it expects of each class.
         22 => outlook: Vec<ClassOutlook>,
+        /// It tells which GPUs its grants have, and shows their proofs to who asks.
+        30 => shows: bool,
+        /// What the home asked to be shown; at most [`PROOFS_SHOWN_MAX`].
+        31 => proofs: Vec<ShownProof>,
     }
 
     /// What a host needs to admit a guest.
@@ -158,6 +200,8 @@ crate::message! {
         7 => demand: Vec<Demand>,
         /// The host is suspected: nothing here but that it was heard; renew and change nothing.
         8 => hold: bool,
+        /// Proofs of granted GPUs that the home has not seen; at most [`PROOFS_SHOWN_MAX`].
+        20 => show: Vec<ProofKey>,
     }
 
     /// Asks a host to ask at once.

@@ -650,11 +650,13 @@ fn capacity() -> peer::ClassCapacity {
         nodes: 7,
         gpu_cpu_milli: 0,
         gpu_memory_mib: 0,
+        proven: GpuCount::ZERO,
     }
 }
 
 fn carrying_capacity() -> peer::ClassCapacity {
-    peer::ClassCapacity { gpu_cpu_milli: 28_000, gpu_memory_mib: 262_144, ..capacity() }
+    let proven = GpuCount(61);
+    peer::ClassCapacity { gpu_cpu_milli: 28_000, gpu_memory_mib: 262_144, proven, ..capacity() }
 }
 
 fn site_view() -> client::SiteView {
@@ -795,13 +797,27 @@ fn slot() -> peer::Slot {
         cpu_milli: 0,
         memory_mib: 0,
         node_gpus: GpuCount::ZERO,
+        which: vec![],
     }
 }
 
 fn carrying_slot() -> peer::Slot {
     let facts = Some(Box::new(facts()));
     let node_gpus = GpuCount(8);
-    peer::Slot { facts, cpu_milli: 168_000, memory_mib: 1_572_864, node_gpus, ..slot() }
+    let which = vec![slot_gpu()];
+    peer::Slot { facts, cpu_milli: 168_000, memory_mib: 1_572_864, node_gpus, which, ..slot() }
+}
+
+fn slot_gpu() -> peer::SlotGpu {
+    peer::SlotGpu { index: GpuIndex(5), proof: Revision(88) }
+}
+
+fn proof_key() -> peer::ProofKey {
+    peer::ProofKey { node: node("g04"), index: GpuIndex(5), number: Revision(88) }
+}
+
+fn shown_proof() -> peer::ShownProof {
+    peer::ShownProof { key: proof_key(), age: Millis(3_600_000), proof: signed_proof() }
 }
 
 fn loan_slot() -> peer::LoanSlot {
@@ -810,6 +826,7 @@ fn loan_slot() -> peer::LoanSlot {
         node: node("g05"),
         class: class("h200"),
         gpus: GpuCount(7),
+        which: vec![GpuIndex(5), GpuIndex(6)],
     }
 }
 
@@ -853,6 +870,9 @@ fn demand() -> peer::Demand {
 
 fn peers() -> Vec<Sample> {
     vec![
+        sample(&slot_gpu()),
+        sample(&proof_key()),
+        sample(&shown_proof()),
         sample(&carrying_slot()),
         sample(&loan_slot()),
         sample(&grant_report()),
@@ -871,6 +891,8 @@ fn peers() -> Vec<Sample> {
             signals: Some(signals::signals()),
             data: vec![signals::corpus()],
             outlook: vec![signals::outlook()],
+            shows: true,
+            proofs: vec![shown_proof()],
         }),
         sample(&loan_body()),
         sample(&loan_order()),
@@ -884,6 +906,7 @@ fn peers() -> Vec<Sample> {
             returned: vec![GrantId(15)],
             demand: vec![demand()],
             hold: true,
+            show: vec![proof_key()],
         }),
         sample(&peer::PeerNudge {}),
         sample(&peer::PeerLogs {

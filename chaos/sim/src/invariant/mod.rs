@@ -9,6 +9,7 @@ pub(crate) mod l1_heals;
 pub(crate) mod l3_cancel;
 pub(crate) mod needs_hold;
 pub(crate) mod only_grows;
+pub(crate) mod peer_proofs;
 pub(crate) mod preemption;
 pub(crate) mod reserved;
 pub(crate) mod s1_one_copy;

@@ -1,13 +1,13 @@
 //! S8: only proven GPUs run jobs. Source: the design, promise S8, and decision 0024. Nothing is started
 //! on a GPU that its agent does not know to have passed a burn-in, or knows to be bad; what demands a
-//! tier or an age starts only on GPUs of which their agents know that, at the site it was submitted to.
+//! tier or an age starts only on GPUs of which their agents know that, at home and away.
 
 use gpu_agent_core::Known;
 use specs::gpu::{GpuReport, GpuState};
 use specs::unit::Millis;
 use specs::wire::agent::Launch;
 
-use crate::invariant::Found;
+use crate::invariant::{Found, peer_proofs};
 use crate::world::{NodeRef, World};
 
 const DEMANDS: &str = "S8: jobs start only on GPUs whose proofs are what they demand";
@@ -38,8 +38,7 @@ pub(crate) fn on_start(world: &World, at: NodeRef, known: &Known, launch: &Launc
             found.push((DEMANDS, detail()));
         }
     }
-    if launch.spec.needs.proof.is_some() && known.home != world.sites[at.site].name {
-        found.push((DEMANDS, format!("{} runs a guest that demands", world.node_name(at))));
-    }
+    let demands = launch.spec.needs.proof.is_some();
+    found.extend(peer_proofs::on_start(world, at, known, &launch.gpus, demands));
     found
 }

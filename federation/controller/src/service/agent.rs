@@ -63,6 +63,15 @@ fn check_proofs(shared: &Arc<Shared>, report: &mut NodeReport) -> Result<(), Fau
     Ok(())
 }
 
+/// Who signed a proof, of this site or of a peer.
+pub(crate) fn signer_of(shared: &Shared, proof: &SignedProof) -> Result<Identity, String> {
+    let statement = HealthProof::signed_bytes(&proof.body);
+    let (now, crypto) = (shared.env.clock.wall(), &shared.env.crypto);
+    let (certificate, signature) = (&proof.certificate.0, &proof.signature.0);
+    let signer = signer(crypto, &shared.trust, now, certificate, &statement, signature);
+    signer.map_err(|refusal| refusal.to_string())
+}
+
 fn says(proof: &SignedProof, passed: &Passed) -> bool {
     let said = HealthProof::decode(&proof.body.0);
     said.is_ok_and(|said| (said.tier, said.passed_at) == (passed.tier, passed.at))
@@ -75,11 +84,7 @@ fn check_proof(
     index: GpuIndex,
     proof: &SignedProof,
 ) -> Result<(), String> {
-    let statement = HealthProof::signed_bytes(&proof.body);
-    let (now, crypto) = (shared.env.clock.wall(), &shared.env.crypto);
-    let (certificate, signature) = (&proof.certificate.0, &proof.signature.0);
-    let signer = signer(crypto, &shared.trust, now, certificate, &statement, signature);
-    let signer = signer.map_err(|refusal| refusal.to_string())?;
+    let signer = signer_of(shared, proof)?;
     let expected = Identity::Agent { site: shared.site.clone(), node: node.clone() };
     if signer != expected {
         return Err(format!("{signer} signed it"));

@@ -7,9 +7,9 @@ use fabric_quic::identity::Identity;
 use specs::fault::{Fault, FaultCode};
 use specs::id::SiteId;
 use specs::wire::client::Empty;
-use specs::wire::peer::PeerReport;
+use specs::wire::peer::{PeerReport, ProofKey, ShownProof};
 
-use crate::service::{Asked, decode, encode};
+use crate::service::{Asked, agent, decode, encode};
 use crate::shared::Shared;
 
 /// The site that asks, by its certificate.
@@ -32,9 +32,20 @@ pub(crate) async fn report(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes,
         return Err(Fault::new(FaultCode::Forbidden, message));
     }
     let mut state = shared.confirm().await?;
+    let shown = shared.with_leader(|leader, _| leader.proofs_to_check(&state, &report))?;
+    let checked = shown.into_iter().map(|it| {
+        let signed = check_signature(shared, site, &it);
+        (it, signed)
+    });
+    let checked: Vec<_> = checked.collect();
     let at = shared.env.clock.wall();
-    let commands =
-        shared.with_leader(|leader, now| leader.handle_peer_report(now, at, &state, &report))??;
+    let (commands, refused) = shared.with_leader(|leader, now| {
+        let mut commands = leader.handle_peer_report(now, at, &state, &report)?;
+        let (proofs, refused) = leader.handle_proofs(now, at, &report, checked);
+        commands.extend(proofs);
+        Ok::<_, Fault>((commands, refused))
+    })??;
+    warn(site, &refused);
     if !commands.is_empty() {
         shared.propose_all(&commands).await?;
         state = shared.confirm().await?;
@@ -43,6 +54,22 @@ pub(crate) async fn report(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes,
     let orders =
         orders.ok_or_else(|| Fault::new(FaultCode::Forbidden, format!("{site} is not joined")))?;
     Ok(encode(&orders))
+}
+
+/// Whether a proof was signed by the agent of the node that it is shown for.
+fn check_signature(shared: &Shared, host: &SiteId, it: &ShownProof) -> Result<(), String> {
+    let signer = agent::signer_of(shared, &it.proof)?;
+    let expected = Identity::Agent { site: host.clone(), node: it.key.node.clone() };
+    if signer == expected { Ok(()) } else { Err(format!("{signer} signed it")) }
+}
+
+/// One line for all of a report: a host may have very many GPUs.
+fn warn(host: &SiteId, refused: &[(ProofKey, String)]) {
+    if let Some((key, why)) = refused.first() {
+        let (node, gpu, count) = (&key.node, key.index, refused.len());
+        let text = "proofs of a peer's GPUs do not hold: they are not used";
+        tracing::warn!(%host, %node, %gpu, why, count, "{text}");
+    }
 }
 
 /// A home wants to be asked.

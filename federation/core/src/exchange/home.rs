@@ -12,21 +12,22 @@ use specs::wire::peer::{GrantReport, GuestPhase, GuestReport, LoanSlot};
 use crate::apply::Reply;
 use crate::command::{LoanPlan, RecordPeer, ReleasePeer, RestorePeer, ReturnGrant, SuspectPeer};
 use crate::effect::{Effect, Effects};
+use crate::exchange::proofs;
 use crate::job::{self, AttemptEnd};
 use crate::placement::{fits, pool};
 use crate::quota::{self, Charge};
-use crate::state::{DrawKey, Held, HeldKey, Job, JobPhase, Loan, State};
+use crate::state::{DrawKey, Held, HeldKey, Job, JobPhase, Loan, NamedKey, State};
 
 /// Rechecks a loan against what is held, and draws it.
 pub(crate) fn assign_there(
     state: &mut State,
     fx: &mut Effects,
     mut job: Job,
-    plan: &LoanPlan,
+    (plan, at): (&LoanPlan, Timestamp),
 ) -> bool {
     let spec = job.spec();
     let class = plan.slots.first().map(|slot| slot.class.clone());
-    if !fits::loan_fits(state, &spec, plan)
+    if !fits::loan_fits(state, &spec, plan, at)
         || quota::check(state, &Charge::new(&job, &spec, class)).is_err()
     {
         return false;
@@ -55,6 +56,9 @@ fn draw(state: &mut State, peer: &SiteId, slots: &[LoanSlot], needs: &Needs) {
         let key = DrawKey::of(peer, slot);
         let drawn = state.drawn.get(&key).copied().unwrap_or_default();
         state.drawn.insert(key, drawn.plus(slot.gpus));
+        for key in NamedKey::all(peer, slot) {
+            state.named.insert(key, ());
+        }
     }
 }
 
@@ -67,6 +71,9 @@ fn undraw(state: &mut State, peer: &SiteId, slots: &[LoanSlot], needs: &Needs) {
             state.drawn.remove(&key);
         } else {
             state.drawn.insert(key, left);
+        }
+        for key in NamedKey::all(peer, slot) {
+            state.named.remove(&key);
         }
     }
 }
@@ -92,6 +99,7 @@ pub(crate) fn record_peer(state: &mut State, fx: &mut Effects, it: &RecordPeer) 
         return Reply::NoOp("a later report was taken in");
     }
     peer.seen = it.revision;
+    peer.shows |= it.shows;
     record_grants(state, fx, &it.peer, &it.grants);
     for guest in &it.guests {
         record_guest(state, fx, &it.peer, guest, it.at);
@@ -111,8 +119,11 @@ fn record_grants(state: &mut State, fx: &mut Effects, host: &SiteId, reports: &[
     }
     for report in reports {
         let key = HeldKey { host: host.clone(), grant: report.grant };
-        let returned = state.held.get(&key).is_some_and(|held| held.returned);
-        let held = Held { slots: report.slots.clone(), recalled: report.recalled, returned };
+        let before = state.held.get(&key);
+        let returned = before.is_some_and(|held| held.returned);
+        let proofs = proofs::kept(before, &report.slots);
+        let held =
+            Held { slots: report.slots.clone(), recalled: report.recalled, returned, proofs };
         state.agreed.held.insert(key, held);
     }
     fx.insert(Effect::Plan);

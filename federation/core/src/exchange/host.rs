@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use specs::id::{GpuIndex, GrantId, LeaseId, NodeId, Revision, SiteId};
-use specs::job::{JobSpec, OnPartition};
+use specs::job::{JobSpec, Needs, OnPartition};
 use specs::unit::{GpuCount, Timestamp};
 use specs::version::ClusterVersion;
 use specs::wire::agent::{Ending, Outcome, Want};
@@ -14,6 +14,7 @@ use specs::wire::peer::{GuestPhase, LoanBody, LoanOrder, LoanSlot};
 use crate::apply::Reply;
 use crate::command::{ExpireGrant, MakeGrant, ObeyPeer, PartPlan, RecallGrant};
 use crate::effect::{Effect, Effects};
+use crate::health::proofs;
 use crate::job;
 use crate::lease;
 use crate::node::count_gpus;
@@ -22,7 +23,7 @@ use crate::placement::sites::data;
 use crate::placement::{fits, lend};
 use crate::reserve;
 use crate::restore;
-use crate::state::{Grant, GrantSlot, Guest, GuestKey, Lease, State, StopReason};
+use crate::state::{Gpu, Grant, GrantSlot, Guest, GuestKey, Lease, State, StopReason};
 
 pub(crate) fn make_grant(state: &mut State, fx: &mut Effects, it: &MakeGrant) -> Reply {
     let known = state.peers.get(&it.home).is_some_and(|peer| peer.suspicion.is_none());
@@ -199,7 +200,7 @@ pub(crate) enum Admission {
     Admit(Vec<PartPlan>),
 }
 
-pub(crate) fn judge(state: &State, home: &SiteId, order: &LoanOrder) -> Admission {
+pub(crate) fn judge(state: &State, home: &SiteId, order: &LoanOrder, at: Timestamp) -> Admission {
     let newest = state.guests_for(home, order.job).last();
     if newest.is_some_and(|guest| guest.key.epoch >= order.epoch) {
         return Admission::Known;
@@ -243,10 +244,10 @@ pub(crate) fn judge(state: &State, home: &SiteId, order: &LoanOrder) -> Admissio
             "it is to be alone on {node} and does not take all its GPUs"
         ));
     }
-    pick_all(state, home, body)
+    pick_all(state, home, body, at)
 }
 
-fn pick_all(state: &State, home: &SiteId, body: &LoanBody) -> Admission {
+fn pick_all(state: &State, home: &SiteId, body: &LoanBody, at: Timestamp) -> Admission {
     let refuse = |why: String| Admission::Refuse(Outcome::of(Ending::Refused, why));
     let mut parts: BTreeMap<NodeId, Vec<GpuIndex>> = BTreeMap::new();
     for slot in &body.slots {
@@ -261,11 +262,17 @@ fn pick_all(state: &State, home: &SiteId, body: &LoanBody) -> Admission {
         if !usable {
             return refuse(alloc::format!("node {} takes nothing new", slot.node));
         }
-        match pick(state, slot) {
+        match pick(state, slot, (&body.spec.needs, at)) {
             Pick::Some(gpus) => parts.entry(slot.node.clone()).or_default().extend(gpus),
             Pick::Busy => return Admission::Later,
             Pick::None => {
                 return refuse(alloc::format!("{} has too few GPUs on {}", slot.grant, slot.node));
+            }
+            Pick::Unproven(gpu) => {
+                let node = &slot.node;
+                return refuse(alloc::format!(
+                    "the proof of GPU {gpu} of {node} is not as demanded"
+                ));
             }
         }
     }
@@ -301,21 +308,29 @@ enum Pick {
     Some(Vec<GpuIndex>),
     Busy,
     None,
+    /// The proof of that GPU is not what is demanded.
+    Unproven(GpuIndex),
 }
 
-fn pick(state: &State, slot: &LoanSlot) -> Pick {
+/// The GPUs that the slot names, or as many as it takes if it names none.
+fn pick(state: &State, slot: &LoanSlot, (needs, at): (&Needs, Timestamp)) -> Pick {
     let Some(node) = state.nodes.get(&slot.node) else { return Pick::None };
     let granted = node.gpus.iter().filter(|gpu| gpu.grant == Some(slot.grant));
     let of_class = granted.filter(|gpu| gpu.info.class == slot.class && gpu.is_fit());
+    let is_named = |gpu: &&Gpu| slot.which.is_empty() || slot.which.contains(&gpu.info.index);
     let (mut idle, mut all) = (Vec::new(), GpuCount::ZERO);
-    for gpu in of_class {
+    for gpu in of_class.filter(is_named) {
+        if !proofs::will_do(needs, gpu, at) {
+            return Pick::Unproven(gpu.info.index);
+        }
         all = all.plus(GpuCount(1));
         if gpu.lease.is_none() {
             idle.push(gpu.info.index);
         }
     }
     let want = usize::try_from(slot.gpus.0).unwrap_or(usize::MAX);
-    if all < slot.gpus {
+    let names_enough = slot.which.is_empty() || slot.which.len() == want;
+    if all < slot.gpus || !names_enough {
         Pick::None
     } else if idle.len() < want {
         Pick::Busy
@@ -343,7 +358,7 @@ fn admit(state: &mut State, fx: &mut Effects, home: &SiteId, order: &LoanOrder, 
         guest.name = body.spec.name.as_str().into();
         guest.gpus = body.spec.gpus();
     }
-    match (judge(state, home, order), &order.body) {
+    match (judge(state, home, order, at), &order.body) {
         (Admission::Refuse(outcome), _) => guest.outcome = Some(outcome),
         (Admission::Admit(parts), Some(body)) => {
             let id = LeaseId(state.last_lease.0 + 1);

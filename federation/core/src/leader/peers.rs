@@ -10,11 +10,14 @@ use specs::id::{Epoch, GrantId, JobId, Question, SiteId};
 use specs::unit::{GpuCount, Instant, Timestamp};
 use specs::version::ClusterVersion;
 use specs::wire::agent::{Ending, Want};
-use specs::wire::peer::{GrantReport, GuestPhase, GuestReport, LoanOrder, PeerOrders, PeerReport};
+use specs::wire::peer::{
+    GrantReport, GuestPhase, GuestReport, LoanOrder, PROOFS_SHOWN_MAX, PeerOrders, PeerReport, Slot,
+};
 
 use super::{Asked, Confirmed, Leader, PEER_ASKED_MAX, sites};
 use crate::command::{AttemptKey, Command, ObeyPeer, RecordPeer, RestorePeer};
 use crate::exchange::host::{Admission, in_use, judge};
+use crate::exchange::proofs;
 use crate::state::{Grant, GuestKey, JobPhase, State};
 use crate::view;
 
@@ -45,13 +48,16 @@ impl Leader {
         let mut commands = Vec::new();
         let guests = news_of_guests(state, report);
         let grants = grants_kept(state, &report.grants);
-        if !guests.is_empty() || grants_differ(state, &report.host, &grants) {
+        let shows = report.shows && state.version >= proofs::SINCE;
+        let is_news = grants_differ(state, &report.host, &grants) || (shows && !peer.shows);
+        if !guests.is_empty() || is_news {
             commands.push(Command::RecordPeer(RecordPeer {
                 peer: report.host.clone(),
                 revision: report.revision,
                 grants: grants.into_owned(),
                 guests,
                 at,
+                shows,
             }));
         }
         if let Some(suspicion) = peer.suspicion.filter(|_| memory.watch.heard() > before) {
@@ -63,10 +69,15 @@ impl Leader {
 
     /// As a home: the answer to a host's question, from a state read after it came.
     #[must_use]
-    pub fn peer_orders(&self, state: &State, report: &PeerReport) -> Option<PeerOrders> {
+    pub fn peer_orders(&mut self, state: &State, report: &PeerReport) -> Option<PeerOrders> {
         // No older than the report that is answered.
         let now = self.peers.get(&report.host).map_or(self.since, |memory| memory.told.at);
-        view::peer_orders(state, report, self.demand_for(now, state, &report.host))
+        let demand = self.demand_for(now, state, &report.host);
+        let mut orders = view::peer_orders(state, report, demand)?;
+        if !orders.hold {
+            orders.show = self.proofs_to_ask(now, state, &report.host);
+        }
+        Some(orders)
     }
 
     /// As a host: the next question to a home.
@@ -87,6 +98,7 @@ impl Leader {
         self.capacity.set_reserved(state);
         report.outlook = self.outlook(state);
         self.capacity.give_back();
+        report.proofs = self.proofs_to_show(state, home);
         let memory = self.peers.entry(home.clone()).or_default();
         self.next_question = Question(question.0 + 1);
         let ended = report.guests.iter().filter(|guest| guest.phase == GuestPhase::Ended);
@@ -112,6 +124,7 @@ impl Leader {
         let Some(asked) = memory.asked.remove(&orders.question) else { return Vec::new() };
         memory.answered = memory.answered.max(orders.question);
         memory.answered_at = Some(now);
+        self.at = at;
         if orders.hold || orders.revision < peer.obeyed {
             return Vec::new();
         }
@@ -119,6 +132,8 @@ impl Leader {
             memory.demand.clone_from(&orders.demand);
             self.planned = None;
         }
+        memory.shown.wanted.clone_from(&orders.show);
+        memory.shown.wanted.truncate(PROOFS_SHOWN_MAX);
         for loan in orders.loans.iter().filter(|loan| loan.want == Want::Run) {
             let confirmed = Confirmed { asked_at: asked.at, term: orders.loan_term };
             memory.confirmed.insert((loan.job, loan.epoch), confirmed);
@@ -151,11 +166,19 @@ fn news_of_guests(state: &State, report: &PeerReport) -> Vec<GuestReport> {
 
 /// The grants with only as much of their slots as all members of this site's group keep.
 fn grants_kept<'a>(state: &State, reports: &'a [GrantReport]) -> Cow<'a, [GrantReport]> {
-    if state.version >= ClusterVersion::DEMANDS {
+    let all = || reports.iter().flat_map(|grant| &grant.slots);
+    let is_kept = |slot: &Slot| slot.which.is_empty() || proofs::is_told_well(slot);
+    if state.version >= proofs::SINCE && all().all(is_kept) {
         return Cow::Borrowed(reports);
     }
     let mut grants = reports.to_vec();
     for slot in grants.iter_mut().flat_map(|grant| &mut grant.slots) {
+        if state.version < proofs::SINCE || !is_kept(slot) {
+            slot.which.clear();
+        }
+        if state.version >= ClusterVersion::DEMANDS {
+            continue;
+        }
         (slot.cpu_milli, slot.memory_mib, slot.node_gpus) = (0, 0, GpuCount::ZERO);
         if state.version < ClusterVersion::SITES {
             slot.facts = None;
@@ -185,6 +208,11 @@ fn kept_here(state: &State, order: &LoanOrder) -> LoanOrder {
             body.slots.clear();
         }
     }
+    if let Some(body) = &mut order.body
+        && state.version < proofs::SINCE
+    {
+        body.slots.iter_mut().for_each(|slot| slot.which.clear());
+    }
     order
 }
 
@@ -203,7 +231,7 @@ fn obedience(state: &State, orders: &PeerOrders, asked: &Asked, at: Timestamp) -
     let mut named: BTreeMap<(JobId, Epoch), Want> = BTreeMap::new();
     for loan in &orders.loans {
         named.insert((loan.job, loan.epoch), loan.want);
-        match judge(state, &orders.home, loan) {
+        match judge(state, &orders.home, loan, at) {
             Admission::Admit(_) | Admission::Refuse(_) => obey.admit.push(kept_here(state, loan)),
             Admission::Known | Admission::Later => {}
         }

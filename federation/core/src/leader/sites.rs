@@ -4,12 +4,15 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
+use specs::gpu::{BurnInTier, ProofNeed};
 use specs::id::{GpuClass, JobId, SiteId};
+use specs::job::Needs;
 use specs::signals::{ClassOutlook, DATA_SETS_MAX, FreeNodes, PRICES_MAX, Signals};
 use specs::unit::{Instant, Millis, Timestamp};
 use specs::wire::peer::{Demand, PeerReport};
 
 use super::{Leader, PeerMemory, Waiting};
+use crate::exchange::proofs;
 use crate::placement::lookout::Seen;
 use crate::placement::sites::cost::{aged, signals_of};
 use crate::placement::sites::outlook::{CLASSES_MAX, Waiting as Ages, outlook};
@@ -32,8 +35,7 @@ impl Leader {
                 continue;
             }
             let (nodes, gpus_per_node) = (seen.spec.nodes, seen.spec.gpus_per_node);
-            let needs = Some(&*seen.spec.needs).filter(|it| !it.fit_a_loan());
-            let needs = needs.cloned().map(Box::new);
+            let needs = asked_of(state, peer, &seen.spec.needs);
             let same = demand.iter_mut().find(|it| {
                 it.class.as_ref() == Some(&class)
                     && it.nodes == nodes
@@ -128,6 +130,16 @@ impl Leader {
     pub(crate) fn told(&self, peer: &SiteId) -> Option<&Told> {
         self.peers.get(peer).map(|memory| &memory.told)
     }
+}
+
+/// What is asked of a host's nodes beyond GPUs, if it is anything: proofs, too, where this site uses
+/// nothing else.
+fn asked_of(state: &State, host: &SiteId, needs: &Needs) -> Option<Box<Needs>> {
+    let mut needs = needs.clone();
+    if needs.proof.is_none() && proofs::are_required(state, host) {
+        needs.proof = Some(ProofNeed { tier: BurnInTier::T2, age_max: Millis::ZERO });
+    }
+    (!needs.fit_a_loan()).then(|| Box::new(needs))
 }
 
 /// All sites, as they are weighed now.

@@ -414,12 +414,13 @@ impl Capacity {
         classes: &[GpuClass],
         (nodes, gpus): (u32, GpuCount),
         needs: &Needs,
+        at: Timestamp,
     ) -> Option<(GpuClass, Vec<PartPlan>)> {
         let classes = self.numbers(classes);
         if classes.is_empty() {
             return None;
         }
-        self.lift_screen();
+        self.put_screen(needs, at);
         let mut attributes = self.names.asked(needs);
         if needs.exclusive {
             attributes.push(UNMIXED);

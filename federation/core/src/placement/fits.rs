@@ -8,13 +8,14 @@ use specs::job::{JobSpec, Needs, Vicinity};
 use specs::unit::{GpuCount, Timestamp};
 use specs::version::ClusterVersion;
 use specs::wire::agent::Facts;
-use specs::wire::peer::{LoanSlot, Slot};
+use specs::wire::peer::{LoanSlot, Slot, SlotGpu};
 
 use crate::command::{LeasePlan, LoanPlan, PartPlan};
+use crate::exchange::proofs as shown;
 use crate::health::proofs;
 use crate::placement::pool::{self, Pool};
 use crate::placement::sites::data;
-use crate::state::{DrawKey, HeldKey, Node, State};
+use crate::state::{DrawKey, HeldKey, NamedKey, Node, State};
 
 /// The Union's members, by ISO 3166-1: what `EU` in a residency rule stands for.
 /// Source: <https://european-union.europa.eu/principles-countries-history/eu-countries_en>.
@@ -124,6 +125,7 @@ pub(crate) fn loans_carry(state: &State, needs: &Needs) -> bool {
     needs.fit_a_loan()
         || (state.version >= ClusterVersion::SITES && needs.fit_a_told_loan())
         || (state.version >= ClusterVersion::DEMANDS && needs.fit_a_carrying_loan())
+        || (state.version >= shown::SINCE && needs.fit_a_proven_loan())
 }
 
 /// Whether the job may run elsewhere than at this site, its home.
@@ -182,8 +184,8 @@ pub(crate) fn loan_nodes(slots: &[LoanSlot]) -> impl Iterator<Item = (&NodeId, G
     })
 }
 
-/// Whether the loan can be drawn on what is held.
-pub(crate) fn loan_fits(state: &State, spec: &JobSpec, plan: &LoanPlan) -> bool {
+/// Whether the loan can be drawn on what is held, at that time.
+pub(crate) fn loan_fits(state: &State, spec: &JobSpec, plan: &LoanPlan, at: Timestamp) -> bool {
     let Some(peer) = state.peers.get(&plan.peer) else { return false };
     let may_go = may_leave(state, spec) && may_go(state, spec, &peer.site, peer.country);
     if peer.suspicion.is_some() || !may_go {
@@ -208,6 +210,7 @@ pub(crate) fn loan_fits(state: &State, spec: &JobSpec, plan: &LoanPlan) -> bool 
     nodes == u64::from(spec.nodes)
         && class_will_do(spec, class)
         && plan.slots.iter().all(|slot| slot.class == *class && slot_fits(state, plan, slot))
+        && are_proven(state, spec, plan, at)
         && is_carried(state, spec, plan)
         && (!spec.needs.exclusive || is_alone(state, spec, plan))
 }
@@ -243,10 +246,56 @@ fn slot_fits(state: &State, plan: &LoanPlan, slot: &LoanSlot) -> bool {
         return false;
     }
     let there = held.slots.iter().filter(|it| it.node == slot.node && it.class == slot.class);
+    if there.clone().any(|it| !it.which.is_empty()) {
+        return names_fit(state, (plan, slot), there.flat_map(|it| &it.which));
+    }
     let granted = there.fold(GpuCount::ZERO, |sum, it| sum.plus(it.gpus));
     let drawn = state.drawn.get(&DrawKey::of(&plan.peer, slot)).copied().unwrap_or_default();
     // A plan may name the same grant and node twice; together they must fit.
     let asked = plan.slots.iter().filter(|it| it.grant == slot.grant && it.node == slot.node);
     let asked = asked.fold(GpuCount::ZERO, |sum, it| sum.plus(it.gpus));
-    drawn.plus(asked) <= granted
+    drawn.plus(asked) <= granted && slot.which.is_empty()
+}
+
+/// Whether the slot of a loan names GPUs that there are, as many as it takes, and none that another
+/// names.
+fn names_fit<'a>(
+    state: &State,
+    (plan, slot): (&LoanPlan, &LoanSlot),
+    there: impl Iterator<Item = &'a SlotGpu> + Clone,
+) -> bool {
+    let others = plan
+        .slots
+        .iter()
+        .filter(|it| (it.grant, &it.node) == (slot.grant, &slot.node) && !core::ptr::eq(*it, slot));
+    let is_ours_twice = others.flat_map(|it| &it.which).any(|gpu| slot.which.contains(gpu));
+    let is_drawn = NamedKey::all(&plan.peer, slot).any(|key| state.named.contains(&key));
+    slot.which.len() as u64 == u64::from(slot.gpus.0)
+        && slot.which.is_sorted_by(|one, other| one < other)
+        && slot.which.iter().all(|gpu| there.clone().any(|it| it.index == *gpu))
+        && !is_ours_twice
+        && !is_drawn
+}
+
+/// Whether proofs were verified of all GPUs of the loan, and are what its job demands, where that is
+/// asked for.
+fn are_proven(state: &State, spec: &JobSpec, plan: &LoanPlan, at: Timestamp) -> bool {
+    let need = spec.needs.proof.as_ref();
+    if need.is_none() && !shown::are_required(state, &plan.peer) {
+        return true;
+    }
+    plan.slots.iter().all(|slot| {
+        let key = HeldKey { host: plan.peer.clone(), grant: slot.grant };
+        let Some(held) = state.held.get(&key) else { return false };
+        let there = held.slots.iter().filter(|it| it.node == slot.node && it.class == slot.class);
+        let told = |index: &GpuIndex| {
+            let mut all = there.clone().flat_map(|it| it.which.iter().map(move |gpu| (it, gpu)));
+            all.find(|(_, gpu)| gpu.index == *index)
+        };
+        let is_proven = |index| {
+            let proof = told(index).and_then(|(it, gpu)| shown::of(held, it, gpu));
+            proof.is_some_and(|proof| proof.will_do(need, at))
+        };
+        !slot.which.is_empty() && slot.which.iter().all(is_proven)
+    })
 }

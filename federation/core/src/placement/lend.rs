@@ -3,13 +3,15 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
+use specs::gpu::ProofNeed;
 use specs::id::{GpuClass, GpuIndex, NodeId, SiteId};
 use specs::job::Needs;
 use specs::site::LendRule;
-use specs::unit::GpuCount;
+use specs::unit::{GpuCount, Timestamp};
 use specs::wire::peer::Demand;
 
 use crate::command::MakeGrant;
+use crate::health::proofs;
 use crate::placement::capacity::Capacity;
 use crate::placement::slots::{Counts, Gang, Slots};
 use crate::placement::{fits, pool};
@@ -86,8 +88,8 @@ pub(crate) fn allows(state: &State, home: &SiteId, slots: &[GrantSlot]) -> bool 
     })
 }
 
-/// GPUs of the home's grants that no guest uses, by class and node.
-fn idle(state: &State, home: &SiteId) -> Slots {
+/// GPUs of the home's grants that no guest uses and whose proofs will do, by class and node.
+fn idle(state: &State, home: &SiteId, needs: &Needs, at: Timestamp) -> Slots {
     let mut free = Counts::new();
     for grant in state.grants.values().filter(|it| it.home == *home && !it.recalled) {
         for slot in &grant.slots {
@@ -97,7 +99,8 @@ fn idle(state: &State, home: &SiteId) -> Slots {
             let idle = node
                 .gpus
                 .iter()
-                .filter(|gpu| gpu.grant == Some(grant.id) && gpu.lease.is_none() && gpu.is_fit());
+                .filter(|gpu| gpu.grant == Some(grant.id) && gpu.lease.is_none() && gpu.is_fit())
+                .filter(|gpu| proofs::will_do(needs, gpu, at));
             let sum = free.entry((slot.class.clone(), slot.node.clone())).or_default();
             *sum = sum.plus(count(idle.count()));
         }
@@ -117,9 +120,10 @@ pub(crate) fn cover(
     home: &SiteId,
     demand: &[Demand],
     wanted: &BTreeSet<GpuClass>,
-    capacity: &mut Capacity,
+    (capacity, at): (&mut Capacity, Timestamp),
 ) -> Option<MakeGrant> {
-    let mut idle = idle(state, home);
+    // What is idle counts once for each demand of proofs.
+    let mut idle_for: BTreeMap<Option<ProofNeed>, Slots> = BTreeMap::new();
     let mut taken: BTreeMap<(GpuClass, NodeId), Vec<GpuIndex>> = BTreeMap::new();
     let spare: BTreeMap<GpuClass, GpuCount> =
         capacity.classes().map(|class| (class.clone(), capacity.free(class))).collect();
@@ -133,6 +137,7 @@ pub(crate) fn cover(
         }
         let (nodes, gpus) = (want.nodes, want.gpus_per_node);
         let wanted_gang = Gang { classes: want.class.as_slice(), closed: &[], nodes, gpus, needs };
+        let idle = idle_for.entry(needs.proof).or_insert_with(|| idle(state, home, needs, at));
         for _ in 0..want.count {
             if idle.take(&wanted_gang).is_some() {
                 continue;
@@ -147,7 +152,8 @@ pub(crate) fn cover(
             if fitting.is_empty() {
                 break;
             }
-            let Some((class, parts)) = capacity.take_gang(&fitting, (nodes, gpus), needs) else {
+            let Some((class, parts)) = capacity.take_gang(&fitting, (nodes, gpus), needs, at)
+            else {
                 break;
             };
             room.take(&class, gang);
@@ -156,6 +162,7 @@ pub(crate) fn cover(
             }
         }
     }
+    capacity.lift_screen();
     let slots: Vec<GrantSlot> =
         taken.into_iter().map(|((class, node), gpus)| GrantSlot { node, class, gpus }).collect();
     (!slots.is_empty()).then(|| MakeGrant { home: home.clone(), slots })

@@ -4,6 +4,7 @@ pub(crate) mod board;
 pub(crate) mod capacity;
 pub(crate) mod fits;
 pub(crate) mod fleet;
+pub(crate) mod held;
 pub(crate) mod lend;
 pub(crate) mod lookout;
 pub(crate) mod names;

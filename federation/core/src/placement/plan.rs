@@ -6,105 +6,25 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use specs::id::{Epoch, GpuClass, GrantId, JobId, NodeId, ReservationName, Revision, SiteId};
+use specs::id::{Epoch, GpuClass, JobId, ReservationName, Revision, SiteId};
 use specs::job::JobSpec;
-use specs::unit::{GpuCount, Millis};
-use specs::wire::agent::Facts;
-use specs::wire::peer::LoanSlot;
+use specs::unit::{Millis, Timestamp};
 
 use crate::command::{Assignment, LeasePlan, LoanPlan, PartPlan, Place};
 use crate::placement::capacity::Capacity;
 use crate::placement::fits;
+use crate::placement::held::HeldMap;
 use crate::placement::lookout::{Lookout, Seen};
-use crate::placement::pool::{self, Pool};
 use crate::placement::sites::{GRANT_AWAITED, REFUSAL_AVOIDED, Sites, Weighed};
-use crate::placement::slots::{Counts, Gang, Slots};
 use crate::queue::turns::{Order, Turns};
 use crate::quota::{Charge, Taken};
-use crate::state::{DrawKey, Job, State};
+use crate::state::{Job, State};
 
 /// Most assignments of one plan.
 pub(crate) const ASSIGNMENTS_MAX: usize = 1_024;
 /// Most nodes of all assignments of one plan together, but for the last: a plan is one entry of
 /// the log.
 pub(crate) const PARTS_MAX: usize = 4_096;
-
-/// What is left of grants at one peer.
-#[derive(Debug, Clone, Default)]
-struct HeldMap<'a> {
-    slots: Slots,
-    /// GPUs by class, node and grant.
-    grants: BTreeMap<(GpuClass, NodeId), BTreeMap<GrantId, GpuCount>>,
-    /// Where their nodes stand.
-    places: BTreeMap<&'a NodeId, &'a Facts>,
-}
-
-impl<'a> HeldMap<'a> {
-    fn of(state: &'a State, peer: &SiteId) -> Self {
-        let mut map = Self::default();
-        let mut counts = Counts::new();
-        let mut pools: BTreeMap<&NodeId, (Pool, u32)> = BTreeMap::new();
-        for (grant, held) in state.held_at(peer).filter(|(_, it)| !it.recalled && !it.returned) {
-            for slot in &held.slots {
-                let key = DrawKey { host: peer.clone(), grant, node: Some(slot.node.clone()) };
-                let drawn = state.drawn.get(&key).copied().unwrap_or_default();
-                let key = (slot.class.clone(), slot.node.clone());
-                let left = slot.gpus.minus(drawn);
-                let (pool, machine) = pools.entry(&slot.node).or_default();
-                (*pool, *machine) = (pool.plus(Pool::told(slot)), slot.node_gpus.0);
-                map.places.extend(slot.facts.as_deref().map(|facts| (&slot.node, facts)));
-                map.grants.entry(key.clone()).or_default().insert(grant, left);
-                let sum = counts.entry(key).or_default();
-                *sum = sum.plus(left);
-            }
-        }
-        let left = |node: &NodeId| {
-            let (carried, machine) = pools.get(node).copied().unwrap_or_default();
-            (carried.minus(pool::drawn(state, peer, node)), machine)
-        };
-        map.slots = Slots::of(&counts, |node| map.places.get(node).copied(), left);
-        map
-    }
-
-    fn take(&mut self, spec: &JobSpec, class: &GpuClass) -> Option<(GpuClass, Vec<LoanSlot>)> {
-        let (classes, closed, needs) = (core::slice::from_ref(class), &[][..], &*spec.needs);
-        let (nodes, gpus) = (spec.nodes, spec.gpus_per_node);
-        let (class, mut nodes) = self.slots.take(&Gang { classes, closed, nodes, gpus, needs })?;
-        if let Some(together) = &needs.together {
-            // Neighbours by rank are neighbours in the hall.
-            let place = |node: &NodeId| {
-                self.places.get(node).and_then(|facts| fits::place_of(facts, together.level))
-            };
-            nodes.sort_by(|one, other| (place(one), one).cmp(&(place(other), other)));
-        }
-        let mut slots = Vec::new();
-        for node in nodes {
-            let key = (class.clone(), node);
-            if let Some(grants) = self.grants.get_mut(&key) {
-                draw(grants, &key.1, &class, spec.gpus_per_node, &mut slots);
-            }
-        }
-        Some((class, slots))
-    }
-}
-
-fn draw(
-    grants: &mut BTreeMap<GrantId, GpuCount>,
-    node: &NodeId,
-    class: &GpuClass,
-    mut want: GpuCount,
-    slots: &mut Vec<LoanSlot>,
-) {
-    for (grant, left) in grants.iter_mut() {
-        let gpus = want.min(*left);
-        if gpus == GpuCount::ZERO {
-            continue;
-        }
-        *left = left.minus(gpus);
-        want = want.minus(gpus);
-        slots.push(LoanSlot { grant: *grant, node: node.clone(), class: class.clone(), gpus });
-    }
-}
 
 /// What a plan proposes, and what it could not place.
 #[derive(Debug, Clone, Default)]
@@ -160,7 +80,7 @@ pub(crate) fn plan(
         {
             leaves = Some(since);
             if !full_there.contains(&tried) {
-                let found = there(state, (spec, &weighed, since), &tried.1, &mut held);
+                let found = there((state, order.at), (spec, &weighed, since), &tried.1, &mut held);
                 if let There::Nowhere = found {
                     full_there.insert(tried);
                 }
@@ -283,7 +203,7 @@ impl There {
 /// The best site that holds enough for the job. What is held at a peer is counted once for a plan,
 /// when the first job asks.
 fn there<'a>(
-    state: &'a State,
+    (state, at): (&'a State, Timestamp),
     (spec, weighed, since): (&JobSpec, &Weighed, Millis),
     closed: &[GpuClass],
     held: &mut BTreeMap<SiteId, HeldMap<'a>>,
@@ -299,7 +219,7 @@ fn there<'a>(
             return There::Later;
         }
         let site = &candidate.site;
-        let map = held.entry(site.clone()).or_insert_with(|| HeldMap::of(state, site));
+        let map = held.entry(site.clone()).or_insert_with(|| HeldMap::of(state, site, at));
         if let Some((class, slots)) = map.take(spec, &candidate.class) {
             return There::To(class, LoanPlan { peer: site.clone(), slots });
         }

@@ -32,6 +32,7 @@ struct Gpus {
     total: GpuCount,
     free: GpuCount,
     granted: GpuCount,
+    proven: GpuCount,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -77,6 +78,7 @@ impl Summary {
         sums.gpus.total = sums.gpus.total.plus(gpus.total);
         sums.gpus.free = sums.gpus.free.plus(gpus.free);
         sums.gpus.granted = sums.gpus.granted.plus(gpus.granted);
+        sums.gpus.proven = sums.gpus.proven.plus(gpus.proven);
         *sums.nodes.entry(gpus.total).or_default() += 1;
         *sums.cpu.entry(share.cpu_milli).or_default() += 1;
         *sums.memory.entry(share.memory_mib).or_default() += 1;
@@ -87,6 +89,7 @@ impl Summary {
         sums.gpus.total = sums.gpus.total.minus(gpus.total);
         sums.gpus.free = sums.gpus.free.minus(gpus.free);
         sums.gpus.granted = sums.gpus.granted.minus(gpus.granted);
+        sums.gpus.proven = sums.gpus.proven.minus(gpus.proven);
         drop_one(&mut sums.nodes, &gpus.total);
         drop_one(&mut sums.cpu, &share.cpu_milli);
         drop_one(&mut sums.memory, &share.memory_mib);
@@ -101,6 +104,7 @@ impl Summary {
             let most = |of: &BTreeMap<u64, u32>| of.last_key_value().map_or(0, |(most, _)| *most);
             let most = Pool { cpu_milli: most(&sums.cpu), memory_mib: most(&sums.memory) };
             let carries = version >= ClusterVersion::DEMANDS;
+            let shows = version >= ClusterVersion::PEER_PROOFS;
             let (gpu_cpu_milli, gpu_memory_mib) = if carries { most.numbers() } else { (0, 0) };
             Some(ClassCapacity {
                 class: class.clone(),
@@ -111,6 +115,7 @@ impl Summary {
                 nodes: *nodes,
                 gpu_cpu_milli,
                 gpu_memory_mib,
+                proven: if shows { sums.gpus.proven } else { GpuCount::ZERO },
             })
         };
         self.classes.iter().filter_map(told).collect()
@@ -138,6 +143,9 @@ fn of_node(node: &Node) -> BTreeMap<&GpuClass, Gpus> {
     for gpu in node.gpus.iter().filter(|gpu| gpu.is_fit()) {
         let sums = classes.entry(&gpu.info.class).or_default();
         sums.total = sums.total.plus(one);
+        if gpu.proven.is_some() {
+            sums.proven = sums.proven.plus(one);
+        }
         if gpu.grant.is_some() {
             sums.granted = sums.granted.plus(one);
         } else if gpu.is_free() && node.alone.is_none() {

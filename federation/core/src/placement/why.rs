@@ -1,5 +1,6 @@
 //! Why a job is not running: per site the constraint that binds, and what would change it.
 
+mod proven;
 mod there;
 
 use alloc::string::{String, ToString};
@@ -215,9 +216,14 @@ pub fn why(state: &State, leader: &mut Leader, now: Instant, job: &Job) -> Vec<S
     let patience = weighed.patience(|| home_could);
     for peer in state.peers.values() {
         let place = weighed.candidates.iter().find(|it| it.site == peer.site);
+        let told = (peer, leader.peer_capacity(&peer.site));
+        let unproven = proven::why(state, spec, told, leader.wall());
         let mut why = match (refuses(state, leader, now, spec, peer), &bound) {
             (Some(why), _) => why,
             (None, Some(bound)) => of_quota(&peer.site, bound),
+            (None, None) if let Some((constraint, change)) = unproven => {
+                one_site(&peer.site, constraint, change)
+            }
             (None, None) => match place {
                 // What is held there already may carry it, but no new grant will.
                 Some(it) if is_carried(leader.peer_capacity(&peer.site), spec) => {
@@ -291,6 +297,11 @@ fn carries_not(state: &State, spec: &JobSpec) -> (&'static str, &'static str) {
     let is_old = |version| state.version < version;
     if needs.gpu_milli > 0 {
         ("the job asks for a part of a GPU, which no loan carries", "whole GPUs")
+    } else if needs.proof.is_some() {
+        (
+            "a loan demands proofs from version 8 of this site on",
+            "federation upgrade finalize, or no spec.health",
+        )
     } else if needs.exclusive {
         (
             "a loan has nodes for itself from version 7 of this site on",

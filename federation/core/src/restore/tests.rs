@@ -317,10 +317,10 @@ fn a_loan_from_before_is_lost_or_waited_for_but_never_run_again() {
     let judged = |on_partition| {
         let spec = Arc::new(JobSpec { on_partition, ..(*spec.get()).clone() });
         let (node, class) = ("n1".parse().unwrap(), "b200".parse().unwrap());
-        let slots = vec![LoanSlot { grant, node, class, gpus: GpuCount(8) }];
+        let slots = vec![LoanSlot { grant, node, class, gpus: GpuCount(8), which: vec![] }];
         let body = Some(LoanBody { slots, spec, array_index: 0, submitter: "eva".into() });
         let order = LoanOrder { job: JobId(9), epoch: Epoch(1), want: Want::Run, body };
-        judge(&state, &"paris".parse().unwrap(), &order)
+        judge(&state, &"paris".parse().unwrap(), &order, Timestamp(0))
     };
     assert_eq!(judged(OnPartition::Restart), Admission::Refuse(unknown()));
     assert_eq!(judged(OnPartition::Wait), Admission::Later);

@@ -9,5 +9,6 @@ mod preempt;
 mod proofs;
 mod quota;
 mod reserve;
+mod shown;
 mod turns;
 mod world;

@@ -1,10 +1,10 @@
 //! What jobs demand of the proofs of their GPUs: tier and age.
 
 use federation_core::{Command, JobPhase, Leader, SetTrust, WantBurnIns, why};
-use specs::codec::{Blob, OrDefault};
+use specs::codec::{Blob, Message, OrDefault};
 use specs::gpu::{
-    BurnInTier, GpuHealth, GpuInfo, GpuReport, GpuState, InventorySource, Passed, ProofNeed,
-    SignedProof,
+    BurnInTier, GpuHealth, GpuInfo, GpuReport, GpuState, HealthProof, InventorySource, Passed,
+    ProofNeed, SignedProof,
 };
 use specs::id::{Boot, GpuIndex, JobId, Question, Revision};
 use specs::job::{JobSpec, Needs};
@@ -33,6 +33,24 @@ pub(crate) fn demands(nodes: u32, gpus: u32, tier: BurnInTier, hours: u64) -> Jo
     JobSpec { needs: OrDefault(Needs { proof, ..Needs::default() }), ..job("acme", nodes, gpus) }
 }
 
+/// What an agent's key signed of a GPU.
+pub(crate) fn proof_of(site: &Site, node: &str, index: u16, passed: &Passed) -> SignedProof {
+    let said = HealthProof {
+        site: site.state.own().unwrap().clone(),
+        node: node.parse().unwrap(),
+        index: GpuIndex(index),
+        uuid: "GPU-1".into(),
+        product: "NVIDIA B200".into(),
+        tier: passed.tier,
+        kernels: Blob(vec![1; 32]),
+        passed_at: passed.at,
+        valid_for: Millis(7 * 24 * HOUR),
+        agent: "test".into(),
+    };
+    let blob = Blob::default;
+    SignedProof { body: Blob(said.encode()), signature: blob(), certificate: blob() }
+}
+
 /// The node's agent says of each of its GPUs which tier it passed how many hours ago.
 pub(crate) fn report(site: &mut Site, node: &str, proofs: &[(BurnInTier, u64)]) {
     let at = site.now;
@@ -41,8 +59,7 @@ pub(crate) fn report(site: &mut Site, node: &str, proofs: &[(BurnInTier, u64)]) 
         let ago = Millis(hours * HOUR);
         // The agent's clock is a day behind.
         let passed = Passed { tier: *tier, at: Timestamp(at - ago.0 - 24 * HOUR), ago };
-        let blob = Blob::default;
-        let proof = SignedProof { body: blob(), signature: blob(), certificate: blob() };
+        let proof = proof_of(site, node, index, &passed);
         let (proof, passed) = (Some(proof), Some(passed));
         GpuReport { health, proof, due: None, last: None, passed }
     });

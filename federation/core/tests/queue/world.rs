@@ -17,6 +17,7 @@ use specs::unit::{GpuCount, Instant, Millis, Timestamp};
 use specs::version::ClusterVersion;
 use specs::wire::agent::{AttemptPhase, AttemptReport, Facts, Inventory, Outcome};
 use specs::wire::client::JobState;
+use specs::wire::peer::PeerReport;
 
 pub(crate) struct Site {
     pub(crate) state: State,
@@ -239,14 +240,25 @@ impl Site {
         let name = home.state.own().unwrap().clone();
         let (now, at) = (Instant(self.now), self.at());
         let report = self.leader.ask_peer(now, &self.state, &name).unwrap();
-        let commands = home.leader.handle_peer_report(now, at, &home.state, &report).unwrap();
-        for command in commands {
-            home.apply(command);
-        }
+        home.hears(&report);
         let orders = home.leader.peer_orders(&home.state, &report).unwrap();
         for command in self.leader.handle_peer_orders(now, at, &self.state, &orders) {
             self.apply(command);
         }
+    }
+
+    /// Takes in what a host reports, and the proofs that it shows, whose signatures are right; what is
+    /// wrong with them all the same.
+    pub(crate) fn hears(&mut self, report: &PeerReport) -> Vec<String> {
+        let (now, at) = (Instant(self.now), self.at());
+        let shown = self.leader.proofs_to_check(&self.state, report);
+        let checked = shown.into_iter().map(|it| (it, Ok(()))).collect();
+        let commands = self.leader.handle_peer_report(now, at, &self.state, report).unwrap();
+        let (proofs, refused) = self.leader.handle_proofs(now, at, report, checked);
+        for command in commands.into_iter().chain(proofs) {
+            self.apply(command);
+        }
+        refused.into_iter().map(|(_, why)| why).collect()
     }
 }
 

@@ -36,6 +36,7 @@ use specs::unit::{GpuCount, Instant, MicroEuro, Millis, Timestamp};
 use specs::wire::agent::Ending;
 use specs::wire::peer::ClassCapacity;
 
+use crate::exchange::proofs;
 use crate::leader::could_hold;
 use crate::placement::fits;
 use crate::placement::lookout::Seen;
@@ -242,6 +243,11 @@ impl<'a> Sites<'a> {
         candidates: &mut Vec<Candidate>,
     ) {
         let nothing = Told::default();
+        let demands = spec.needs.proof.is_some();
+        if demands && !proofs::are_shown(self.state, &peer.site) {
+            return;
+        }
+        let asks_for_proofs = demands || proofs::are_required(self.state, &peer.site);
         let told = self.told(&peer.site).unwrap_or(&nothing);
         let rates = self.rates();
         let mut classes: BTreeSet<&GpuClass> = rates
@@ -255,7 +261,9 @@ impl<'a> Sites<'a> {
         let bring = data::time_to_bring(missing, self.state.links.get(&peer.site));
         for class in classes.into_iter().filter(|class| fits::class_will_do(spec, class)) {
             let capacity = told.capacity.iter().find(|it| it.class == *class);
-            let could_hold = capacity.is_some_and(|it| could_hold(it, spec));
+            let could_hold = capacity.is_some_and(|it| {
+                could_hold(it, spec) && (!asks_for_proofs || it.proven >= spec.gpus())
+            });
             let is_held = rates.held.contains(&(peer.site.clone(), class.clone()));
             if !could_hold && !is_held {
                 continue;
