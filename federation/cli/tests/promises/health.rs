@@ -29,13 +29,10 @@ fn control(faults: [&str; 2]) -> String {
     faults.map(gpu).concat()
 }
 
-impl<'w> Emulated<'w> {
-    fn new(world: &'w World) -> Self {
-        Self::with(world, &control(["", ""]))
-    }
-
-    /// With the GPUs that a control file says.
-    pub(crate) fn with(world: &'w World, control: &str) -> Self {
+/// The agent of a node that is enrolled, on emulated GPUs: two, or what a control file says.
+pub(crate) fn emulated_agent(site: &Site<'_>, node: &str, says: Option<&str>) -> Daemon {
+    let world = site.world;
+    if !world.path("lib").exists() {
         // Where a build for tests leaves it too; beside the programs only `cargo build` puts one.
         let library = Path::new(FEDERATION).with_file_name("deps/libgpu_agent_emulator.so");
         assert!(library.is_file(), "{} is not built", library.display());
@@ -43,19 +40,32 @@ impl<'w> Emulated<'w> {
         for name in ["libcuda.so.1", "libcuda.so", "libnvidia-ml.so.1"] {
             symlink(&library, world.path("lib").join(name)).unwrap();
         }
-        fs::write(world.path("control.toml"), control).unwrap();
+        let plain = control(["", ""]);
+        fs::write(world.path("control.toml"), says.unwrap_or(&plain)).unwrap();
         fs::write(world.path("kernel.log"), "").unwrap();
+    }
+    let token = world.file(&site.run(&["node", "enroll", node]).done());
+    let (dir, log) = (world.text(node), world.text("kernel.log"));
+    let args = ["run", "--dir", &dir, "--kernel-log", &log, "--burn-in-seconds=0"];
+    let args = [&args[..], &["--address=127.0.0.1", "--listen=127.0.0.1:0"]].concat();
+    let mut agent = Daemon::new(&format!("agent-{node}"), &world.agent, &args, &world.config())
+        .with("LD_LIBRARY_PATH", world.path("lib"))
+        .with("SPILLWAY_EMULATOR", world.path("control.toml"));
+    agent.start_with(&["--token-file", &token]);
+    agent
+}
+
+impl<'w> Emulated<'w> {
+    fn new(world: &'w World) -> Self {
+        Self::with(world, &control(["", ""]))
+    }
+
+    /// With the GPUs that a control file says.
+    pub(crate) fn with(world: &'w World, control: &str) -> Self {
         let extra = &["--trust=proven"];
         let plan = SitePlan { nodes: 0, extra, terms: SHORT_TERMS, ..SitePlan::small("berlin") };
         let site = world.site(plan);
-        let token = world.file(&site.run(&["node", "enroll", "b1"]).done());
-        let (dir, log) = (world.text("b1"), world.text("kernel.log"));
-        let args = ["run", "--dir", &dir, "--kernel-log", &log, "--burn-in-seconds=0"];
-        let args = [&args[..], &["--address=127.0.0.1", "--listen=127.0.0.1:0"]].concat();
-        let mut agent = Daemon::new("agent-b1", &world.agent, &args, &world.config())
-            .with("LD_LIBRARY_PATH", world.path("lib"))
-            .with("SPILLWAY_EMULATOR", world.path("control.toml"));
-        agent.start_with(&["--token-file", &token]);
+        let agent = emulated_agent(&site, "b1", Some(control));
         Self { site, agent }
     }
 

@@ -26,4 +26,5 @@ mod peering;
 mod preemption;
 mod process;
 mod reservation;
+mod shown;
 mod work;

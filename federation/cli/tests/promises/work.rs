@@ -14,6 +14,8 @@ pub(crate) struct Work {
     pub(crate) on_partition: &'static str,
     pub(crate) spill: bool,
     pub(crate) priority: u32,
+    /// What it demands of proofs, as in a job file.
+    pub(crate) health: Option<&'static str>,
 }
 
 /// Beats that never end.
@@ -21,11 +23,12 @@ pub(crate) const FOR_EVER: u32 = 100_000;
 
 impl Work {
     pub(crate) fn new(name: &'static str, gpus: u32, beats: u32) -> Self {
-        Self { name, gpus, beats, on_partition: "restart", spill: true, priority: 50 }
+        Self { name, gpus, beats, on_partition: "restart", spill: true, priority: 50, health: None }
     }
 
     pub(crate) fn text(&self, witness: &Path) -> String {
-        let Self { name, gpus, beats, on_partition, spill, priority } = self;
+        let Self { name, gpus, beats, on_partition, spill, priority, health } = self;
+        let health = health.map(|it| format!("  health: {it}\n")).unwrap_or_default();
         let witness = witness.display();
         format!(
             r#"apiVersion: spillway/v1
@@ -53,7 +56,7 @@ spec:
   time: {{grace: 1s}}
   onPartition: {on_partition}
   placement: {{spill: {spill}}}
-"#
+{health}"#
         )
     }
 }
