@@ -247,6 +247,11 @@ pub const QUARANTINES_MAX: u32 = 10_000;
 /// taken for one.
 pub const PROOF_CONTEXT: &[u8] = b"spillway GPU health proof 1\0";
 
+/// Which kernels the agents of a release prove GPUs with: its version, and the SHA-256 of the list of the
+/// kernels' hashes in hexadecimal digits. A release adds its own, and keeps those before it.
+pub const KERNELS: &[(&str, &str)] =
+    &[("0.1.0", "942055aa1cc9c8cb03f37306167811341ae7398228254139f199416313e917e5")];
+
 /// Longest reason for a GPU's state; more is cut off.
 pub const WHY_BYTES_MAX: usize = 256;
 
@@ -282,6 +287,19 @@ impl ProofNeed {
 }
 
 impl HealthProof {
+    /// Whether its kernels are those of its agent's release; of a release that is not known here, they
+    /// may be any.
+    #[must_use]
+    pub fn names_its_kernels(&self) -> bool {
+        let mut known = KERNELS.iter().filter(|(agent, _)| *agent == self.agent).peekable();
+        let is_written = |digest: &str| {
+            let bytes = self.kernels.0.iter();
+            let digits = bytes.flat_map(|byte| [byte >> 4, byte & 15]).map(u32::from);
+            digits.map(|it| char::from_digit(it, 16)).eq(digest.chars().map(Some))
+        };
+        known.peek().is_none() || known.any(|(_, digest)| is_written(digest))
+    }
+
     /// The bytes that are signed.
     #[must_use]
     pub fn signed_bytes(body: &Blob) -> Vec<u8> {

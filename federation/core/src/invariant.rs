@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use specs::id::{GpuIndex, GrantId, LeaseId, NodeId, SiteId};
 use specs::job::GPU_MILLI;
-use specs::wire::peer::GuestPhase;
+use specs::wire::peer::{GuestPhase, ProofKey, SlotGpu};
 
 use crate::placement::fits;
 use crate::placement::pool::{self, Pool};
@@ -32,6 +32,7 @@ pub fn check(state: &State) -> Vec<Violation> {
     pools_add_up(state, &mut found);
     jobs_match_leases(state, &mut found);
     guests_match_leases(state, &mut found);
+    proofs_are_told(state, &mut found);
     indexes_match(state, &mut found);
     found
 }
@@ -207,6 +208,22 @@ fn guests_match_leases(state: &State, found: &mut Vec<Violation>) {
         }
         if alive == guest.outcome.is_some() {
             push(found, name, alloc::format!("{} ended without an outcome", guest.key.job));
+        }
+    }
+}
+
+/// A verified proof is of a GPU that its host tells, with that number.
+fn proofs_are_told(state: &State, found: &mut Vec<Violation>) {
+    for (key, held) in state.held.iter() {
+        let told = |it: &ProofKey| {
+            let mut slots = held.slots.iter().filter(|slot| slot.node == it.node);
+            let of_gpu = |gpu: &SlotGpu| (gpu.index, gpu.proof) == (it.index, it.number);
+            slots.any(|slot| slot.which.iter().any(of_gpu))
+        };
+        let in_order = held.proofs.is_sorted_by(|one, other| one.key < other.key);
+        if !in_order || !held.proofs.iter().all(|it| told(&it.key)) {
+            let detail = alloc::format!("{} of {}", key.grant, key.host);
+            push(found, "a verified proof is of a GPU that is told", detail);
         }
     }
 }

@@ -196,6 +196,9 @@ pub(crate) fn judge(
     if !said.tier.proves() {
         return Err(alloc::format!("{} proves too little", said.tier));
     }
+    if !said.names_its_kernels() {
+        return Err(alloc::format!("its kernels are not those of agents of {}", said.agent));
+    }
     // Its age was told later than it was asked for.
     let passed_at = Timestamp(at.0.saturating_sub(since_asked.0).saturating_sub(it.age.0));
     let apart = said.passed_at.0.abs_diff(passed_at.0);

@@ -12,7 +12,8 @@ use specs::wire::peer::{PROOFS_SHOWN_MAX, PeerReport, ProofKey, ShownProof};
 use super::Leader;
 use crate::command::{Command, RecordProofs};
 use crate::exchange::proofs;
-use crate::state::State;
+use crate::state::{Held, HeldKey, State};
+use crate::table::Table;
 
 /// A proof that did not come is asked for again after this long, then after twice as long, and so on.
 const ASK_AGAIN: Millis = Millis(1_000);
@@ -30,6 +31,8 @@ struct Tries {
 pub(super) struct Shown {
     /// As its home. Invariant: of proofs that it lacked when it last answered.
     asked: BTreeMap<ProofKey, Tries>,
+    /// Of what is held there nothing was lacking. Held only to be compared.
+    complete: Option<Table<HeldKey, Held>>,
     /// As its host: what the home asked for, until it is told.
     pub(super) wanted: Vec<ProofKey>,
 }
@@ -70,8 +73,13 @@ impl Leader {
         if !proofs::are_shown(state, host) {
             return Vec::new();
         }
-        let memory = self.peers.entry(host.clone()).or_default();
-        memory.shown.ask(now, proofs::lacking(state, host))
+        let shown = &mut self.peers.entry(host.clone()).or_default().shown;
+        if shown.complete.as_ref().is_some_and(|held| held.is_same(&state.held)) {
+            return Vec::new();
+        }
+        let lacking = proofs::lacking(state, host);
+        shown.complete = lacking.is_empty().then(|| state.held.clone());
+        shown.ask(now, lacking)
     }
 
     /// As a host: what the home asked for, as far as it is at hand.

@@ -4,7 +4,7 @@ use federation_core::{
     Command, JobPhase, Leader, RecordProofs, Reply, SetTrust, State, WithholdGpu, why,
 };
 use specs::codec::{Blob, Message};
-use specs::gpu::{BurnInTier, HealthProof, Passed};
+use specs::gpu::{BurnInTier, HealthProof, KERNELS, Passed};
 use specs::id::{GpuIndex, JobId};
 use specs::site::Trust;
 use specs::unit::{Instant, Millis, Timestamp};
@@ -137,13 +137,14 @@ fn a_job_that_demands_leaves_for_gpus_whose_proofs_are_what_it_demands() {
 #[test]
 fn what_is_not_the_proof_of_the_very_gpu_is_refused_and_seldom_asked_for_again() {
     type Spoil = fn(&mut HealthProof);
-    let wrong: [(Spoil, &str); 6] = [
+    let wrong: [(Spoil, &str); 7] = [
         (|said| said.index = GpuIndex(said.index.0 ^ 1), "it is of GPU"),
         (|said| said.node = "g9".parse().unwrap(), "of g9 at giga"),
         (|said| said.site = "paris".parse().unwrap(), "at paris"),
         (|said| said.tier = BurnInTier::T1, "t1 proves too little"),
         (|said| said.passed_at.0 -= 200 * HOUR, "h apart from the age that is told"),
         (|said| said.valid_for = Millis(HOUR), "it has expired"),
+        (|said| said.agent = KERNELS[0].0.into(), "its kernels are not those of agents of"),
     ];
     for (spoil, expected) in wrong {
         let (mut berlin, mut giga) = sites(NEW, NEW);

@@ -53,3 +53,38 @@ impl Signer {
         Ok(SignedProof { body, signature: Blob(signature), certificate })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use specs::gpu::KERNELS;
+
+    use super::*;
+
+    /// Peers know a release's kernels by its version.
+    #[test]
+    fn the_kernels_of_this_release_are_among_those_that_are_known() {
+        let said = HealthProof {
+            site: "giga".parse().unwrap(),
+            node: "g1".parse().unwrap(),
+            index: specs::id::GpuIndex(0),
+            uuid: String::new(),
+            product: String::new(),
+            tier: BurnInTier::T2,
+            kernels: kernels(&Env::system()),
+            passed_at: specs::unit::Timestamp(0),
+            valid_for: PROOF_SPAN,
+            agent: env!("CARGO_PKG_VERSION").into(),
+        };
+        assert!(KERNELS.iter().any(|(version, _)| *version == said.agent), "{}", said.agent);
+        let digits: Vec<String> = said.kernels.0.iter().map(|it| format!("{it:02x}")).collect();
+        assert!(
+            said.names_its_kernels(),
+            "write {} into KERNELS in specs/src/gpu.rs",
+            digits.concat()
+        );
+        let other = HealthProof { kernels: Blob(vec![7; 32]), ..said.clone() };
+        assert!(!other.names_its_kernels());
+        assert!(!HealthProof { kernels: Blob::default(), ..said }.names_its_kernels());
+        assert!(HealthProof { agent: "99.0.0".into(), ..other }.names_its_kernels());
+    }
+}
