@@ -642,6 +642,7 @@ impl Leader {
             .held
             .iter()
             .filter(|(key, held)| !held.returned && !state.is_drawn(key))
+            .filter(|(key, held)| held.recalled || !self.awaits_proofs(key, held))
             .map(|(key, held)| (key.clone(), held.recalled))
             .collect();
         self.idle_since.retain(|key, _| idle.contains_key(key));

@@ -128,11 +128,13 @@ pub(crate) fn is_named(
 /// At the home: proofs that the host tells of, and that are not verified.
 pub(crate) fn lacking(state: &State, host: &SiteId) -> Vec<ProofKey> {
     let open = state.held_at(host).filter(|(_, held)| !held.recalled && !held.returned);
-    let lacking = open.flat_map(|(_, held)| {
-        let all = held.slots.iter().flat_map(keys);
-        all.filter(|key| find(&held.proofs, key).is_none())
-    });
-    lacking.collect()
+    open.flat_map(|(_, held)| lacking_of(held)).collect()
+}
+
+/// Those of one grant.
+pub(crate) fn lacking_of(held: &Held) -> impl Iterator<Item = ProofKey> + '_ {
+    let all = held.slots.iter().flat_map(keys);
+    all.filter(|key| find(&held.proofs, key).is_none())
 }
 
 /// At the home: what stays verified when a grant's slots are told anew.

@@ -19,6 +19,10 @@ use crate::table::Table;
 const ASK_AGAIN: Millis = Millis(1_000);
 /// At least this often; also one that did not hold.
 const ASK_SELDOM: Millis = Millis(60_000);
+/// A proof that was asked for no more often than this is on its way.
+const TRIES_AWAITED: u32 = 3;
+/// As if it had been asked for so often: it did not hold.
+const TRIES_REFUSED: u32 = 64;
 
 /// How often a proof was asked for, and until when it is not asked for again.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +67,14 @@ impl Shown {
 }
 
 impl Leader {
+    /// As a home: whether proofs of a grant's GPUs are on their way, so that it lies idle for a reason.
+    pub(super) fn awaits_proofs(&self, key: &HeldKey, held: &Held) -> bool {
+        let asked = self.peers.get(&key.host).map(|memory| &memory.shown.asked);
+        let Some(asked) = asked.filter(|asked| !asked.is_empty()) else { return false };
+        proofs::lacking_of(held)
+            .any(|key| asked.get(&key).is_some_and(|tries| tries.times <= TRIES_AWAITED))
+    }
+
     /// As a home: what to ask a host for.
     pub(super) fn proofs_to_ask(
         &mut self,
@@ -138,7 +150,7 @@ impl Leader {
                 Ok(proof) => proofs.push(proof),
                 Err(why) => {
                     if let Some(tries) = memory.shown.asked.get_mut(&it.key) {
-                        tries.next = now.after(ASK_SELDOM);
+                        *tries = Tries { times: TRIES_REFUSED, next: now.after(ASK_SELDOM) };
                     }
                     refused.push((it.key, why));
                 }
