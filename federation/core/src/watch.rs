@@ -14,11 +14,20 @@ use crate::table::Table;
 /// Most questions remembered while they wait for the proof that their answer arrived.
 const ASKED_MAX: usize = 32;
 
+/// When a question came: the network may bring it more than once.
+#[derive(Debug, Clone, Copy)]
+struct Came {
+    first: Instant,
+    last: Instant,
+}
+
 /// What a leader remembers of one counterpart that asks it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Watch {
     /// When questions came.
-    asked: BTreeMap<Question, Instant>,
+    asked: BTreeMap<Question, Came>,
+    /// The latest question whose answer is known to have arrived.
+    answered: Question,
     /// When the last question came whose answer is known to have arrived.
     heard: Option<Instant>,
     /// The suspicion that is being waited out, and since when it is known here to be applied.
@@ -29,23 +38,27 @@ impl Watch {
     /// A question came, and with it the proof that the answer to `answered` arrived.
     pub(crate) fn hear(&mut self, now: Instant, question: Question, answered: Question) {
         if let Some(&asked) = self.asked.get(&answered) {
-            self.heard = self.heard.max(Some(asked));
+            self.heard = self.heard.max(Some(asked.last));
+            self.answered = self.answered.max(answered);
             self.asked = self.asked.split_off(&answered);
         }
-        self.asked.insert(question, now);
+        self.asked.entry(question).or_insert(Came { first: now, last: now }).last = now;
         while self.asked.len() > ASKED_MAX {
             self.asked.pop_first();
         }
     }
 
-    /// When the question came whose answer is known to have arrived; none of one that is forgotten.
+    /// When the question first came whose answer is known to have arrived: no later than that answer
+    /// was given. None of one that is forgotten: a late copy of it says nothing.
     pub(crate) fn asked_at(&self, answered: Question) -> Option<Instant> {
-        self.asked.get(&answered).copied()
+        let asked = self.asked.get(&answered).filter(|_| answered >= self.answered);
+        asked.map(|asked| asked.first)
     }
 
     /// The counterpart began a new life; what it asked before means nothing.
     pub(crate) fn reset(&mut self) {
         self.asked.clear();
+        self.answered = Question(0);
     }
 
     /// Since when there is silence: the last proof, or the beginning of the reign.

@@ -88,3 +88,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_copy_of_a_question_makes_its_answer_no_later() {
+    let mut watch = Watch::default();
+    watch.hear(Instant(10), Question(1), Question(0));
+    // A copy, after the answer was given.
+    watch.hear(Instant(20), Question(1), Question(0));
+    watch.hear(Instant(30), Question(2), Question(1));
+    assert_eq!(watch.asked_at(Question(1)), Some(Instant(10)));
+    watch.hear(Instant(40), Question(3), Question(2));
+    watch.hear(Instant(50), Question(1), Question(0));
+    assert_eq!(watch.asked_at(Question(1)), None, "it was forgotten");
+    assert_eq!(watch.asked_at(Question(2)), Some(Instant(30)));
+}
