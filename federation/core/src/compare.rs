@@ -44,6 +44,7 @@ struct Run {
     number: Revision,
     make: Arc<Make>,
     is_capped: bool,
+    // Invariant: in the order of names, none twice.
     numbers: Vec<(Name, u64)>,
 }
 
@@ -89,16 +90,26 @@ pub(crate) struct Comparison {
     /// The node that was judged last, and how many are to be judged until all are again.
     judged: Option<NodeId>,
     stale: usize,
+    /// Nodes of which something came since; they are judged first.
+    fresh: BTreeSet<NodeId>,
 }
 
 impl Known {
     /// The latest word on each number.
-    fn latest(&self) -> BTreeMap<Name, (u64, &Arc<Make>)> {
-        let mut latest = BTreeMap::new();
-        for run in &self.runs {
-            latest.extend(run.numbers.iter().map(|(name, value)| (*name, (*value, &run.make))));
-        }
-        latest
+    fn latest(&self) -> impl Iterator<Item = (Name, u64, &Arc<Make>)> {
+        self.runs.iter().enumerate().flat_map(|(nth, run)| {
+            let later = self.runs.get(nth + 1..).unwrap_or_default();
+            let is_latest = move |name| later.iter().all(|run| run.number_of(name).is_none());
+            let numbers = run.numbers.iter().filter(move |it| is_latest(it.0));
+            numbers.map(|(name, value)| (*name, *value, &run.make))
+        })
+    }
+}
+
+impl Run {
+    fn number_of(&self, name: Name) -> Option<u64> {
+        let at = self.numbers.binary_search_by_key(&name, |it| it.0).ok()?;
+        self.numbers.get(at).map(|it| it.1)
     }
 }
 
@@ -133,7 +144,7 @@ impl Comparison {
             self.behind.remove(node);
         } else {
             self.nodes.insert(node.clone(), gpus);
-            self.judge(node);
+            self.fresh.insert(node.clone());
         }
     }
 
@@ -154,7 +165,8 @@ impl Comparison {
         let numbers = result.numbers.iter().take(NUMBERS_MAX);
         let named = numbers.filter(|(_, value)| **value > 0);
         let numbers = named.filter_map(|(name, value)| Some((self.name(name)?, *value)));
-        let numbers = numbers.collect();
+        let mut numbers: Vec<(Name, u64)> = numbers.collect();
+        numbers.sort_unstable();
         let known = self.makes.get_key_value(make).map(|(make, _)| make.clone());
         let make = known.unwrap_or_else(|| Arc::new(make.clone()));
         let (number, is_capped) = (result.number, result.capped);
@@ -181,7 +193,7 @@ impl Comparison {
 
     fn enter(&mut self, known: &Known) {
         self.stale = self.nodes.len() + 1;
-        for (name, (value, make)) in known.latest() {
+        for (name, value, make) in known.latest() {
             let numbers = self.makes.entry(make.clone()).or_default().entry(name).or_default();
             numbers.ranked.insert(value);
             numbers.spread = None;
@@ -190,7 +202,7 @@ impl Comparison {
 
     fn leave(&mut self, known: &Known) {
         self.stale = self.nodes.len() + 1;
-        for (name, (value, make)) in known.latest() {
+        for (name, value, make) in known.latest() {
             let Some(names) = self.makes.get_mut(make) else { continue };
             if let Some(numbers) = names.get_mut(&name) {
                 numbers.ranked.remove(value);
@@ -231,7 +243,7 @@ impl Comparison {
     /// What of a GPU is behind, the gravest first.
     fn behind_of(&mut self, known: &Known) -> Vec<Behind> {
         let mut found = Vec::new();
-        for (name, (value, make)) in known.latest() {
+        for (name, value, make) in known.latest() {
             let Some(meaning) = self.meanings.get(usize::from(name)).map(|it| it.1) else {
                 continue;
             };
@@ -260,8 +272,7 @@ impl Comparison {
     fn grades(&mut self, known: &Known, name: Name, meaning: Meaning) -> Vec<(Grade, bool)> {
         let mut grades = Vec::new();
         for run in known.runs.iter().rev() {
-            let value = run.numbers.iter().find(|it| it.0 == name).map(|it| it.1);
-            let Some(value) = value else { continue };
+            let Some(value) = run.number_of(name) else { continue };
             // Of a make that no GPU has any more, nothing can be said.
             let spread = self.spread(&run.make, name);
             let grade = spread.map(|it| it.grade(meaning.is_more_better, value));
@@ -271,13 +282,16 @@ impl Comparison {
         grades
     }
 
-    /// Judges some nodes again if numbers of others have come since, and forgets those that `is_there`
-    /// does not know.
+    /// Judges those of which something came, and some nodes again if numbers of others have come since;
+    /// of these, forgets those that `is_there` does not know.
     pub(crate) fn go_on(
         &mut self,
         nodes: usize,
         is_there: impl Fn(&NodeId, GpuIndex, &str) -> bool,
     ) {
+        for node in core::mem::take(&mut self.fresh) {
+            self.judge(&node);
+        }
         for _ in 0..nodes.min(self.stale).min(self.nodes.len()) {
             let after = match &self.judged {
                 None => self.nodes.keys().next(),
@@ -334,7 +348,7 @@ impl Comparison {
     pub(crate) fn violations(&self) -> Vec<String> {
         let mut expected: BTreeMap<(Arc<Make>, Name), Ranked> = BTreeMap::new();
         for known in self.nodes.values().flat_map(BTreeMap::values) {
-            for (name, (value, make)) in known.latest() {
+            for (name, value, make) in known.latest() {
                 expected.entry((make.clone(), name)).or_default().insert(value);
             }
         }

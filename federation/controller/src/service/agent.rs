@@ -48,8 +48,7 @@ fn check_proofs(shared: &Arc<Shared>, report: &mut NodeReport) -> Result<(), Fau
         report.health.iter().map(proof).collect::<Vec<_>>()
     })?;
     for (it, known) in report.health.iter_mut().zip(known) {
-        // What is told beside a proof is what the proof says, or it is not told.
-        it.passed = it.passed.filter(|passed| it.proof.as_ref().is_some_and(|it| says(it, passed)));
+        it.passed = passed_as_proven(it);
         let Some(proof) = it.proof.as_ref().filter(|proof| known.as_ref() != Some(*proof)) else {
             continue;
         };
@@ -70,6 +69,11 @@ pub(crate) fn signer_of(shared: &Shared, proof: &SignedProof) -> Result<Identity
     let (certificate, signature) = (&proof.certificate.0, &proof.signature.0);
     let signer = signer(crypto, &shared.trust, now, certificate, &statement, signature);
     signer.map_err(|refusal| refusal.to_string())
+}
+
+/// What is told beside a proof is what the proof says, or it is not told.
+fn passed_as_proven(it: &GpuReport) -> Option<Passed> {
+    it.passed.filter(|passed| it.proof.as_ref().is_some_and(|it| says(it, passed)))
 }
 
 fn says(proof: &SignedProof, passed: &Passed) -> bool {
@@ -96,4 +100,49 @@ fn check_proof(
         return Err(format!("it is of GPU {} ({}) of {}", said.index, said.uuid, said.node));
     }
     if said.tier.proves() { Ok(()) } else { Err(format!("{} proves too little", said.tier)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use specs::codec::Blob;
+    use specs::gpu::BurnInTier;
+    use specs::unit::{Millis, Timestamp};
+
+    use super::*;
+
+    fn proof(tier: BurnInTier, passed_at: u64) -> SignedProof {
+        let said = HealthProof {
+            site: "berlin".parse().unwrap(),
+            node: "b1".parse().unwrap(),
+            index: GpuIndex(0),
+            uuid: "GPU-a".into(),
+            product: "NVIDIA H200".into(),
+            tier,
+            kernels: Blob(vec![1]),
+            passed_at: Timestamp(passed_at),
+            valid_for: Millis(7),
+            agent: "0.1.0".into(),
+        };
+        let (signature, certificate) = (Blob::default(), Blob::default());
+        SignedProof { body: Blob(said.encode()), signature, certificate }
+    }
+
+    #[test]
+    fn what_is_told_beside_a_proof_is_taken_in_only_if_the_proof_says_it() {
+        let told = |proof, tier, at| {
+            let health = GpuHealth::new(GpuIndex(0), GpuState::Healthy, "");
+            let passed = Some(Passed { tier, at: Timestamp(at), ago: Millis(5) });
+            let (due, last) = (None, None);
+            passed_as_proven(&GpuReport { health, proof, due, last, passed })
+        };
+        let (t2, t3) = (BurnInTier::T2, BurnInTier::T3);
+        let kept = told(Some(proof(t2, 9)), t2, 9);
+        assert_eq!(kept, Some(Passed { tier: t2, at: Timestamp(9), ago: Millis(5) }));
+        assert_eq!(told(Some(proof(t2, 9)), t3, 9), None, "a better tier than was signed");
+        assert_eq!(told(Some(proof(t2, 9)), t2, 10), None, "a later time than was signed");
+        assert_eq!(told(None, t2, 9), None, "without a proof");
+        let body = Blob(b"no proof".to_vec());
+        let broken = SignedProof { body, ..proof(t2, 9) };
+        assert_eq!(told(Some(broken), t2, 9), None);
+    }
 }

@@ -58,24 +58,38 @@ impl Ranked {
         }
     }
 
-    /// The number before which there are so many.
-    fn nth(&self, mut nth: usize) -> Option<u64> {
-        for chunk in &self.chunks {
-            match chunk.get(nth) {
-                Some(value) => return Some(*value),
-                None => nth -= chunk.len(),
-            }
-        }
-        None
-    }
-
     /// What they are like. Of an even count the upper of the two in the middle is the median.
     pub(crate) fn spread(&self) -> Spread {
+        let places = Places::of(&self.chunks);
         let middle = self.count / 2;
-        let Some(median) = self.nth(middle) else {
+        let Some(median) = places.nth(middle) else {
             return Spread { count: 0, median: 0, mad: 0 };
         };
-        Spread { count: self.count, median, mad: self.mad(middle, median) }
+        Spread { count: self.count, median, mad: places.mad(middle, median) }
+    }
+}
+
+/// Where what lies.
+struct Places<'a> {
+    chunks: &'a [Vec<u64>],
+    /// How many numbers lie up to the end of each chunk.
+    ends: Vec<usize>,
+}
+
+impl<'a> Places<'a> {
+    fn of(chunks: &'a [Vec<u64>]) -> Self {
+        let ends = chunks.iter().scan(0, |sum, chunk| {
+            *sum += chunk.len();
+            Some(*sum)
+        });
+        Self { chunks, ends: ends.collect() }
+    }
+
+    /// The number before which there are so many.
+    fn nth(&self, nth: usize) -> Option<u64> {
+        let at = self.ends.partition_point(|end| *end <= nth);
+        let chunk = self.chunks.get(at)?;
+        chunk.get(nth + chunk.len() - self.ends.get(at)?).copied()
     }
 
     /// The distances that grow to the left of the middle, and those that grow from it on to the right,

@@ -22,7 +22,7 @@ use crate::state::State;
 
 /// Nodes whose results are taken in, and that are judged again, in one look.
 const TAKEN_IN_MAX: usize = 16;
-const JUDGED_MAX: usize = 32;
+const JUDGED_MAX: usize = 16;
 /// How often it is decided who is held back.
 const HOLD_EVERY: Millis = Millis(1_000);
 /// What was proposed and is not agreed on after that long is proposed again.

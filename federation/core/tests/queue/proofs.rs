@@ -1,6 +1,8 @@
 //! What jobs demand of the proofs of their GPUs: tier and age.
 
-use federation_core::{Command, JobPhase, Leader, SetTrust, WantBurnIns, why};
+use federation_core::{
+    Command, JobPhase, Leader, RecordHealth, SetTrust, WantBurnIns, gpu_views, why,
+};
 use specs::codec::{Blob, Message, OrDefault};
 use specs::gpu::{
     BurnInTier, GpuHealth, GpuInfo, GpuReport, GpuState, HealthProof, InventorySource, Passed,
@@ -67,8 +69,8 @@ pub(crate) fn report(site: &mut Site, node: &str, proofs: &[(BurnInTier, u64)]) 
     says(site, node, health);
 }
 
-pub(crate) fn says(site: &mut Site, node: &str, health: Vec<GpuReport>) {
-    let report = NodeReport {
+fn report_of(node: &str, health: Vec<GpuReport>) -> NodeReport {
+    NodeReport {
         node: node.parse().unwrap(),
         boot: Boot(1),
         question: Question(1),
@@ -84,7 +86,11 @@ pub(crate) fn says(site: &mut Site, node: &str, health: Vec<GpuReport>) {
         attempts: vec![],
         health,
         heeds_permits: true,
-    };
+    }
+}
+
+pub(crate) fn says(site: &mut Site, node: &str, health: Vec<GpuReport>) {
+    let report = report_of(node, health);
     let (now, at) = (Instant(site.now), Timestamp(site.now));
     let leader: &mut Leader = &mut site.leader;
     let commands = leader.handle_node_report(now, at, &site.state, &report).unwrap();
@@ -226,4 +232,49 @@ fn below_the_version_nothing_of_it_is_kept() {
     let told = GpuReport { health: discovered, proof: None, due: None, last: None, passed: None };
     says(&mut site, "n1", vec![told]);
     assert_eq!(proven(&site), 0, "and forgotten with the proof");
+}
+
+#[test]
+fn a_proof_is_shown_once_the_log_agrees_with_it() {
+    let mut site = proving("berlin", ClusterVersion::DEMANDS);
+    site.node("n1", "b200", 1);
+    let said = HealthProof {
+        site: "berlin".parse().unwrap(),
+        node: "n1".parse().unwrap(),
+        index: GpuIndex(0),
+        uuid: String::new(),
+        product: "NVIDIA B200".into(),
+        tier: T2,
+        kernels: Blob(vec![1]),
+        passed_at: Timestamp(1),
+        valid_for: Millis(HOUR),
+        agent: "test".into(),
+    };
+    let blob = Blob::default;
+    let body = Blob(said.encode());
+    let proof = Some(SignedProof { body, signature: blob(), certificate: blob() });
+    let health = GpuHealth::new(GpuIndex(0), GpuState::Healthy, "");
+    let told = GpuReport { health, proof, due: None, last: None, passed: None };
+    let shown = |site: &Site| {
+        let view = gpu_views(&site.state, Some(&site.leader)).remove(0);
+        (view.state, view.proof.map(|proof| proof.tier), view.fit)
+    };
+    let report = report_of("n1", vec![told]);
+    let (now, at) = (Instant(site.now), Timestamp(site.now));
+    let commands = site.leader.handle_node_report(now, at, &site.state, &report).unwrap();
+    assert_eq!(shown(&site), (Some(GpuState::Discovered), None, false), "the leader alone knows");
+    commands.into_iter().for_each(|it| drop(site.apply(it)));
+    assert_eq!(shown(&site), (Some(GpuState::Healthy), Some(T2), true));
+    // Quarantined in the log, whatever the leader still remembers.
+    let found = GpuHealth::new(GpuIndex(0), GpuState::Quarantined, "it is lost");
+    let record = RecordHealth {
+        node: "n1".parse().unwrap(),
+        boot: Boot(1),
+        gpus: vec![found],
+        ended: vec![],
+        at,
+        proven: vec![],
+    };
+    site.apply(Command::RecordHealth(record));
+    assert_eq!(shown(&site), (Some(GpuState::Quarantined), None, false));
 }
