@@ -184,6 +184,15 @@ crate::message! {
         4 => last: Option<BurnInResult>,
         /// Of its proof. Absent without one, and from an agent of an earlier release.
         20 => passed: Option<Passed>,
+        /// Present if and only if the orders asked for it.
+        50 => earlier: Option<EarlierResults>,
+    }
+
+    /// Burn-ins of a GPU before the last one, also of earlier lives of its agent.
+    #[derive(Default)]
+    pub struct EarlierResults {
+        /// The last is the latest; at most [`RESULTS_MAX`].
+        1 => results: Vec<BurnInResult>,
     }
 
     /// What came of a burn-in that the site permitted.
@@ -234,6 +243,8 @@ crate::message! {
     }
 }
 
+/// Burn-ins of a GPU that its agent remembers, the last among them.
+pub const RESULTS_MAX: usize = 3;
 /// Most numbers of a burn-in that are told.
 pub const NUMBERS_MAX: usize = 64;
 /// So many GPUs of a class are quarantined on an agent's word, however few there are.

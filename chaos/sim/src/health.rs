@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use federation_core::{Command, Node, WantBurnIns, WithholdGpu};
+use gpu_agent_core::burn_in::measured::Compared;
 use gpu_agent_core::health::{BurnIn, Evidence, Health, PROOF_SPAN};
 use specs::codec::{Blob, Message};
 use specs::gpu::{
@@ -11,6 +12,7 @@ use specs::gpu::{
 };
 use specs::id::GpuIndex;
 use specs::job::JobSpec;
+use specs::measure::{MEMORY, Make};
 use specs::unit::Millis;
 use specs::wire::agent::NodeReport;
 
@@ -66,7 +68,7 @@ pub(crate) fn demand(rng: &mut Rng, spec: &mut JobSpec) {
 pub(crate) fn forget_permits(report: &mut NodeReport) {
     report.heeds_permits = false;
     for gpu in &mut report.health {
-        (gpu.due, gpu.last, gpu.passed) = (None, None, None);
+        (gpu.due, gpu.last, gpu.passed, gpu.earlier) = (None, None, None, None);
     }
 }
 
@@ -105,6 +107,7 @@ impl World {
         let Some(runner) = &mut node.runner else { return };
         let (withheld, released) = (runner.withheld(), runner.released());
         node.health.handle_wishes(runner.is_asked_for_proofs(), withheld, released, busy);
+        node.health.handle_curiosity(runner.tells_earlier());
         node.health.handle_timeout(now);
         let permits = runner.permits(now).filter(|_| !node.is_old);
         node.health.handle_permits(now, wall, permits);
@@ -169,12 +172,21 @@ impl World {
             Evidence::Passed { tier: burn_in.tier, proof }
         };
         self.health_learns(at, burn_in.gpu, evidence);
+        self.measures(at, burn_in.gpu);
         let reports = self.node(at).health.reports();
         let is_bad =
             |gpu| reports.iter().any(|it| it.health.index == gpu && is_left(it.health.state));
         if !is_unknown || is_bad(burn_in.gpu) {
             burn_ins::on_result(self, at, &burning);
         }
+    }
+
+    /// A few numbers, such as agents tell; one GPU in some is slower than others.
+    fn measures(&mut self, at: NodeRef, gpu: GpuIndex) {
+        let rate = if self.chance_burn_ins.chance(50) { 850 } else { 1_000 };
+        let mut it = Compared { make: Some(Make::default()), ..Compared::default() };
+        it.measured.add(MEMORY, rate + self.chance_burn_ins.range(0, 3));
+        self.node_mut(at).health.handle_numbers(gpu, it);
     }
 
     fn proof_of(&self, at: NodeRef, burn_in: &BurnIn) -> SignedProof {

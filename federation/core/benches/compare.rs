@@ -90,6 +90,7 @@ fn report(n: u64, number: u64) -> NodeReport {
         due: None,
         last: Some(result(number, n * 64 + u64::from(index) + number)),
         passed: None,
+        earlier: None,
     };
     NodeReport {
         node: node_id(n),

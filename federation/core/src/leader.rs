@@ -304,6 +304,7 @@ impl Leader {
         if memory.boot != report.boot {
             memory.boot = report.boot;
             memory.watch.reset();
+            memory.burn_ins.clear();
         }
         let before = memory.watch.heard();
         memory.watch.hear(now, report.question, report.answered);
@@ -329,10 +330,8 @@ impl Leader {
             commands.push(Command::RestoreNode(RestoreNode { node, suspicion }));
         }
         commands.extend(health::news(state, report, at).map(Command::RecordHealth));
-        let burn_ins = report.health.iter();
-        let burn_ins = burn_ins.filter_map(|it| Some((it.health.index, it.last.clone()?)));
-        memory.burn_ins = burn_ins.collect();
-        self.compared.hear(report);
+        memory.burn_ins = behind::burn_ins(report, &memory.burn_ins);
+        self.compared.hear(now, report);
         memory.heeds_permits = report.heeds_permits;
         let proofs = report.health.iter();
         let proofs = proofs.filter_map(|it| Some((it.health.index, it.proof.clone()?)));
@@ -358,7 +357,9 @@ impl Leader {
         state: &State,
         report: &NodeReport,
     ) -> Option<NodeOrders> {
-        view::node_orders(state, report, |lease| self.guest_validity(now, lease))
+        let orders = view::node_orders(state, report, |lease| self.guest_validity(now, lease));
+        let tell_earlier = self.compared.asks(&report.node);
+        orders.map(|orders| NodeOrders { tell_earlier, ..orders })
     }
 
     /// How long a guest's attempt may go on: as long as this leader knows its loan to last. A

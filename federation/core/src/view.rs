@@ -51,6 +51,7 @@ pub(crate) fn node_orders(
         released: health::released(node),
         permits_only: state.version >= burn_in::SINCE,
         permits: burn_in::permits_of(node),
+        tell_earlier: false,
     };
     if orders.hold {
         return Some(orders);

@@ -245,7 +245,14 @@ impl Site {
         let health = GpuHealth::new(GpuIndex(index), state, "as told");
         self.health.retain(|it| it.health.index != health.index);
         let proof = (state == GpuState::Healthy).then_some(proof);
-        self.health.push(GpuReport { health, proof, due: None, last: None, passed: None });
+        self.health.push(GpuReport {
+            health,
+            proof,
+            due: None,
+            last: None,
+            passed: None,
+            earlier: None,
+        });
     }
 
     fn withhold(&mut self, index: u16, why: Option<&str>) -> Reply {

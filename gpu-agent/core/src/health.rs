@@ -36,6 +36,7 @@ use crate::burn_in::measured::Compared;
 use crate::xid;
 
 mod ladder;
+mod results;
 
 use ladder::Ladder;
 pub use ladder::{Recovery, Rung};
@@ -191,8 +192,12 @@ struct Gpu {
     turn: u32,
     /// How much earlier than others its proof is renewed.
     renewed_earlier: Millis,
-    /// What came of the last permit.
+    /// What came of the last permit of this life.
     last: Option<BurnInResult>,
+    /// It ended a moment ago, and what it measured is told next.
+    is_to_be_measured: bool,
+    /// Burn-ins that were judged, also in earlier lives; the last is the latest.
+    results: Vec<BurnInResult>,
 }
 
 /// A burn-in that is under way.
@@ -210,6 +215,7 @@ pub struct Health {
     gpus: BTreeMap<GpuIndex, Gpu>,
     is_asked: bool,
     policy: Policy,
+    tells_earlier: bool,
     /// Those that attempts use.
     busy: BTreeSet<GpuIndex>,
     burning: BTreeMap<GpuIndex, Burning>,
@@ -231,6 +237,7 @@ impl Health {
             is_asked: false,
             busy: BTreeSet::new(),
             policy: Policy::default(),
+            tells_earlier: false,
             burning: BTreeMap::new(),
             permits: None,
             now,
@@ -252,6 +259,26 @@ impl Health {
             gpu.renewed_earlier = Millis(((mixed >> 32) * RENEWED_EARLIER_MAX) >> 32);
         }
         self
+    }
+
+    /// With what earlier lives found, the latest last.
+    #[must_use]
+    pub fn remembering(mut self, results: BTreeMap<GpuIndex, Vec<BurnInResult>>) -> Self {
+        for (index, results) in results {
+            let Some(gpu) = self.gpus.get_mut(&index) else { continue };
+            results.into_iter().for_each(|it| results::add(&mut gpu.results, it));
+        }
+        self
+    }
+
+    /// Whether the site wants to be told what earlier burn-ins found.
+    pub fn handle_curiosity(&mut self, tells_earlier: bool) {
+        self.tells_earlier = tells_earlier;
+    }
+
+    /// What the next life should know of burn-ins.
+    pub fn results(&self) -> impl Iterator<Item = (GpuIndex, &[BurnInResult])> {
+        self.gpus.iter().map(|(index, gpu)| (*index, gpu.results.as_slice()))
     }
 
     /// What the site wants, and which GPUs attempts use.
@@ -328,19 +355,26 @@ impl Health {
         let wall = self.wall_at(now);
         let Some(gpu) = self.gpus.get_mut(&index) else { return };
         gpu.learn(now, evidence);
+        gpu.is_to_be_measured = false;
         let (Some(burnt), Some((end, why))) = (burnt, end) else { return };
         let end = if gpu.is_quarantined() { BurnInEnd::Fault } else { end };
         if let Some(permit) = burnt.permit() {
             gpu.answer(&permit, end, why, (wall, now.since(burnt.since)));
+            gpu.is_to_be_measured = true;
         }
     }
 
-    /// What the burn-in measured that was learnt of last.
-    pub fn handle_numbers(&mut self, index: GpuIndex, it: Compared) {
-        let last = self.gpus.get_mut(&index).and_then(|gpu| gpu.last.as_mut());
-        if let Some(last) = last {
-            last.numbers = it.measured.0.into_iter().take(NUMBERS_MAX).collect();
-            (last.make, last.capped) = (it.make, it.is_capped);
+    /// What the burn-in measured that was learnt of last. True if it was judged, and is to be kept.
+    pub fn handle_numbers(&mut self, index: GpuIndex, it: Compared) -> bool {
+        let Some(gpu) = self.gpus.get_mut(&index) else { return false };
+        // What an idle moment measured is nobody's.
+        let is_its = core::mem::take(&mut gpu.is_to_be_measured);
+        let Some(last) = gpu.last.as_mut().filter(|_| is_its) else { return false };
+        last.numbers = it.measured.0.into_iter().take(NUMBERS_MAX).collect();
+        (last.make, last.capped) = (it.make, it.is_capped);
+        results::is_judged(last) && {
+            results::add(&mut gpu.results, last.clone());
+            true
         }
     }
 
@@ -519,7 +553,8 @@ impl Health {
                 .filter(|_| self.permits.is_some() && !gpu.is_withheld);
             let (health, last) = (GpuHealth::new(*index, state, why), gpu.last.clone());
             let passed = proof.as_ref().and_then(|proof| gpu.passed(self.now, proof));
-            GpuReport { health, proof, due, last, passed }
+            let earlier = self.tells_earlier.then(|| results::before(&gpu.results, &last));
+            GpuReport { health, proof, due, last, passed, earlier }
         };
         self.gpus.iter().map(report).collect()
     }
@@ -576,6 +611,8 @@ impl Gpu {
             turn: 0,
             renewed_earlier: Millis::ZERO,
             last: None,
+            is_to_be_measured: false,
+            results: Vec::new(),
         };
         let Some(kept) = kept else { return it };
         it.remember(now, &kept.history);

@@ -108,6 +108,7 @@ pub struct Runner {
     released: BTreeSet<GpuIndex>,
     /// None if the site knows nothing of permits.
     permits: Option<Vec<BurnInPermit>>,
+    tells_earlier: bool,
     /// Until when the orders last obeyed hold.
     covered_until: Instant,
     actions: VecDeque<Action>,
@@ -149,6 +150,7 @@ impl Runner {
             withheld: BTreeSet::new(),
             released: BTreeSet::new(),
             permits: None,
+            tells_earlier: false,
             covered_until: Instant::ZERO,
             actions: VecDeque::new(),
         }
@@ -169,6 +171,12 @@ impl Runner {
     #[must_use]
     pub fn withheld(&self) -> &BTreeSet<GpuIndex> {
         &self.withheld
+    }
+
+    /// True if the site wants to hear of earlier burn-ins, as far as was heard.
+    #[must_use]
+    pub fn tells_earlier(&self) -> bool {
+        self.tells_earlier
     }
 
     /// Quarantined GPUs that an operator wants to be burnt in again, as far as was heard.
@@ -230,6 +238,7 @@ impl Runner {
         self.released = orders.released.iter().copied().collect();
         let covered_until = asked.at.after(orders.lease_term);
         self.permits = orders.permits_only.then_some(orders.permits);
+        self.tells_earlier = orders.tell_earlier;
         self.covered_until = self.covered_until.max(covered_until);
         let mut named = BTreeSet::new();
         for order in orders.leases {

@@ -197,7 +197,14 @@ mod tests {
     fn a_gpu_is_in_one_state() {
         let it = exporter();
         let health = specs::gpu::GpuHealth::new(GpuIndex(0), GpuState::Suspect, "slow");
-        it.set_states(&[GpuReport { health, proof: None, due: None, last: None, passed: None }]);
+        it.set_states(&[GpuReport {
+            health,
+            proof: None,
+            due: None,
+            last: None,
+            passed: None,
+            earlier: None,
+        }]);
         let text = it.text();
         assert_eq!(text.lines().filter(|it| it.ends_with(" 1")).count(), 1, "{text}");
         assert!(text.contains("state=\"suspect\"} 1\n"), "{text}");

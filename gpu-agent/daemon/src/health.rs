@@ -16,6 +16,7 @@ mod events;
 mod kept;
 mod library;
 mod proof;
+mod results;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ use gpu_agent_core::burn_in::measured::Compared;
 use gpu_agent_core::health::{BurnIn, Evidence, Health, Policy};
 use gpu_agent_core::xid::{Heard, Source};
 use specs::gpu::{BurnInTier, GpuReport, InventorySource};
-use specs::id::{GpuIndex, NodeId};
+use specs::id::{GpuIndex, NodeId, SiteId};
 use specs::unit::{Instant, Millis};
 use tokio::sync::mpsc;
 
@@ -87,6 +88,8 @@ pub(crate) struct Ward {
     told: Vec<GpuReport>,
     directory: PathBuf,
     node: NodeId,
+    /// None where its credentials name none: nothing is kept for one.
+    site: Option<SiteId>,
     events: Option<PathBuf>,
 }
 
@@ -115,6 +118,9 @@ impl Ward {
         let [a, b, c, d, e, f, g, h, ..] = env.crypto.sha256(node.as_str().as_bytes());
         let health = Health::new(env.clock.now(), all).with(policy);
         let health = health.staggered(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
+        let site = credentials.identity().site().cloned();
+        let earlier = site.as_ref().map(|site| results::load(directory, site, &gpus));
+        let health = health.remembering(earlier.unwrap_or_default());
         let events = options.events.clone();
         let signer = Signer::new(node.clone(), credentials.clone());
         let doctor = Doctor::new(env, gpus, signer, options, tell);
@@ -131,6 +137,7 @@ impl Ward {
             told: Vec::new(),
             directory: directory.to_owned(),
             node: node.clone(),
+            site,
             events,
         }
     }
@@ -162,7 +169,9 @@ impl Ward {
                 self.metrics.count_burn_in(it.tier, Some(&evidence));
                 note(it.gpu, &evidence);
                 self.health.handle_evidence(now, it.gpu, evidence);
-                self.health.handle_numbers(it.gpu, compared);
+                if self.health.handle_numbers(it.gpu, compared) {
+                    self.keep_results();
+                }
             }
             News::Reset(gpu, outcome) => {
                 match &outcome {
@@ -223,6 +232,7 @@ impl Ward {
         let is_alone = busy.is_empty();
         let (withheld, released) = (runner.withheld(), runner.released());
         self.health.handle_wishes(runner.is_asked_for_proofs(), withheld, released, busy);
+        self.health.handle_curiosity(runner.tells_earlier());
         self.health.handle_timeout(now);
         self.health.handle_permits(now, self.env.clock.wall(), runner.permits(now));
         while let Some(gpu) = self.health.poll_interrupt() {
@@ -270,6 +280,14 @@ impl Ward {
         }
         if let Err(error) = health_event::append(path, &lines) {
             tracing::warn!(path = %path.display(), %error, "cannot add to the file of events");
+        }
+    }
+
+    fn keep_results(&self) {
+        let Some(site) = &self.site else { return };
+        let (gpus, results) = (&self.doctor.gpus, self.health.results());
+        if let Err(error) = results::save(&self.directory, site, gpus, results) {
+            tracing::warn!(%error, "cannot keep what burn-ins found");
         }
     }
 

@@ -179,6 +179,8 @@ crate::message! {
         11 => permits_only: bool,
         /// Burn-ins that may go on, or begin; one that is not named must end.
         12 => permits: Vec<BurnInPermit>,
+        /// The next reports are to tell [`GpuReport::earlier`].
+        50 => tell_earlier: bool,
     }
 
     /// Asks an agent to ask at once.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use specs::codec::{Blob, OrDefault};
 use specs::fault::{Fault, FaultCode};
 use specs::gpu::{
-    Bound, BoundUnit, BurnInEnd, BurnInPermit, BurnInResult, BurnInTier, GpuClass, GpuHealth,
-    GpuInfo, GpuReport, GpuState, HealthLimits, HealthProof, InventorySource, Passed, ProofNeed,
-    SignedProof,
+    Bound, BoundUnit, BurnInEnd, BurnInPermit, BurnInResult, BurnInTier, EarlierResults, GpuClass,
+    GpuHealth, GpuInfo, GpuReport, GpuState, HealthLimits, HealthProof, InventorySource, Passed,
+    ProofNeed, SignedProof,
 };
 use specs::id::{
     AccountId, Boot, Country, Epoch, GpuIndex, GrantId, JobId, JobName, LeaseId, NodeId, Question,
@@ -260,6 +260,7 @@ fn vocabulary() -> Vec<Sample> {
         sample(&gpu_report()),
         sample(&passed()),
         sample(&burn_in_result()),
+        sample(&earlier_results()),
         sample(&burn_in_permit()),
         sample(&health_limits().retests),
         sample(&health_limits()),
@@ -304,7 +305,12 @@ fn gpu_report() -> GpuReport {
         due: Some(BurnInTier::T1),
         last: Some(burn_in_result()),
         passed: Some(passed()),
+        earlier: Some(earlier_results()),
     }
+}
+
+fn earlier_results() -> EarlierResults {
+    EarlierResults { results: vec![burn_in_result()] }
 }
 
 fn burn_in_result() -> BurnInResult {
@@ -431,6 +437,7 @@ fn agents() -> Vec<Sample> {
             released: vec![GpuIndex(5)],
             permits_only: true,
             permits: vec![burn_in_permit()],
+            tell_earlier: true,
         }),
         sample(&agent::Nudge {}),
         sample(&agent::NodeLogs {

@@ -122,3 +122,37 @@ fn a_job_that_demands_young_proofs_is_held_until_a_burn_in_has_made_them() {
     node.site.await_state(&both, "finished", BURN_IN_MAX);
     assert!(number(0).is_some(), "nobody else asked for it");
 }
+
+#[test]
+fn what_burn_ins_found_outlives_agent_and_controller() {
+    let world = World::new();
+    let mut node = Emulated::with(&world, &gpus(2, None));
+    (0..2).for_each(|gpu| drop(node.await_gpu(gpu, "healthy", BURN_IN_MAX)));
+    let last = |node: &Emulated<'_>| {
+        let report = node.site.list(&["node", "burn-in", "report", "b1"]);
+        report.iter().map(|it| it["last"].clone()).collect::<Vec<_>>()
+    };
+    let is_whole =
+        |it: &Value| it["verdict"] == "passed" && it["numbers"]["memoryBytesPerSecond"].is_u64();
+    let before = await_some("both are told", BURN_IN_MAX, || {
+        Some(last(&node)).filter(|all| all.len() == 2 && all.iter().all(is_whole))
+    });
+    node.agent.kill();
+    node.site.kill_controllers();
+    node.site.start_controllers();
+    node.site.await_up();
+    node.agent.start();
+    await_that("they are told again", BURN_IN_MAX, || last(&node) == before);
+
+    // A damaged file costs what it held, and nothing else.
+    node.agent.kill();
+    fs::write(node.path("b1/results.json"), b"{\"site\": ").unwrap();
+    node.agent.start();
+    let boots = || node.site.list(&["node", "ls"]).first().map(|it| it["boot"].clone());
+    await_that("its next life is heard", BURN_IN_MAX, || boots() == Some(3.into()));
+    await_that("its log says so", BURN_IN_MAX, || {
+        node.agent.said().contains("earlier burn-ins are forgotten")
+    });
+    node.await_gpu(0, "healthy", BURN_IN_MAX);
+    assert_eq!(last(&node), [Value::Null, Value::Null]);
+}

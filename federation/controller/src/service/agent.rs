@@ -133,7 +133,7 @@ mod tests {
             let health = GpuHealth::new(GpuIndex(0), GpuState::Healthy, "");
             let passed = Some(Passed { tier, at: Timestamp(at), ago: Millis(5) });
             let (due, last) = (None, None);
-            passed_as_proven(&GpuReport { health, proof, due, last, passed })
+            passed_as_proven(&GpuReport { health, proof, due, last, passed, earlier: None })
         };
         let (t2, t3) = (BurnInTier::T2, BurnInTier::T3);
         let kept = told(Some(proof(t2, 9)), t2, 9);

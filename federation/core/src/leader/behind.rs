@@ -7,8 +7,8 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
-use specs::gpu::QUARANTINES_SPAN;
-use specs::id::{GpuIndex, NodeId, Revision};
+use specs::gpu::{BurnInResult, GpuReport, QUARANTINES_SPAN, RESULTS_MAX};
+use specs::id::{Boot, GpuIndex, NodeId, Revision};
 use specs::measure::{Behind, Lag};
 use specs::unit::{Instant, Millis};
 use specs::wire::agent::NodeReport;
@@ -28,12 +28,23 @@ const HOLD_EVERY: Millis = Millis(1_000);
 /// What was proposed and is not agreed on after that long is proposed again.
 const HOLD_AGAIN: Millis = Millis(30_000);
 
+/// Nodes that are asked for earlier burn-ins, or whose answer is not taken in yet, at once: a site
+/// that tells everything after a failover tells it bit by bit.
+const ASKED_MAX: usize = 64;
+/// Who is asked and does not answer makes room for others after that long.
+const ASKED_SPAN: Millis = Millis(10_000);
+
 /// What the leader knows of numbers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Compared {
     comparison: Comparison,
     /// Nodes that told what is not taken in yet.
     waiting: BTreeSet<NodeId>,
+    /// What such nodes told of earlier burn-ins.
+    earlier: BTreeMap<NodeId, BTreeMap<GpuIndex, Vec<BurnInResult>>>,
+    /// Nodes that are asked for them, and lives of agents that have told them.
+    asked: BTreeMap<NodeId, Instant>,
+    told: BTreeMap<NodeId, Boot>,
     held_at: Option<Instant>,
     /// What was held back in this reign, and by which burn-in's numbers.
     held: BTreeMap<(NodeId, GpuIndex), (Revision, Instant)>,
@@ -42,29 +53,56 @@ pub(super) struct Compared {
 
 impl Compared {
     /// A node's agent has told of burn-ins.
-    pub(super) fn hear(&mut self, report: &NodeReport) {
+    pub(super) fn hear(&mut self, now: Instant, report: &NodeReport) {
+        let node = &report.node;
         let mut told =
             report.health.iter().filter_map(|it| Some((it.health.index, it.last.as_ref()?)));
-        if told.any(|(index, last)| self.comparison.lacks(&report.node, index, last)) {
-            self.waiting.insert(report.node.clone());
+        if told.any(|(index, last)| self.comparison.lacks(node, index, last)) {
+            self.waiting.insert(node.clone());
         }
+        if report.health.is_empty() || self.told.get(node) == Some(&report.boot) {
+            return;
+        }
+        if report.health.iter().all(|it| it.earlier.is_some()) {
+            let earlier = report.health.iter().filter_map(|it| {
+                let results = it.earlier.clone()?.results;
+                Some((it.health.index, results.into_iter().take(RESULTS_MAX).collect()))
+            });
+            self.earlier.insert(node.clone(), earlier.collect());
+            self.told.insert(node.clone(), report.boot);
+            self.asked.remove(node);
+            self.waiting.insert(node.clone());
+            return;
+        }
+        self.asked.retain(|_, at| now.since(*at) < ASKED_SPAN);
+        if self.asked.len() + self.earlier.len() < ASKED_MAX {
+            self.asked.entry(node.clone()).or_insert(now);
+        }
+    }
+
+    /// Whether the node is to tell of earlier burn-ins.
+    pub(super) fn asks(&self, node: &NodeId) -> bool {
+        self.asked.contains_key(node)
     }
 
     /// Takes in what was told, of a few nodes.
     fn take_in(&mut self, state: &State, nodes: &BTreeMap<NodeId, NodeMemory>) {
         for _ in 0..TAKEN_IN_MAX {
             let Some(id) = self.waiting.pop_first() else { return };
+            let earlier = self.earlier.remove(&id).unwrap_or_default();
             let (Some(node), Some(memory)) = (state.nodes.get(&id), nodes.get(&id)) else {
                 continue;
             };
             // Whose GPUs are not agreed on yet tells them again.
             if memory.boot != node.boot {
+                self.told.remove(&id);
                 continue;
             }
-            let told = node.gpus.iter().map(|gpu| Told {
-                index: gpu.info.index,
-                uuid: &gpu.info.uuid,
-                results: memory.burn_ins.get(&gpu.info.index).into_iter().collect(),
+            let told = node.gpus.iter().map(|gpu| {
+                let index = gpu.info.index;
+                let earlier = earlier.get(&index).into_iter().flatten();
+                let results = earlier.chain(memory.burn_ins.get(&index)).collect();
+                Told { index, uuid: &gpu.info.uuid, results }
             });
             self.comparison.take_in(&id, &told.collect::<Vec<_>>());
         }
@@ -85,6 +123,20 @@ impl Compared {
             (!is_done).then_some(Candidate { node, index, behind })
         })
     }
+}
+
+/// What a report tells of each GPU's last burn-in. One of an earlier life is told when that is asked
+/// for, and remembered from then on; `before` is what this life told.
+pub(super) fn burn_ins(
+    report: &NodeReport,
+    before: &BTreeMap<GpuIndex, BurnInResult>,
+) -> BTreeMap<GpuIndex, BurnInResult> {
+    let last = |it: &GpuReport| {
+        let earlier = || it.earlier.as_ref().and_then(|it| it.results.last());
+        let last = it.last.as_ref().or_else(earlier).or_else(|| before.get(&it.health.index));
+        Some((it.health.index, last?.clone()))
+    };
+    report.health.iter().filter_map(last).collect()
 }
 
 impl Leader {

@@ -3,14 +3,16 @@
 use federation_core::{Alarm, Command, Leader, Reply, WithholdGpu};
 use specs::codec::Blob;
 use specs::gpu::{
-    BurnInEnd, BurnInResult, BurnInTier, GpuHealth, GpuReport, GpuState, SignedProof,
+    BurnInEnd, BurnInResult, BurnInTier, EarlierResults, GpuHealth, GpuReport, GpuState,
+    SignedProof,
 };
 use specs::id::{GpuIndex, Revision};
 use specs::measure::{Lag, MEMORY, Make};
 use specs::unit::{Instant, Millis, Timestamp};
 use specs::version::ClusterVersion;
+use specs::wire::agent::NodeOrders;
 
-use crate::proofs::{proving, says};
+use crate::proofs::{proving, report_of, says};
 use crate::world::{Site, job};
 
 const SOUND: u64 = 4_000_000;
@@ -39,8 +41,28 @@ fn tell(site: &mut Site, nth: usize, last: BurnInResult) {
     says(
         site,
         &format!("n{nth}"),
-        vec![GpuReport { health, proof, due: None, last, passed: None }],
+        vec![GpuReport { health, proof, due: None, last, passed: None, earlier: None }],
     );
+}
+
+/// The node's agent is in another life, and tells what it knows of earlier ones if it is asked.
+fn tell_earlier(site: &mut Site, nth: usize, results: Vec<BurnInResult>) {
+    let node = format!("n{nth}");
+    let health = |earlier| {
+        let (blob, health) = (Blob::default, GpuHealth::new(GpuIndex(0), GpuState::Healthy, ""));
+        let proof = Some(SignedProof { body: blob(), signature: blob(), certificate: blob() });
+        vec![GpuReport { health, proof, due: None, last: None, passed: None, earlier }]
+    };
+    says(site, &node, health(None));
+    let orders = orders(site, &node);
+    if orders.tell_earlier {
+        says(site, &node, health(Some(EarlierResults { results })));
+    }
+}
+
+fn orders(site: &Site, node: &str) -> NodeOrders {
+    let report = report_of(node, vec![]);
+    site.leader.node_orders(Instant(site.now), &site.state, &report).unwrap()
 }
 
 /// A site of so many nodes with a GPU each, the first of which are slow.
@@ -160,4 +182,50 @@ fn where_nobody_asks_for_proofs_nothing_is_held_back() {
     }
     assert_eq!(look(&mut site).0, []);
     assert_eq!(site.leader.compared(), (12, 0, 1), "but it is said");
+}
+
+#[test]
+fn what_agents_remember_of_earlier_burn_ins_outlives_them_and_the_leader() {
+    let mut site = fleet(12, 0);
+    // Of n0 two warnings came before.
+    let low = |number| result(number, 3_850_000);
+    site.leader = Leader::new(Instant(site.now), 2);
+    for nth in 0..12 {
+        let all = if nth == 0 { vec![low(1), low(2), low(3)] } else { vec![result(1, SOUND)] };
+        tell_earlier(&mut site, nth, all);
+    }
+    let (held, _) = look(&mut site);
+    assert_eq!(held.len(), 1);
+    assert!(held[0].why.as_deref().unwrap().ends_with("in 3 burn-ins in a row"), "{held:?}");
+    let last = site.leader.last_burn_in(&held[0].node, GpuIndex(0)).unwrap();
+    assert_eq!((last.number, &last.numbers), (Revision(3), &low(3).numbers));
+    let orders = orders(&site, "n0");
+    assert!(!orders.tell_earlier, "once told it is not asked for again");
+    assert_eq!(site.leader.compared(), (12, 0, 1));
+}
+
+#[test]
+fn not_all_are_asked_at_once_and_who_does_not_answer_makes_room() {
+    let mut site = fleet(150, 0);
+    site.leader = Leader::new(Instant(site.now), 2);
+    let asked = |site: &Site| {
+        (0..150).filter(|nth| orders(site, &format!("n{nth}")).tell_earlier).collect::<Vec<_>>()
+    };
+    let hear = |site: &mut Site, nodes: std::ops::Range<usize>| {
+        nodes.for_each(|nth| tell(site, nth, result(1, SOUND)));
+    };
+    hear(&mut site, 0..150);
+    assert_eq!(asked(&site), (0..64).collect::<Vec<_>>());
+    site.now += 10_000;
+    hear(&mut site, 100..150);
+    assert_eq!(asked(&site), (100..150).collect::<Vec<_>>());
+    // Those that told, and of whom nothing is taken in yet, count as well.
+    for nth in 100..150 {
+        tell_earlier(&mut site, nth, vec![]);
+    }
+    hear(&mut site, 0..150);
+    assert_eq!(asked(&site).len(), 14);
+    look(&mut site);
+    hear(&mut site, 0..100);
+    assert_eq!(asked(&site).len(), 64);
 }

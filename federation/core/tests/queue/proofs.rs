@@ -63,13 +63,13 @@ pub(crate) fn report(site: &mut Site, node: &str, proofs: &[(BurnInTier, u64)]) 
         let passed = Passed { tier: *tier, at: Timestamp(at - ago.0 - 24 * HOUR), ago };
         let proof = proof_of(site, node, index, &passed);
         let (proof, passed) = (Some(proof), Some(passed));
-        GpuReport { health, proof, due: None, last: None, passed }
+        GpuReport { health, proof, due: None, last: None, passed, earlier: None }
     });
     let health: Vec<GpuReport> = gpus.collect();
     says(site, node, health);
 }
 
-fn report_of(node: &str, health: Vec<GpuReport>) -> NodeReport {
+pub(crate) fn report_of(node: &str, health: Vec<GpuReport>) -> NodeReport {
     NodeReport {
         node: node.parse().unwrap(),
         boot: Boot(1),
@@ -229,7 +229,14 @@ fn below_the_version_nothing_of_it_is_kept() {
     report(&mut site, "n1", &[(T3, 1)]);
     assert_eq!(site.state.revision, before, "and taken in once");
     let discovered = GpuHealth::new(GpuIndex(0), GpuState::Discovered, "its proof has expired");
-    let told = GpuReport { health: discovered, proof: None, due: None, last: None, passed: None };
+    let told = GpuReport {
+        health: discovered,
+        proof: None,
+        due: None,
+        last: None,
+        passed: None,
+        earlier: None,
+    };
     says(&mut site, "n1", vec![told]);
     assert_eq!(proven(&site), 0, "and forgotten with the proof");
 }
@@ -254,7 +261,7 @@ fn a_proof_is_shown_once_the_log_agrees_with_it() {
     let body = Blob(said.encode());
     let proof = Some(SignedProof { body, signature: blob(), certificate: blob() });
     let health = GpuHealth::new(GpuIndex(0), GpuState::Healthy, "");
-    let told = GpuReport { health, proof, due: None, last: None, passed: None };
+    let told = GpuReport { health, proof, due: None, last: None, passed: None, earlier: None };
     let shown = |site: &Site| {
         let view = gpu_views(&site.state, Some(&site.leader)).remove(0);
         (view.state, view.proof.map(|proof| proof.tier), view.fit)

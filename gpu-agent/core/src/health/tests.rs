@@ -1,5 +1,7 @@
 //! The life of a GPU, told step by step.
 
+use alloc::vec;
+
 use specs::codec::Blob;
 
 use super::*;
@@ -344,4 +346,58 @@ fn a_new_life_believes_a_proof_and_a_quarantine_and_nothing_else() {
     late.valid_for = Millis::ZERO;
     old = Node::after(Some(late));
     assert_eq!(old.state(), GpuState::Discovered);
+}
+
+fn compared(rate: u64) -> Compared {
+    let mut it = Compared { is_capped: true, ..Compared::default() };
+    it.measured.add("memoryBytesPerSecond", rate);
+    it
+}
+
+#[test]
+fn the_last_burn_ins_that_were_judged_are_remembered_by_the_next_life_and_told_when_asked_for() {
+    let mut node = Node::new();
+    for number in 1..=5 {
+        node.permit(&[(number, BurnInTier::T2)]);
+        node.burn_in(BurnInTier::T2);
+        assert!(node.health.handle_numbers(GPU, compared(number)));
+    }
+    node.permit(&[(6, BurnInTier::T2)]);
+    assert_eq!(node.due(), Some(BurnInTier::T2));
+    node.health.handle_interrupted(node.now, GPU);
+    assert!(!node.health.handle_numbers(GPU, compared(6)), "it was not judged");
+    assert_eq!((node.last(), node.report().earlier), (Some((6, BurnInEnd::Interrupted)), None));
+    let kept: BTreeMap<GpuIndex, Vec<BurnInResult>> =
+        node.health.results().map(|(index, results)| (index, results.to_vec())).collect();
+    let told = |node: &Node| -> Vec<(u64, u64)> {
+        let earlier = node.report().earlier.map(|it| it.results).unwrap_or_default();
+        earlier.iter().map(|it| (it.number.0, it.numbers["memoryBytesPerSecond"])).collect()
+    };
+    node.health.handle_curiosity(true);
+    assert_eq!(told(&node), [(3, 3), (4, 4), (5, 5)]);
+
+    let mut next = Node::new();
+    next.health = next.health.remembering(kept);
+    next.health.handle_curiosity(true);
+    assert_eq!((next.last(), told(&next)), (None, vec![(3, 3), (4, 4), (5, 5)]));
+    // A site that was founded anew counts from the beginning.
+    next.permit(&[(4, BurnInTier::T2)]);
+    next.burn_in(BurnInTier::T2);
+    next.health.handle_numbers(GPU, compared(40));
+    assert_eq!((next.last(), told(&next)), (Some((4, BurnInEnd::Passed)), vec![(3, 3)]));
+}
+
+#[test]
+fn what_an_idle_moment_measured_is_not_the_last_burn_ins() {
+    let mut node = Node::new();
+    node.permit(&[(1, BurnInTier::T2)]);
+    node.burn_in(BurnInTier::T2);
+    node.health.handle_numbers(GPU, compared(7));
+    let before = node.report().last;
+    node.wait(Millis(0));
+    node.wait(Millis(20 * MINUTE));
+    assert_eq!(node.due(), Some(BurnInTier::T4));
+    node.learn(Evidence::Passed { tier: BurnInTier::T4, proof: proof() });
+    assert!(!node.health.handle_numbers(GPU, compared(99)));
+    assert_eq!(node.report().last, before);
 }

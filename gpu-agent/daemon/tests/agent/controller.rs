@@ -233,6 +233,7 @@ impl Desk {
             released: Vec::new(),
             permits_only: false,
             permits: Vec::new(),
+            tell_earlier: false,
         };
         self.last = Some(report);
         orders
