@@ -161,6 +161,9 @@ fn details(job: &JobView) -> Vec<(&'static str, String)> {
     if spec.array > 1 {
         details.push(("Array", format!("{} of 0..{}", job.array_index, spec.array)));
     }
+    if let Some(saved_at) = job.saved_at {
+        details.push(("Saved", moment(saved_at)));
+    }
     if job.preemptions > 0 {
         details.push(("Preempted", times(job.preemptions)));
     }
@@ -425,6 +428,7 @@ impl Listed for JobView {
             "started_ms": moment_ms(self.started_at),
             "finished_ms": moment_ms(self.finished_at),
             "due_ms": self.due.map(|due| due.0),
+            "saved_ms": self.saved_at.map(|at| at.0),
             "remote_age_ms": self.remote_age.0,
             "archived": self.archived,
             "preemptions": self.preemptions,

@@ -102,6 +102,7 @@ fn report(n: u64, number: u64) -> NodeReport {
         attempts: vec![],
         health: (0..GPUS).map(health).collect(),
         heeds_permits: true,
+        checkpoints: Vec::new(),
     }
 }
 

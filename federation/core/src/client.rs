@@ -156,6 +156,7 @@ pub fn job_view(state: &State, job: &Job, leader: Option<(&Leader, Instant)>) ->
         preemptions: job.preemptions,
         preempted: job.made_room.iter().flat_map(|room| room.jobs.iter().copied()).collect(),
         due: job.due(),
+        saved_at: leader.and_then(|(leader, _)| leader.saved_at(state, job)),
     }
 }
 

@@ -17,6 +17,7 @@
 mod behind;
 mod peers;
 mod proofs;
+pub(crate) mod saves;
 mod shown;
 mod sites;
 
@@ -68,6 +69,7 @@ use crate::state::{DrawKey, Held, HeldKey, Lease, Node, Peer, QueueKey, State};
 use crate::table::{Index, Table};
 use crate::view;
 use crate::watch::{Vigil, Watch};
+use saves::Saves;
 
 /// A site with fewer nodes does not wait for others to be heard before it releases one.
 const HEARD_SHARE_FROM_NODES: usize = 4;
@@ -156,6 +158,7 @@ pub struct Leader {
     /// How many GPUs of which nodes are bad, and have jobs that run on.
     spared: BTreeMap<NodeId, usize>,
     compared: behind::Compared,
+    saves: Saves,
 }
 
 /// What a plan goes by. Held only to be compared.
@@ -257,6 +260,7 @@ impl Leader {
             needs: BTreeMap::new(),
             spared: BTreeMap::new(),
             compared: behind::Compared::default(),
+            saves: Saves::default(),
         }
     }
 
@@ -332,6 +336,7 @@ impl Leader {
         commands.extend(health::news(state, report, at).map(Command::RecordHealth));
         memory.burn_ins = behind::burn_ins(report, &memory.burn_ins);
         self.compared.hear(now, report);
+        self.saves.hear(state, report);
         memory.heeds_permits = report.heeds_permits;
         let proofs = report.health.iter();
         let proofs = proofs.filter_map(|it| Some((it.health.index, it.proof.clone()?)));
@@ -521,6 +526,8 @@ impl Leader {
             assignments: &assignments,
             lookout: &self.lookout,
             kept: self.keeper.kept(),
+            saves: &self.saves,
+            since: self.since,
         };
         let stops = self.clearing.make(now, at, state, &seen);
         if !assignments.is_empty() {

@@ -160,6 +160,7 @@ impl Site {
             attempts,
             health: Vec::new(),
             heeds_permits: true,
+            checkpoints: Vec::new(),
         };
         let commands = self.leader.handle_node_report(Instant(0), AT, &self.state, &report);
         for command in commands.unwrap() {

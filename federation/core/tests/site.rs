@@ -117,6 +117,7 @@ impl Site {
             attempts,
             health: self.health.clone(),
             heeds_permits: self.heeds_permits,
+            checkpoints: Vec::new(),
         };
         self.answered = self.question;
         let commands = self.leader.handle_node_report(self.now, AT, &self.state, &report).unwrap();

@@ -8,8 +8,8 @@ use specs::gpu::{BurnInPermit, GpuReport, GpuState};
 use specs::id::{Boot, Epoch, GpuIndex, JobId, LeaseId, NodeId, Question, Revision, SiteId};
 use specs::unit::{Instant, Timestamp};
 use specs::wire::agent::{
-    AttemptPhase, AttemptReport, Ending, Inventory, Launch, LeaseOrder, NodeOrders, NodeReport,
-    Outcome, Validity, ValidityKind, Want,
+    AttemptPhase, AttemptReport, Checkpoint, Ending, Inventory, Launch, LeaseOrder, NodeOrders,
+    NodeReport, Outcome, Validity, ValidityKind, Want,
 };
 
 /// Questions remembered while their answers are on the way.
@@ -103,6 +103,7 @@ pub struct Runner {
     obeyed: Revision,
     attempts: BTreeMap<LeaseId, Attempt>,
     health: Vec<GpuReport>,
+    checkpoints: Vec<Checkpoint>,
     is_asked_for_proofs: bool,
     withheld: BTreeSet<GpuIndex>,
     released: BTreeSet<GpuIndex>,
@@ -146,6 +147,7 @@ impl Runner {
             obeyed: Revision(0),
             attempts: attempts.collect(),
             health: Vec::new(),
+            checkpoints: Vec::new(),
             is_asked_for_proofs: false,
             withheld: BTreeSet::new(),
             released: BTreeSet::new(),
@@ -159,6 +161,12 @@ impl Runner {
     /// What is known of the health of the node's GPUs; none where nobody looks after it.
     pub fn set_health(&mut self, health: Vec<GpuReport>) {
         self.health = health;
+    }
+
+    /// When attempts last saved their work; of those that have ended, nothing is told.
+    pub fn set_checkpoints(&mut self, checkpoints: Vec<Checkpoint>) {
+        let runs = |it: &Checkpoint| self.attempts.get(&it.lease).is_some_and(|it| !it.has_ended());
+        self.checkpoints = checkpoints.into_iter().filter(runs).collect();
     }
 
     /// True if the site runs nothing on GPUs without a proof, as far as was heard.
@@ -219,6 +227,7 @@ impl Runner {
             attempts: self.attempts.iter().map(|(lease, it)| report(*lease, it)).collect(),
             health: self.health.clone(),
             heeds_permits: true,
+            checkpoints: self.checkpoints.clone(),
         }
     }
 

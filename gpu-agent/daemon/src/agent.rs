@@ -19,6 +19,7 @@ use specs::wire::agent::{Ending, Inventory, Launch, NodeOrders, Outcome};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::attempts::Attempts;
+use crate::checkpoints::Checkpoints;
 use crate::config::Config;
 use crate::engine::{Engine, Launcher, Progress};
 use crate::health::Ward;
@@ -69,6 +70,7 @@ pub(crate) struct Agent {
     engine: Engine,
     link: Link,
     attempts: Attempts,
+    checkpoints: Checkpoints,
     shelf: Shelf,
     metrics: Metrics,
     gpus: Vec<GpuIndex>,
@@ -140,7 +142,6 @@ impl Agent {
         };
         let runner = Runner::new(config.node.clone(), boot, inventory, left_behind);
         let (answer, answers) = mpsc::channel(1);
-        let now = env.clock.now();
         let agent = Self {
             env: env.clone(),
             config,
@@ -149,6 +150,7 @@ impl Agent {
             engine,
             link,
             attempts,
+            checkpoints: Checkpoints::default(),
             shelf,
             metrics,
             gpus: indices,
@@ -160,10 +162,10 @@ impl Agent {
             wake,
             is_asking: false,
             asked_at: Instant::ZERO,
-            ask_at: now,
+            ask_at: env.clock.now(),
             others_left: 0,
             last_fault: None,
-            sweep_at: now,
+            sweep_at: env.clock.now(),
             is_sweeping: Arc::default(),
             leaving_since: None,
         };
@@ -234,6 +236,8 @@ impl Agent {
         // Before anything is sent: the lease is counted from here.
         self.asked_at = now;
         self.ask_at = now.after(ASK_SPAN);
+        self.runner.set_checkpoints(self.checkpoints.seen());
+        self.checkpoints.look(&self.env, &self.attempts, self.live.keys().copied().collect());
         let report = self.runner.ask(now).encode();
         let (link, answer) = (self.link.clone(), self.answer.clone());
         self.env.spawn(async move {

@@ -3,6 +3,7 @@
 //! ```text
 //!   attempts/<lease>/record       whose attempt it is; there before anything is started
 //!                   /task-<n>.out, task-<n>.err
+//!                   /checkpoint   touched by the job when it has saved its work
 //!                   /exit         how it ended; there once every process is gone
 //!                   /forgotten    the controllers have the end
 //! ```
@@ -29,6 +30,7 @@ const KEPT_SPAN: Millis = Millis(7 * 24 * 3_600_000);
 const EXIT_RECORD_BYTES: usize = 4_096;
 
 const RECORD: &str = "record";
+const CHECKPOINT: &str = "checkpoint";
 const EXIT: &str = "exit";
 const FORGOTTEN: &str = "forgotten";
 
@@ -69,6 +71,11 @@ impl Attempts {
             LogStream::Stderr => "err",
         };
         self.path(lease).join(format!("task-{task}.{ending}"))
+    }
+
+    /// The file that a job touches when it has saved its work. Nobody else makes it.
+    pub(crate) fn checkpoint(&self, lease: LeaseId) -> PathBuf {
+        self.path(lease).join(CHECKPOINT)
     }
 
     pub(crate) fn create_all(&self) -> io::Result<()> {

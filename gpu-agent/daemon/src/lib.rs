@@ -26,6 +26,7 @@ mod agent;
 mod attempts;
 pub mod bars;
 pub mod burn_in;
+mod checkpoints;
 mod config;
 mod disk;
 mod engine;

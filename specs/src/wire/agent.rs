@@ -103,6 +103,13 @@ crate::message! {
         5 => ended_at: Timestamp,
     }
 
+    /// When an attempt last saved its work, as it said itself.
+    #[derive(Copy)]
+    pub struct Checkpoint {
+        1 => lease: LeaseId,
+        2 => at: Timestamp,
+    }
+
     /// All that an agent knows.
     pub struct NodeReport {
         1 => node: NodeId,
@@ -120,6 +127,8 @@ crate::message! {
         /// Burns in nothing without a permit where the orders ask for permits. An agent of an
         /// earlier release does not, and answers none.
         9 => heeds_permits: bool,
+        /// Of attempts that run here and have said that they saved their work.
+        10 => checkpoints: Vec<Checkpoint>,
     }
 
     /// How long an attempt may go on.

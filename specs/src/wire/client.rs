@@ -169,6 +169,8 @@ crate::message! {
         21 => preempted: Vec<JobId>,
         /// When it should have ended; absent without a deadline.
         22 => due: Option<Timestamp>,
+        /// When its attempt last said that it had saved its work, if it runs at home and did.
+        23 => saved_at: Option<Timestamp>,
     }
 
     pub struct JobLogs {

@@ -404,8 +404,13 @@ fn lease_order() -> agent::LeaseOrder {
     }
 }
 
+fn checkpoint() -> agent::Checkpoint {
+    agent::Checkpoint { lease: LeaseId(42), at: Timestamp(1_780_000_000_007) }
+}
+
 fn agents() -> Vec<Sample> {
     vec![
+        sample(&checkpoint()),
         sample(&outcome()),
         sample(&facts()),
         sample(&inventory()),
@@ -420,6 +425,7 @@ fn agents() -> Vec<Sample> {
             attempts: vec![attempt_report()],
             health: vec![gpu_report()],
             heeds_permits: true,
+            checkpoints: vec![checkpoint()],
         }),
         sample(&validity()),
         sample(&launch()),
@@ -491,6 +497,7 @@ fn job_view() -> client::JobView {
         preemptions: 2,
         preempted: vec![JobId(78)],
         due: Some(Timestamp(1_780_000_000_006)),
+        saved_at: Some(Timestamp(1_780_000_000_008)),
     }
 }
 

@@ -383,6 +383,7 @@ mod tests {
             preemptions: 0,
             preempted: vec![],
             due: None,
+            saved_at: None,
         }
     }
 

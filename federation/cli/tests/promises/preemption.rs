@@ -2,7 +2,10 @@
 
 use std::time::Instant;
 
+use serde_json::Value;
+
 use crate::cluster::{PATIENCE, SitePlan, World};
+use crate::process::await_that;
 use crate::work::{FOR_EVER, Work};
 
 #[test]
@@ -35,4 +38,36 @@ fn a_job_makes_way_for_an_urgent_one_and_goes_on_when_that_has_ended() {
     assert!(first.last <= between.first, "both had the GPUs at once: {first:?}, {between:?}");
     site.run(&["job", "cancel", &plain]).done();
     site.await_state(&plain, "cancelled", PATIENCE);
+}
+
+#[test]
+fn who_has_saved_its_work_makes_way_before_one_that_began_later() {
+    let world = World::new();
+    let site = world.site(SitePlan::small("berlin"));
+    let saves = site.submit(Work { saves: true, ..Work::new("saves", 1, FOR_EVER) });
+    site.await_running(&saves, 1, PATIENCE);
+    let other = site.submit(Work::new("other", 1, FOR_EVER));
+    site.await_running(&other, 1, PATIENCE);
+    let later = |moment: &Value, than: &Value| moment.as_u64() > than.as_u64();
+    let began = site.job(&other)["started_ms"].clone();
+    await_that("what was saved is told", PATIENCE, || later(&site.job(&saves)["saved_ms"], &began));
+    assert!(site.job(&other)["saved_ms"].is_null());
+    assert!(site.run(&["job", "show", &saves]).done().contains("Saved"));
+
+    let urgent = site.submit(Work { priority: 90, ..Work::new("urgent", 1, 20) });
+    site.await_running(&urgent, 1, PATIENCE);
+    let job = site.job(&saves);
+    assert_eq!(
+        (&job["preemptions"], &job["attempts"][0]["preempted_by"]),
+        (&1.into(), &urgent.as_str().into()),
+        "{job}"
+    );
+    assert_eq!(site.job(&other)["preemptions"], 0);
+    site.ended_at_once(&urgent);
+    site.await_running(&saves, 2, PATIENCE);
+    world.witness().has_no_two_copies();
+    for job in [&saves, &other] {
+        site.run(&["job", "cancel", job]).done();
+        site.await_state(job, "cancelled", PATIENCE);
+    }
 }

@@ -16,6 +16,8 @@ pub(crate) struct Work {
     pub(crate) priority: u32,
     /// What it demands of proofs, as in a job file.
     pub(crate) health: Option<&'static str>,
+    /// Says at each beat that it has saved its work.
+    pub(crate) saves: bool,
 }
 
 /// Beats that never end.
@@ -23,12 +25,21 @@ pub(crate) const FOR_EVER: u32 = 100_000;
 
 impl Work {
     pub(crate) fn new(name: &'static str, gpus: u32, beats: u32) -> Self {
-        Self { name, gpus, beats, on_partition: "restart", spill: true, priority: 50, health: None }
+        let (on_partition, spill, priority) = ("restart", true, 50);
+        Self { name, gpus, beats, on_partition, spill, priority, health: None, saves: false }
     }
 
     pub(crate) fn text(&self, witness: &Path) -> String {
-        let Self { name, gpus, beats, on_partition, spill, priority, health } = self;
-        let health = health.map(|it| format!("  health: {it}\n")).unwrap_or_default();
+        let Self { name, gpus, beats, on_partition, spill, priority, health, saves } = self;
+        let health = health
+            .map(|it| {
+                format!(
+                    "  health: {it}
+"
+                )
+            })
+            .unwrap_or_default();
+        let save = if *saves { "touch \"$SPILLWAY_CHECKPOINT_FILE\"" } else { ":" };
         let witness = witness.display();
         format!(
             r#"apiVersion: spillway/v1
@@ -49,6 +60,7 @@ spec:
         beat=$((beat + 1))
         echo "line $beat"
         say beat
+        {save}
         sleep 0.1
       done
       say end

@@ -1,6 +1,6 @@
 //! What could be free on each node if some of those who run there were stopped, and how to free
-//! enough for a gang with the least damage: the fewest GPUs taken from others, then the least work
-//! lost. A gang that is stopped is stopped as a whole, and counts as a whole.
+//! enough for a gang with the least damage: the least work lost, in GPU-time, and of equal losses the
+//! fewest GPUs. A gang that is stopped is stopped as a whole, and counts as a whole.
 //!
 //! Node by node the cheapest is taken, by a knapsack over those who run there; what a stopped gang
 //! frees elsewhere counts at once, and in the end whoever turns out not to be needed is spared. That
@@ -13,15 +13,20 @@ use core::cmp::Reverse;
 
 use specs::id::{GpuClass, LeaseId, NodeId};
 use specs::job::{JobSpec, Needs};
-use specs::unit::Timestamp;
+use specs::unit::{Millis, Timestamp};
 
+use crate::leader::saves::Saves;
 use crate::placement::fits;
 use crate::placement::pool::Pool;
 use crate::reserve;
 use crate::state::{Gpu, Lease, Node, State};
 
-/// GPUs that somebody loses, and for how long he had used them, in GPU-milliseconds.
+/// What somebody loses: work that is done once more and the time to start again, in
+/// GPU-milliseconds; and his GPUs, of equal losses the fewer.
 type Cost = (u64, u64);
+
+/// How long a job takes to go on where it had saved its work.
+const RESTART: Millis = Millis(60_000);
 
 /// Somebody who could be stopped.
 #[derive(Debug, Clone)]
@@ -78,7 +83,7 @@ impl<'a> Board<'a> {
     /// `taken` is what a plan has just given away on each node; nothing on `avoided` ones counts.
     pub(crate) fn of(
         state: &'a State,
-        at: Timestamp,
+        (at, saves): (Timestamp, &Saves),
         taken: &BTreeMap<NodeId, u32>,
         avoided: &[NodeId],
     ) -> Self {
@@ -90,7 +95,7 @@ impl<'a> Board<'a> {
         for node in usable.filter(|node| !avoided.contains(&node.id)) {
             let first = board.spots.len();
             for gpu in node.gpus.iter().filter(|gpu| gpu.grant.is_none() && gpu.is_fit()) {
-                board.count(state, at, &mut numbers, (first, node, gpu));
+                board.count(state, (at, saves), &mut numbers, (first, node, gpu));
             }
             let taken = taken.get(&node.id).copied().unwrap_or_default();
             for spot in &mut board.spots[first..] {
@@ -109,7 +114,7 @@ impl<'a> Board<'a> {
     fn count(
         &mut self,
         state: &'a State,
-        at: Timestamp,
+        (at, saves): (Timestamp, &Saves),
         numbers: &mut BTreeMap<LeaseId, usize>,
         (first, node, gpu): (usize, &'a Node, &'a Gpu),
     ) {
@@ -139,7 +144,11 @@ impl<'a> Board<'a> {
         let next = self.tenants.len();
         let tenant = *numbers.entry(id).or_insert(next);
         if tenant == next {
-            self.tenants.push(Tenant { lease, cost: cost(lease, at), spots: Vec::new() });
+            self.tenants.push(Tenant {
+                lease,
+                cost: cost(lease, at, saves.of(lease)),
+                spots: Vec::new(),
+            });
         }
         match spot.here.iter_mut().find(|(it, _)| *it == tenant) {
             Some((_, gpus)) => *gpus += 1,
@@ -164,7 +173,7 @@ impl<'a> Board<'a> {
         room.spots.iter().flat_map(|spot| self.spots[*spot].stopping.iter().copied())
     }
 
-    /// Lost GPUs and work, for comparison.
+    /// What is lost by it, for comparison.
     pub(crate) fn cost(&self, room: &Room) -> Cost {
         room.tenants.iter().fold((0, 0), |sum, it| plus(sum, self.tenants[*it].cost))
     }
@@ -254,11 +263,13 @@ fn room_of(state: &State, node: &Node) -> Pool {
     leave.fold(left, |room, lease| room.plus(Pool::asked(&lease.spec.needs)))
 }
 
-fn cost(lease: &Lease, at: Timestamp) -> Cost {
+/// Work counts from when it was last saved; from the start, if that was never said.
+fn cost(lease: &Lease, at: Timestamp, saved_at: Option<Timestamp>) -> Cost {
     let gpus = u64::from(lease.spec.gpus().0);
     let starts = lease.parts.iter().map(|part| part.started_at);
     let started_at = starts.filter(|it| *it != Timestamp(0)).min().unwrap_or(at);
-    (gpus, gpus.saturating_mul(at.0.saturating_sub(started_at.0)))
+    let lost = Millis(at.0.saturating_sub(started_at.max(saved_at.unwrap_or_default()).0));
+    (gpus.saturating_mul(lost.plus(RESTART).0), gpus)
 }
 
 fn plus(one: Cost, other: Cost) -> Cost {

@@ -19,6 +19,7 @@ use specs::job::{JobSpec, Needs};
 use specs::unit::{GpuCount, Instant, Millis, Timestamp};
 
 use crate::command::{Assignment, AttemptKey, Place, PreemptJobs};
+use crate::leader::saves::Saves;
 use crate::placement::board::{Board, Room, Wanted};
 use crate::placement::fits;
 use crate::placement::lookout::Lookout;
@@ -29,6 +30,8 @@ use crate::state::{Gpu, Job, Lease, Node, State, StopReason};
 use crate::table::Table;
 
 const LOOKED_EVERY: Millis = Millis(1_000);
+/// By then nodes that are heard have told a new leader what is saved.
+const TOLD_AFTER: Millis = Millis(2_000);
 /// Jobs for which room is made at a time.
 const CANDIDATES_MAX: usize = 64;
 /// How often another set is tried if those chosen may not all be stopped together.
@@ -125,6 +128,9 @@ pub(crate) struct Seen<'a> {
     pub assignments: &'a [Assignment],
     pub lookout: &'a Lookout,
     pub kept: Option<&'a Kept>,
+    pub saves: &'a Saves,
+    /// Since when this leader leads.
+    pub since: Instant,
 }
 
 impl Clearing {
@@ -161,7 +167,8 @@ impl Clearing {
         if state.version < SINCE {
             return Vec::new();
         }
-        let is_early = self.looked_at.is_some_and(|last| now.since(last) < LOOKED_EVERY);
+        let is_early = self.looked_at.is_some_and(|last| now.since(last) < LOOKED_EVERY)
+            || now.since(seen.since) < TOLD_AFTER;
         if is_early || seen.waiting.is_empty() {
             return Vec::new();
         }
@@ -179,7 +186,7 @@ impl Clearing {
         let mut commands = Vec::new();
         let avoided = seen.kept.map(|kept| kept.nodes.as_slice()).unwrap_or_default();
         let mut pending = Pending::of(state);
-        let mut board = Board::of(state, at, &given(seen.assignments), avoided);
+        let mut board = Board::of(state, (at, seen.saves), &given(seen.assignments), avoided);
         for (job, spec) in candidates {
             let Some((class, room)) = find(state, &board, &pending, (job, spec)) else { continue };
             pending.promise(job, spec, class);

@@ -100,6 +100,7 @@ impl World {
             attempts,
             health: Vec::new(),
             heeds_permits: true,
+            checkpoints: Vec::new(),
         };
         let commands = self.leader.handle_node_report(self.now, AT, &self.state, &report).unwrap();
         for command in commands {

@@ -6,10 +6,10 @@ use federation_core::{
 use specs::codec::OrDefault;
 use specs::id::{Epoch, JobId};
 use specs::job::{JobClass, JobSpec, Needs, Together, Vicinity};
-use specs::unit::{Millis, Timestamp};
+use specs::unit::{Instant, Millis, Timestamp};
 use specs::version::ClusterVersion;
-use specs::wire::agent::{Ending, Facts, Outcome};
-use specs::wire::client::JobState;
+use specs::wire::agent::{Checkpoint, Ending, Facts, Outcome};
+use specs::wire::client::{JobState, JobView};
 
 use crate::world::{Site, job};
 
@@ -94,6 +94,67 @@ fn the_least_is_taken_that_makes_room_and_of_equals_who_did_least() {
     site.submit(9, urgent(1, 2));
     settle(&mut site);
     assert_eq!(stopping(&site, 0..4), [3], "beside the GPU that is free");
+}
+
+#[test]
+fn what_was_saved_is_not_lost_and_who_loses_least_leaves() {
+    let minute = 60_000;
+    let mut site = full(&[4], vec![plain(1, 2), plain(1, 2)]);
+    site.now += 600 * minute;
+    let saved = site.now - minute;
+    site.save(0, saved);
+    assert_eq!(view(&site, 0).saved_at, Some(Timestamp(saved)));
+    assert_eq!(view(&site, 1).saved_at, None);
+    site.submit(9, urgent(1, 2));
+    settle(&mut site);
+    assert_eq!(stopping(&site, 0..2), [0], "it began first, and loses a minute");
+
+    // A large gang that has just saved loses less than a small job that never did.
+    let mut site = full(&[4, 4], vec![plain(2, 3), plain(1, 1), plain(1, 1)]);
+    site.now += 600 * minute;
+    site.save(0, site.now);
+    site.submit(9, urgent(1, 1));
+    settle(&mut site);
+    assert_eq!(stopping(&site, 0..3), [0]);
+    // And to start again costs something, too: so of the young the smallest leaves.
+    let mut site = full(&[4, 4], vec![plain(2, 3), plain(1, 1), plain(1, 1)]);
+    site.save(0, site.now);
+    site.submit(9, urgent(1, 1));
+    settle(&mut site);
+    assert_eq!(stopping(&site, 0..3), [2]);
+}
+
+#[test]
+fn only_the_attempt_that_runs_counts_and_only_where_it_runs() {
+    let mut site = full(&[2, 2], vec![plain(1, 2), plain(1, 2)]);
+    let lease = |site: &Site, id| match &site.state.jobs.get(&JobId(id)).unwrap().phase {
+        JobPhase::Leased(leased) => leased.lease,
+        JobPhase::Queued(_) | JobPhase::Loaned(_) | JobPhase::Ended(_) => panic!("it runs"),
+    };
+    let node = |site: &Site, id| {
+        let lease = lease(site, id);
+        site.state.leases.get(&lease).unwrap().parts[0].node.clone()
+    };
+    let at = Timestamp(site.now);
+    let of = |lease| vec![Checkpoint { lease, at }];
+    let (first, second) = (lease(&site, 0), lease(&site, 1));
+    let (here, there) = (node(&site, 0), node(&site, 1));
+    site.report(there.clone(), of(first));
+    assert_eq!(view(&site, 0).saved_at, None, "another node knows nothing of it");
+    site.report(here.clone(), of(first));
+    site.report(there, of(second));
+    assert_eq!([0, 1].map(|id| view(&site, id).saved_at), [Some(at), Some(at)]);
+    site.end(0, Millis(10), &Outcome::of(Ending::Lost, "its agent ended"));
+    site.poll();
+    assert_ne!(lease(&site, 0), first, "it runs anew");
+    assert_eq!(view(&site, 0).saved_at, None);
+    site.report(here, vec![]);
+    assert_eq!(view(&site, 1).saved_at, Some(at), "each node tells of itself alone");
+}
+
+fn view(site: &Site, id: u128) -> JobView {
+    let job = site.state.jobs.get(&JobId(id)).unwrap();
+    job_view(&site.state, job, Some((&site.leader, Instant(site.now))))
 }
 
 /// A site whose nodes have 8 CPUs and two GPUs each and stand in a rack of that name, and are full.
@@ -224,7 +285,7 @@ fn another_leader_goes_on_where_the_last_one_left() {
     site.submit(9, urgent(2, 1));
     settle(&mut site);
     site.end(0, Millis(10), &stopped());
-    site.leader = federation_core::Leader::new(specs::unit::Instant(site.now), 2);
+    site.leader = federation_core::Leader::new(Instant(site.now), 2);
     settle(&mut site);
     settle(&mut site);
     let preemptions = |id| site.state.jobs.get(&JobId(id)).unwrap().preemptions;

@@ -86,6 +86,7 @@ pub(crate) fn report_of(node: &str, health: Vec<GpuReport>) -> NodeReport {
         attempts: vec![],
         health,
         heeds_permits: true,
+        checkpoints: Vec::new(),
     }
 }
 

@@ -9,13 +9,15 @@ use federation_core::{
 };
 use specs::codec::{Blob, OrDefault};
 use specs::gpu::{GpuInfo, InventorySource};
-use specs::id::{Boot, GpuIndex, JobId, NodeId, TokenId};
+use specs::id::{Boot, GpuIndex, JobId, NodeId, Question, Revision, TokenId};
 use specs::job::{JobClass, JobSpec, OnPartition, PlacementSpec};
 use specs::quota::Limit;
 use specs::site::{LendRule, SiteSpec, Terms};
 use specs::unit::{GpuCount, Instant, Millis, Timestamp};
 use specs::version::ClusterVersion;
-use specs::wire::agent::{AttemptPhase, AttemptReport, Facts, Inventory, Outcome};
+use specs::wire::agent::{
+    AttemptPhase, AttemptReport, Checkpoint, Facts, Inventory, NodeReport, Outcome,
+};
 use specs::wire::client::JobState;
 use specs::wire::peer::PeerReport;
 
@@ -219,6 +221,41 @@ impl Site {
             let record = RecordParts { node, boot: Boot(1), attempts: vec![report], at };
             self.apply(Command::RecordParts(record));
         }
+    }
+
+    /// One node of the job's attempt tells that its work was saved at that time.
+    pub(crate) fn save(&mut self, id: u128, at: u64) {
+        let JobPhase::Leased(leased) = &self.state.jobs.get(&JobId(id)).unwrap().phase else {
+            panic!("job {id} has no lease");
+        };
+        let lease = self.state.leases.get(&leased.lease).unwrap();
+        let node = lease.parts.last().unwrap().node.clone();
+        let checkpoints = vec![Checkpoint { lease: lease.id, at: Timestamp(at) }];
+        self.report(node, checkpoints);
+    }
+
+    /// What the node's agent asks with, as far as these tests go.
+    pub(crate) fn report(&mut self, node: NodeId, checkpoints: Vec<Checkpoint>) {
+        let report = NodeReport {
+            node,
+            boot: Boot(1),
+            question: Question(self.now),
+            obeyed: Revision(0),
+            answered: Question(0),
+            inventory: Inventory {
+                source: InventorySource::Declared,
+                gpus: vec![],
+                address: "127.0.0.1".into(),
+                version: "test".into(),
+                facts: OrDefault::default(),
+            },
+            attempts: vec![],
+            health: vec![],
+            heeds_permits: true,
+            checkpoints,
+        };
+        let (now, at) = (Instant(self.now), self.at());
+        self.leader.handle_node_report(now, at, &self.state, &report).unwrap();
     }
 
     pub(crate) fn finish(&mut self, id: u128) {

@@ -364,6 +364,7 @@ fn first_report(node: NodeId, class: &GpuClass, gpus: u32) -> NodeReport {
         attempts: Vec::new(),
         health: Vec::new(),
         heeds_permits: true,
+        checkpoints: Vec::new(),
     }
 }
 

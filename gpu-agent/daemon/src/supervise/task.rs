@@ -16,6 +16,7 @@ use specs::unit::Timestamp;
 use specs::wire::agent::{LogStream, Outcome};
 
 use crate::attempts::Attempts;
+use crate::checkpoints;
 use crate::disk;
 use crate::protocol::Assignment;
 use crate::tree::{DIRECTORY_MARK, LEASE_MARK};
@@ -95,7 +96,7 @@ pub(super) fn prepare(attempts: &Attempts, it: &Assignment, at: Timestamp) -> Re
         tasks.push(Task {
             rank,
             command: spec.command.clone(),
-            env: environment(it, &own, rank),
+            env: environment(it, &own, &attempts.checkpoint(it.lease), rank),
             workdir: workdir.clone(),
             stdout: open(rank, LogStream::Stdout)?,
             stderr: open(rank, LogStream::Stderr)?,
@@ -159,7 +160,12 @@ fn is_programs_fault(error: &io::Error) -> bool {
 }
 
 /// The environment of one task. What Spillway sets, a job cannot.
-fn environment(it: &Assignment, own: &Path, local: u32) -> BTreeMap<OsString, OsString> {
+fn environment(
+    it: &Assignment,
+    own: &Path,
+    checkpoint: &Path,
+    local: u32,
+) -> BTreeMap<OsString, OsString> {
     let (launch, spec) = (&it.launch, &it.launch.spec);
     let mut env: BTreeMap<OsString, OsString> = BTreeMap::new();
     env.insert("PATH".into(), PATH_DEFAULT.into());
@@ -196,6 +202,7 @@ fn environment(it: &Assignment, own: &Path, local: u32) -> BTreeMap<OsString, Os
     set("SPILLWAY_NODE", &it.node);
     set(LEASE_MARK, &it.lease);
     env.insert("SPILLWAY_ATTEMPT_DIR".into(), own.into());
+    env.insert(checkpoints::FILE_VARIABLE.into(), checkpoint.into());
     let agent = own.parent().and_then(Path::parent).map_or(OsStr::new(""), Path::as_os_str);
     env.insert(DIRECTORY_MARK.into(), agent.into());
     env
