@@ -440,6 +440,23 @@ fn a_command_that_is_late_stops_nobody() {
 }
 
 #[test]
+fn the_log_stops_nobody_who_may_not_be_stopped() {
+    let mut site = full(&[2], vec![plain(1, 1), urgent(1, 1)]);
+    site.submit(9, urgent(1, 1));
+    let stops: Vec<Command> = site.proposes();
+    let [Command::PreemptJobs(it)] = stops.as_slice() else { panic!("{stops:?}") };
+    assert_eq!(it.victims[0].job, JobId(0));
+
+    let mut wrong = it.clone();
+    wrong.victims[0].job = JobId(1);
+    let reply = site.apply(Command::PreemptJobs(wrong));
+    assert_eq!(reply, Reply::NoOp("a job that was to be stopped may not be"), "an equal");
+    assert_eq!(stopping(&site, 0..2), []);
+    assert_eq!(site.apply(Command::PreemptJobs(it.clone())), Reply::Done);
+    assert_eq!(stopping(&site, 0..2), [0]);
+}
+
+#[test]
 fn a_site_below_the_version_stops_nobody() {
     let mut site = Site::found("berlin");
     site.node("n1", "b200", 1);
