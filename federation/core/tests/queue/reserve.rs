@@ -155,6 +155,18 @@ fn the_log_rechecks_what_was_chosen() {
 }
 
 #[test]
+fn a_plan_that_is_stale_is_rechecked_against_what_is_reserved() {
+    let mut site = site(1);
+    site.submit(0, job("beta/b", 1, 2));
+    let plan = site.proposes();
+    // Reserved between the plan and its commit.
+    reserve(&mut site, "demo", 2, (0, 100));
+    let replies: Vec<Reply> = plan.into_iter().map(|it| site.apply(it)).collect();
+    assert_eq!(replies, [Reply::Placed { taken: 0, dropped: 1 }]);
+    assert_eq!(site.holding([0]), Vec::<u128>::new());
+}
+
+#[test]
 fn only_the_reservation_that_is_meant_ends() {
     let mut site = site(1);
     reserve(&mut site, "demo", 2, (0, 100));
