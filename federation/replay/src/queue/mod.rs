@@ -159,7 +159,7 @@ fn jobs(rows: &[JobRow], question: &Question<'_>) -> std::result::Result<Vec<Job
     let of_cluster = rows.iter().filter(|row| if by_tenant { is_named(row) } else { is_in(row) });
     let most = u64::from(question.nodes) * u64::from(question.gpus_per_node);
     let mut jobs = Vec::new();
-    for row in of_cluster {
+    for row in of_cluster.clone() {
         if !(question.from..=question.to).contains(&row.submit_s) || row.gpus == 0 {
             continue;
         }
@@ -171,34 +171,31 @@ fn jobs(rows: &[JobRow], question: &Question<'_>) -> std::result::Result<Vec<Job
         jobs.push(Job { submit: row.submit_s, gpus, duration });
     }
     if jobs.is_empty() {
-        return Err(nothing(rows, question, by_tenant));
+        return Err(nothing(
+            rows,
+            question,
+            &of_cluster.map(|row| row.submit_s).collect::<Vec<_>>(),
+        ));
     }
     jobs.sort_by_key(|job| job.submit);
     Ok(jobs)
 }
 
-/// Why no job is left.
-fn nothing(rows: &[JobRow], question: &Question<'_>, by_tenant: bool) -> QuestionError {
-    let name_of = |row: &JobRow| if by_tenant { row.tenant.clone() } else { row.cluster.clone() };
-    let named = |row: &&JobRow| question.cluster.is_none_or(|name| name_of(row) == name);
-    let submits = || rows.iter().filter(named).map(|row| row.submit_s);
-    match (submits().min(), submits().max(), question.cluster) {
-        (None, _, Some(name)) => {
-            let known = rows.iter().flat_map(|row| [row.tenant.as_str(), row.cluster.as_str()]);
-            let has: BTreeSet<&str> = known.filter(|name| !name.is_empty()).collect();
-            let has = has.into_iter().take(20).collect::<Vec<_>>().join(", ");
-            QuestionError::NoCluster { name: name.to_owned(), has }
-        }
-        (first, last, _) => {
-            let to = if question.to == u64::MAX {
-                "on".to_owned()
-            } else {
-                format!("to {} s", question.to)
-            };
-            let window = format!("from {} s {to}", question.from);
-            QuestionError::NoJobs { window, first: first.unwrap_or(0), last: last.unwrap_or(0) }
-        }
+/// Why no job is left of those of the cluster, which were submitted then.
+fn nothing(rows: &[JobRow], question: &Question<'_>, submits: &[u64]) -> QuestionError {
+    let (first, last) = (submits.iter().min().copied(), submits.iter().max().copied());
+    if let (None, Some(name)) = (first, question.cluster) {
+        let known = rows.iter().flat_map(|row| [row.tenant.as_str(), row.cluster.as_str()]);
+        let has: BTreeSet<&str> = known.filter(|name| !name.is_empty()).collect();
+        let has = has.into_iter().take(20).collect::<Vec<_>>().join(", ");
+        return QuestionError::NoCluster { name: name.to_owned(), has };
     }
+    let to = match question.to {
+        u64::MAX => "on".to_owned(),
+        to => format!("to {to} s"),
+    };
+    let window = format!("from {} s {to}", question.from);
+    QuestionError::NoJobs { window, first: first.unwrap_or(0), last: last.unwrap_or(0) }
 }
 
 fn told(policy: Policy, outcome: &Outcome) -> Result {
