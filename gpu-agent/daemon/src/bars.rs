@@ -105,8 +105,9 @@ fn coverage(it: &Value) -> Option<(String, bool)> {
 }
 
 fn beside_a_copy(it: &Value) -> Option<(String, bool)> {
-    let compared = &it["compared"];
-    let share = number(compared, "memoryBytesPerSecond")? / number(compared, "copyBytesPerSecond")?;
+    let links = &it["links"];
+    let copies = number(links, "copyBytes")? / (number(links, "copyNanos")? / 1e9);
+    let share = number(it, "memoryBytesPerSecond")? / copies;
     Some((format!("{:.1} %", share * 100.0), share >= 0.90))
 }
 
@@ -166,8 +167,9 @@ mod tests {
         json!({"verdict": "pass", "spentMillis": 1_000, "gpus": [{"name": name, "findings": [],
             "measured": {"memoryBytes": 995, "memoryBytesFree": 1_000, "memoryPasses": 14,
                 "memoryNanos": 1_900_000_000_u64, "digests": {"tensor_wgmma_exact": "1"},
-                "compared": {"memoryBytesPerSecond": 80, "copyBytesPerSecond": 100,
-                    "tensor_wgmma_powerMillicyclesPerStep": 2_100_000_000_u64}}}]})
+                "memoryBytesPerSecond": 80,
+                "links": {"copyBytes": 50, "copyNanos": 500_000_000},
+                "compared": {"tensor_wgmma_powerMillicyclesPerStep": 2_100_000_000_u64}}}]})
     }
 
     fn judged(name: &str) -> Vec<(&'static str, Word)> {

@@ -249,12 +249,15 @@ mod tests {
 
     #[test]
     fn the_slowest_pair_is_what_is_compared() {
-        let mut slow = transfer(Way::Peer);
-        slow.nanos = 2_000;
+        let large = |way, nanos| Transfer { bytes: 4_000_000_000, nanos, ..transfer(way) };
+        let ways = [(Way::Peer, 1_000), (Way::Peer, 2_000), (Way::BothWays, 1_000)];
         let mut into = Measured::default();
-        measure(&links(&[transfer(Way::Peer), slow, transfer(Way::BothWays)]), &mut into);
-        assert_eq!(into.0[measured::PEERS], 50_000_000);
-        assert_eq!(into.0[measured::BOTH_WAYS], 100_000_000);
+        measure(&links(&ways.map(|(way, millis)| large(way, millis * 1_000_000))), &mut into);
+        assert_eq!(into.0[measured::PEERS], 2_000_000_000);
+        assert_eq!(into.0[measured::BOTH_WAYS], 4_000_000_000);
         assert_eq!(into.0.get(measured::COPY), None);
+        let mut into = Measured::default();
+        measure(&links(&[transfer(Way::Peer), transfer(Way::BothWays)]), &mut into);
+        assert_eq!(into, Measured::default(), "they are over too soon");
     }
 }

@@ -12,6 +12,11 @@ pub use specs::measure::{
 
 use super::vote::Round;
 
+/// Bytes that must be moved for their rate to be told. Fewer are over before they say more of the
+/// device than of how long a copy takes to begin. Bytes decide and not time: all GPUs of a make have
+/// as many, while the slow and the unlucky have more time.
+const BYTES_MIN: u64 = 1 << 30;
+
 /// Numbers of one GPU, by name. What was not measured is absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -46,12 +51,20 @@ impl Measured {
         self.add(&cycles_of(&round.name), median.saturating_mul(1_000) / u64::from(round.steps));
     }
 
-    /// Notes how many bytes were moved in a time.
+    /// Notes how many bytes were moved in a time, if they are enough to say something.
     pub fn add_rate(&mut self, name: &str, bytes: u64, nanos: u64) {
-        let moved = u128::from(bytes) * 1_000_000_000;
-        let rate = moved.checked_div(u128::from(nanos)).unwrap_or(0);
-        self.add(name, u64::try_from(rate).unwrap_or(u64::MAX));
+        if bytes >= BYTES_MIN {
+            self.add(name, rate(bytes, nanos));
+        }
     }
+}
+
+/// Bytes per second; zero of no time.
+#[must_use]
+pub fn rate(bytes: u64, nanos: u64) -> u64 {
+    let moved = u128::from(bytes) * 1_000_000_000;
+    let rate = moved.checked_div(u128::from(nanos)).unwrap_or(0);
+    u64::try_from(rate).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -82,9 +95,19 @@ mod tests {
         let mut it = Measured::default();
         it.add_round(&Round { canary: Some(1), ..round(10) });
         it.add_round(&Round { is_paced: false, ..round(10) });
-        it.add_rate(MEMORY, 10, 0);
         assert_eq!(it, Measured::default());
-        it.add_rate(MEMORY, 3, 1_500_000_000);
-        assert_eq!(it.0[MEMORY], 2);
+    }
+
+    #[test]
+    fn a_rate_is_told_of_many_bytes_alone_however_long_they_took() {
+        let mut it = Measured::default();
+        it.add_rate(MEMORY, BYTES_MIN, 0);
+        for nanos in [1, 1_000_000, 60_000_000_000] {
+            it.add_rate(MEMORY, BYTES_MIN - 1, nanos);
+        }
+        assert_eq!(it, Measured::default());
+        it.add_rate(MEMORY, BYTES_MIN, 500_000);
+        assert_eq!(it.0[MEMORY], BYTES_MIN * 2_000);
+        assert_eq!((rate(3, 1_500_000_000), rate(3, 0)), (2, 0));
     }
 }

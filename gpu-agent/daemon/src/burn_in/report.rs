@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use gpu_agent_core::burn_in::counters::{self, Counters};
-use gpu_agent_core::burn_in::links::{self, Links, Peers};
+use gpu_agent_core::burn_in::links::{self, Links, Peers, Way};
 use gpu_agent_core::burn_in::measured::{self, Compared, Measured};
 use gpu_agent_core::burn_in::memory;
 use gpu_agent_core::burn_in::vote::{self, Round};
@@ -111,7 +111,7 @@ impl Numbers {
         self.memory_bytes_free = numbers.bytes_free;
         (self.memory_passes, self.memory_nanos) = (numbers.passes, numbers.nanos);
         self.compared.add_rate(measured::MEMORY, numbers.bytes_moved, numbers.nanos);
-        self.memory_bytes_per_second = self.compared.0.get(measured::MEMORY).copied().unwrap_or(0);
+        self.memory_bytes_per_second = measured::rate(numbers.bytes_moved, numbers.nanos);
     }
 }
 
@@ -215,6 +215,12 @@ pub fn write_events(
     Ok(())
 }
 
+/// MiB per second of the copies of one way.
+fn mib_rate(links: &Links, way: Way) -> u64 {
+    let found = links.transfers.iter().find(|it| it.way == way);
+    found.map_or(0, |it| measured::rate(it.bytes, it.nanos)) >> 20
+}
+
 /// Writes the report for people. The form may change.
 ///
 /// # Errors
@@ -241,8 +247,8 @@ pub fn write_text(report: &Report, out: &mut impl Write) -> io::Result<()> {
             writeln!(out, "  votes: {} kernels, on all SMs", it.digests.len())?;
         }
         if let Some(links) = &it.links {
-            let rate = |name| it.compared.0.get(name).copied().unwrap_or(0) >> 20;
-            let (from, to) = (rate(measured::HOST_TO_DEVICE), rate(measured::DEVICE_TO_HOST));
+            let (from, to) =
+                (mib_rate(links, Way::HostToDevice), mib_rate(links, Way::DeviceToHost));
             let peers = match links.peers {
                 Peers::NotApplicable => "not applicable",
                 Peers::NoAccess => "no way to them",
