@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use crate::codec::Blob;
 pub use crate::id::GpuClass;
 use crate::id::{GpuIndex, NodeId, Revision, SiteId};
-use crate::measure::Make;
+use crate::measure::{Digests, Make};
 use crate::unit::{Millis, Timestamp};
 
 /// A kind of GPU that Spillway knows by name.
@@ -214,6 +214,9 @@ crate::message! {
         50 => make: Option<Make>,
         /// Software held its clocks down for the sake of power while it worked.
         51 => capped: bool,
+        /// What other GPUs of its make should have computed as well. Absent from an agent of an
+        /// earlier release, and compared with none where the make is absent.
+        52 => digests: Option<Digests>,
     }
 
     /// That a GPU may be burnt in. Each permit has a number of its own; it is good for one burn-in.

@@ -1,5 +1,6 @@
 //! What a burn-in measures, and what a site compares of it between GPUs of one make.
 
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 
@@ -24,6 +25,8 @@ const CYCLES: &str = "MillicyclesPerStep";
 /// Longest name of a number, and longest text of a make; longer ones are not compared.
 pub const NAME_BYTES_MAX: usize = 64;
 pub const MAKE_BYTES_MAX: usize = 128;
+/// Most digests of a burn-in that are told.
+pub const DIGESTS_MAX: usize = 64;
 
 /// The name of a kernel's median cycles, in thousandths for one step of its work on one SM.
 #[must_use]
@@ -55,7 +58,7 @@ pub fn is_shared(name: &str) -> bool {
 }
 
 crate::enumeration! {
-    /// How far a number is from those of the others.
+    /// How far a number or a digest is from those of the others.
     pub enum Lag {
         /// To be watched.
         1 => Warning = "warning",
@@ -94,9 +97,39 @@ crate::message! {
         /// Burn-ins in a row of which this is true; no more are looked at than are needed.
         7 => runs: u32,
     }
+
+    /// What all SMs of a GPU computed in work that is the same for every GPU.
+    #[derive(Default)]
+    pub struct Digests {
+        /// Numbers what the work is made of beside the kernels: digests of two recipes say nothing of
+        /// each other.
+        1 => recipe: u32,
+        /// By kernel; at most [`DIGESTS_MAX`].
+        2 => by_kernel: BTreeMap<String, u64>,
+    }
+
+    /// A digest that is not what other GPUs of one make say.
+    pub struct Differs {
+        1 => kernel: String,
+        2 => lag: Lag,
+        3 => digest: u64,
+        /// What most others say, and how many of them do.
+        4 => common: u64,
+        5 => same: u32,
+        /// How many others there are.
+        6 => peers: u32,
+    }
 }
 
 impl Make {
+    /// What GPUs must have in common for their digests to be compared. What a GPU computes depends on
+    /// neither its limit of power nor its VBIOS; the driver compiles the kernels.
+    #[must_use]
+    pub fn of_digests(&self) -> Self {
+        let (product, driver, kernels) = (self.product.clone(), self.driver, self.kernels.clone());
+        Self { product, driver, kernels, ..Self::default() }
+    }
+
     /// Whether it is no longer than it may be.
     #[must_use]
     pub fn is_short(&self) -> bool {
@@ -116,6 +149,13 @@ impl core::fmt::Display for Behind {
             "{measure} is {whole}.{tenth} % {way}: {value}, median {median} of {peers} peers"
         )?;
         if *runs > 1 { write!(f, ", in {runs} burn-ins in a row") } else { Ok(()) }
+    }
+}
+
+impl core::fmt::Display for Differs {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Self { kernel, digest, common, same, peers, .. } = self;
+        write!(f, "{kernel} gives {digest:016x}, and {same} of {peers} peers {common:016x}")
     }
 }
 
@@ -154,5 +194,19 @@ mod tests {
                 .to_string()
                 .ends_with("5.0 % high: 1050, median 1000 of 12 peers, in 3 burn-ins in a row")
         );
+    }
+
+    #[test]
+    fn what_differs_says_from_what_and_of_how_many() {
+        let it = Differs {
+            kernel: "golden_bf16".into(),
+            lag: Lag::Fault,
+            digest: 0xab,
+            common: u64::MAX,
+            same: 8,
+            peers: 9,
+        };
+        let said = "golden_bf16 gives 00000000000000ab, and 8 of 9 peers ffffffffffffffff";
+        assert_eq!(it.to_string(), said);
     }
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use specs::fault::FaultCode;
 use specs::gpu::{Bound, BoundUnit, BurnInEnd, BurnInResult, HealthLimits};
 use specs::id::NodeId;
-use specs::measure::{Behind, Lag, Make};
+use specs::measure::{Behind, Differs, Digests, Lag, Make};
 use specs::unit::Timestamp;
 use specs::wire::client::{BurnInStart, Empty, GpuView, GpuViews, HealthLimitsView};
 use specs::wire::method::Method;
@@ -60,6 +60,16 @@ fn make_json(it: &Make) -> Value {
     })
 }
 
+/// A digest has more digits than a program's numbers hold.
+fn digest(it: u64) -> String {
+    format!("{it:016x}")
+}
+
+fn digests_json(it: &Digests) -> Value {
+    let by_kernel = it.by_kernel.iter().map(|(kernel, it)| (kernel.clone(), digest(*it).into()));
+    json!({ "recipe": it.recipe, "by_kernel": by_kernel.collect::<serde_json::Map<_, _>>() })
+}
+
 pub(crate) fn result_json(it: &BurnInResult) -> Value {
     json!({
         "number": it.number.0,
@@ -71,6 +81,7 @@ pub(crate) fn result_json(it: &BurnInResult) -> Value {
         "numbers": it.numbers,
         "make": it.make.as_ref().map(make_json),
         "capped": it.capped,
+        "digests": it.digests.as_ref().map(digests_json),
     })
 }
 
@@ -81,10 +92,38 @@ pub(crate) fn behind(view: &GpuView) -> Option<String> {
     (!all.is_empty()).then(|| all.join("; "))
 }
 
-/// Of one that is at fault, and is in service all the same.
+/// What of a GPU's digests others of its make do not say, the gravest first.
+pub(crate) fn differs(view: &GpuView) -> Option<String> {
+    let said = |it: &Differs| format!("{it} ({})", it.lag);
+    let all: Vec<String> = view.differs.iter().map(said).collect();
+    (!all.is_empty()).then(|| all.join("; "))
+}
+
+/// Of one that is at fault, and is in service all the same; or that differs, and nobody knows who is
+/// wrong.
 pub(crate) fn at_fault(view: &GpuView) -> Option<String> {
+    if let Some(it) = view.differs.first() {
+        return Some(match it.lag {
+            Lag::Fault => format!("differs from its fleet, and in service: {it}"),
+            Lag::Warning => format!("differs from others of its make: {it}"),
+        });
+    }
     let gravest = view.behind.first().filter(|it| it.lag == Lag::Fault)?;
     Some(format!("behind its fleet, and in service: {gravest}"))
+}
+
+pub(crate) fn differs_json(differs: &[Differs]) -> Value {
+    let one = |it: &Differs| {
+        json!({
+            "kernel": it.kernel,
+            "lag": it.lag.as_str(),
+            "digest": digest(it.digest),
+            "common": digest(it.common),
+            "same": it.same,
+            "peers": it.peers,
+        })
+    };
+    differs.iter().map(one).collect()
 }
 
 pub(crate) fn behind_json(behind: &[Behind]) -> Value {
@@ -115,7 +154,8 @@ impl Listed for Burnt {
             BurnInEnd::Unknown | BurnInEnd::Interrupted => Mood::Busy,
         });
         let said = last.map(|last| last.why.clone()).filter(|why| !why.is_empty());
-        let why = said.or_else(|| behind(it)).unwrap_or_else(|| it.why.clone());
+        let compared = || differs(it).or_else(|| behind(it));
+        let why = said.or_else(compared).unwrap_or_else(|| it.why.clone());
         vec![
             Item::of(it.index),
             Item::of(state(it)),
@@ -145,6 +185,7 @@ impl Listed for Burnt {
             "permitted": it.permitted.map(specs::gpu::BurnInTier::as_str),
             "last": it.last.as_ref().map(result_json),
             "behind": behind_json(&it.behind),
+            "differs": differs_json(&it.differs),
         })
     }
 }

@@ -66,6 +66,7 @@ async fn show(app: &App, node: &NodeId, index: GpuIndex, output: Output) -> Outc
             ("Holds for", or_none(proof.map(|it| output::span(it.valid_for)))),
             ("Kernels", or_none(proof.map(|it| it.kernels.clone()))),
             ("Behind", or_none(burn_in::behind(view))),
+            ("Differs", or_none(burn_in::differs(view))),
         ]
     })
 }
@@ -156,6 +157,7 @@ impl Listed for GpuView {
             "permitted": self.permitted.map(specs::gpu::BurnInTier::as_str),
             "last_burn_in": self.last.as_ref().map(burn_in::result_json),
             "behind": burn_in::behind_json(&self.behind),
+            "differs": burn_in::differs_json(&self.differs),
             "job": self.job.map(|job| job.to_string()),
             "granted_to": self.granted_to.as_ref().map(ToString::to_string),
             "reservations": output::texts(&self.reservations),

@@ -116,7 +116,13 @@ fn raise(alarm: &Alarm) {
         ),
         Alarm::GpusBehind { gpus } => tracing::warn!(
             gpus,
-            "more GPUs are behind others of their make than are taken out of service: these run on"
+            "more GPUs are behind others of their make, or differ from them, than are taken out of \
+             service: these run on"
+        ),
+        Alarm::DigestsDiffer { gpus } => tracing::warn!(
+            gpus,
+            "GPUs compute something else than others of their make, and no clear majority says who is \
+             wrong: all run on; see `federation gpu ls -o json`"
         ),
         Alarm::GpusSpared { gpus } => tracing::warn!(
             gpus,

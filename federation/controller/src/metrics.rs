@@ -180,13 +180,17 @@ fn health(state: &State, gauges: &Gauges) -> prometheus::Result<()> {
 /// What the leader finds when it compares what burn-ins measured.
 fn compared(shared: &Shared, gauges: &Gauges) -> prometheus::Result<()> {
     let counts = shared.with_view(|leader| leader.map(|(leader, _)| leader.compared()));
-    let Some((all, warnings, faults)) = counts else { return Ok(()) };
+    let Some(counts) = counts else { return Ok(()) };
     let help = "GPUs whose burn-ins are compared with those of their make; on the leader only.";
-    gauges.one("spillway_gpus_compared", help, all as u64)?;
-    let behind = [("warning", warnings), ("fault", faults)];
-    let values = behind.map(|(lag, count)| ([lag.into()], count as u64));
+    gauges.one("spillway_gpus_compared", help, counts.all as u64)?;
+    let by_lag = |(warnings, faults): (usize, usize)| {
+        [("warning", warnings), ("fault", faults)].map(|(lag, it)| ([lag.into()], it as u64))
+    };
     let help = "GPUs that are behind others of their make, by how far; on the leader only.";
-    gauges.many("spillway_gpus_behind", help, ["lag"], values)
+    gauges.many("spillway_gpus_behind", help, ["lag"], by_lag(counts.behind))?;
+    let help = "GPUs that compute something else than others of their make: a fault where a clear \
+                majority says so, or else a warning; on the leader only.";
+    gauges.many("spillway_gpus_differing", help, ["lag"], by_lag(counts.differing))
 }
 
 fn nodes(shared: &Shared, state: &State, gauges: &Gauges) -> prometheus::Result<()> {

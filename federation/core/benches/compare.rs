@@ -17,7 +17,7 @@ use specs::gpu::{
     BurnInEnd, BurnInResult, BurnInTier, GpuHealth, GpuInfo, GpuReport, GpuState, InventorySource,
 };
 use specs::id::{Boot, GpuIndex, NodeId, Question, Revision, TokenId};
-use specs::measure::{MEMORY, Make, cycles_of};
+use specs::measure::{Digests, MEMORY, Make, cycles_of};
 use specs::site::{SiteSpec, Terms};
 use specs::unit::{Instant, Millis, Timestamp};
 use specs::wire::agent::{Inventory, NodeReport};
@@ -69,6 +69,12 @@ fn numbers(seed: u64) -> impl Iterator<Item = (String, u64)> {
         .map(move |(name, value)| (name, near(value)))
 }
 
+/// As many as an admission gives.
+fn digests() -> Digests {
+    let by_kernel = (0..20).map(|nth| (format!("unit_{nth}"), nth << 40)).collect();
+    Digests { recipe: 1, by_kernel }
+}
+
 fn result(number: u64, seed: u64) -> BurnInResult {
     BurnInResult {
         number: Revision(number),
@@ -80,6 +86,7 @@ fn result(number: u64, seed: u64) -> BurnInResult {
         numbers: numbers(seed).collect(),
         make: Some(Make { product: "NVIDIA B200".into(), ..Make::default() }),
         capped: false,
+        digests: Some(digests()),
     }
 }
 
@@ -164,7 +171,7 @@ fn main() {
     }
     println!("all tell: {:?} for each node's report", told / u32::try_from(NODES).unwrap());
     let (mut looks, mut spent, mut most) = (0_u32, time::Duration::ZERO, time::Duration::ZERO);
-    while site.leader.compared().0 < usize::try_from(NODES * u64::from(GPUS)).unwrap() {
+    while site.leader.compared().all < usize::try_from(NODES * u64::from(GPUS)).unwrap() {
         let look = site.look();
         (looks, spent, most) = (looks + 1, spent + look, most.max(look));
     }

@@ -278,6 +278,7 @@ pub fn gpu_views(state: &State, leader: Option<&Leader>) -> Vec<GpuView> {
                 spared: gpu.doubt.as_ref().is_some_and(|doubt| doubt.spared),
                 reservations: reservations.clone(),
                 behind: leader.map_or(&[][..], |it| it.behind(&node.id, gpu.info.index)).to_vec(),
+                differs: leader.map_or(&[][..], |it| it.differs(&node.id, gpu.info.index)).to_vec(),
             });
         }
     }

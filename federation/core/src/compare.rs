@@ -1,9 +1,11 @@
-//! GPUs of one make beside each other: whose numbers are worse than those of the others.
+//! GPUs of one make beside each other: whose numbers are worse than those of the others, and whose
+//! digests are not theirs.
 //!
 //! ```text
 //!   results of burn-ins ─▶ take_in ─▶ runs of each GPU ─▶ numbers of a make, in order ─▶ spread
-//!                                          └────────── judge ◀────────────────────────────┘
-//!                                                        └─▶ behind
+//!                                        │ │    └───────▶ digests of a make, counted ──────┤
+//!                                        │ └────────── judge ◀─────────────────────────────┘
+//!                                        └──────────────▶ └─▶ found
 //! ```
 //!
 //! Of a GPU its last [`RUNS`] burn-ins are known; its latest word on a number stands for it among the
@@ -15,6 +17,7 @@
 //!   ([`Comparison::violations`]).
 //! * What is kept of a GPU is bounded, whatever its agent says.
 
+mod digests;
 pub(crate) mod hold;
 pub(crate) mod ranked;
 pub(crate) mod rule;
@@ -27,8 +30,11 @@ use alloc::vec::Vec;
 
 use specs::gpu::{BurnInEnd, BurnInResult, NUMBERS_MAX};
 use specs::id::{GpuIndex, NodeId, Revision};
-use specs::measure::{Behind, Lag, Make, NAME_BYTES_MAX, follows_clock, is_more_better, is_shared};
+use specs::measure::{
+    Behind, Differs, Lag, Make, NAME_BYTES_MAX, follows_clock, is_more_better, is_shared,
+};
 
+use digests::{Digests, Said};
 use ranked::Ranked;
 use rule::{Grade, RUNS, Spread, lag};
 
@@ -46,6 +52,8 @@ struct Run {
     is_capped: bool,
     // Invariant: in the order of names, none twice.
     numbers: Vec<(Name, u64)>,
+    /// What of it no later run says anew.
+    said: Option<Said>,
 }
 
 #[derive(Debug, Clone)]
@@ -78,6 +86,21 @@ pub(crate) struct Told<'a> {
     pub results: Vec<&'a BurnInResult>,
 }
 
+/// What others of its make say against a GPU.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Found {
+    /// The gravest first, as of numbers.
+    differs: Vec<Differs>,
+    behind: Vec<Behind>,
+}
+
+/// What a GPU is at fault for. Wrong is graver than slow.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Fault<'a> {
+    Differs(&'a Differs),
+    Behind(&'a Behind),
+}
+
 /// What is known of a site's GPUs.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Comparison {
@@ -86,7 +109,8 @@ pub(crate) struct Comparison {
     meanings: Vec<(String, Meaning)>,
     makes: BTreeMap<Arc<Make>, BTreeMap<Name, Numbers>>,
     nodes: BTreeMap<NodeId, BTreeMap<GpuIndex, Known>>,
-    behind: BTreeMap<NodeId, BTreeMap<GpuIndex, Vec<Behind>>>,
+    digests: Digests,
+    found: BTreeMap<NodeId, BTreeMap<GpuIndex, Found>>,
     /// The node that was judged last, and how many are to be judged until all are again.
     judged: Option<NodeId>,
     stale: usize,
@@ -103,6 +127,37 @@ impl Known {
             let numbers = run.numbers.iter().filter(move |it| is_latest(it.0));
             numbers.map(|(name, value)| (*name, *value, &run.make))
         })
+    }
+
+    fn said(&self) -> impl Iterator<Item = &Said> {
+        self.runs.iter().filter_map(|run| run.said.as_ref())
+    }
+}
+
+impl Found {
+    fn is_empty(&self) -> bool {
+        self.differs.is_empty() && self.behind.is_empty()
+    }
+
+    /// What it is at fault for, if it is.
+    pub(crate) fn fault(&self) -> Option<Fault<'_>> {
+        let differs = self.differs.first().filter(|it| it.lag == Lag::Fault).map(Fault::Differs);
+        let behind = || self.behind.first().filter(|it| it.lag == Lag::Fault).map(Fault::Behind);
+        differs.or_else(behind)
+    }
+
+    /// The gravest of what its numbers, and its digests, are.
+    pub(crate) fn lags(&self) -> (Option<Lag>, Option<Lag>) {
+        (self.behind.first().map(|it| it.lag), self.differs.first().map(|it| it.lag))
+    }
+}
+
+impl core::fmt::Display for Fault<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Differs(it) => write!(f, "differs from its fleet: {it}"),
+            Self::Behind(it) => write!(f, "behind its fleet: {it}"),
+        }
     }
 }
 
@@ -141,7 +196,7 @@ impl Comparison {
             }
         }
         if gpus.is_empty() {
-            self.behind.remove(node);
+            self.found.remove(node);
         } else {
             self.nodes.insert(node.clone(), gpus);
             self.fresh.insert(node.clone());
@@ -169,9 +224,10 @@ impl Comparison {
         numbers.sort_unstable();
         let known = self.makes.get_key_value(make).map(|(make, _)| make.clone());
         let make = known.unwrap_or_else(|| Arc::new(make.clone()));
-        let (number, is_capped) = (result.number, result.capped);
-        runs.insert(at, Run { number, make, is_capped, numbers });
+        let (number, is_capped, said) = (result.number, result.capped, self.digests.read(result));
+        runs.insert(at, Run { number, make, is_capped, numbers, said });
         runs.drain(..runs.len().saturating_sub(RUNS));
+        digests::keep_latest(runs.iter_mut().map(|run| &mut run.said));
     }
 
     /// The place of a name; none if it means nothing, or there are too many.
@@ -198,6 +254,7 @@ impl Comparison {
             numbers.ranked.insert(value);
             numbers.spread = None;
         }
+        known.said().for_each(|said| self.digests.enter(said));
     }
 
     fn leave(&mut self, known: &Known) {
@@ -215,6 +272,7 @@ impl Comparison {
                 self.makes.remove(make);
             }
         }
+        known.said().for_each(|said| self.digests.leave(said));
     }
 
     fn spread(&mut self, make: &Make, name: Name) -> Option<Spread> {
@@ -225,18 +283,19 @@ impl Comparison {
     /// Judges the GPUs of a node.
     fn judge(&mut self, node: &NodeId) {
         let Some(gpus) = self.nodes.remove(node) else { return };
-        let mut behind = BTreeMap::new();
+        let mut all = BTreeMap::new();
         for (index, known) in &gpus {
-            let found = self.behind_of(known);
+            let (behind, differs) = (self.behind_of(known), self.digests.differing(known.said()));
+            let found = Found { differs, behind };
             if !found.is_empty() {
-                behind.insert(*index, found);
+                all.insert(*index, found);
             }
         }
         self.nodes.insert(node.clone(), gpus);
-        if behind.is_empty() {
-            self.behind.remove(node);
+        if all.is_empty() {
+            self.found.remove(node);
         } else {
-            self.behind.insert(node.clone(), behind);
+            self.found.insert(node.clone(), all);
         }
     }
 
@@ -315,22 +374,30 @@ impl Comparison {
         let gone: Vec<Known> = gone.iter().filter_map(|index| gpus.remove(index)).collect();
         if gpus.is_empty() {
             self.nodes.remove(node);
-            self.behind.remove(node);
+            self.found.remove(node);
         }
         gone.iter().for_each(|known| self.leave(known));
     }
 
-    /// What of a GPU is behind, the gravest first.
-    pub(crate) fn behind(&self, node: &NodeId, index: GpuIndex) -> &[Behind] {
-        let found = self.behind.get(node).and_then(|gpus| gpus.get(&index));
-        found.map_or(&[], Vec::as_slice)
+    fn found(&self, node: &NodeId, index: GpuIndex) -> Option<&Found> {
+        self.found.get(node).and_then(|gpus| gpus.get(&index))
     }
 
-    /// All GPUs of which something is behind.
-    pub(crate) fn all_behind(&self) -> impl Iterator<Item = (&NodeId, GpuIndex, &[Behind])> {
-        self.behind.iter().flat_map(|(node, gpus)| {
-            gpus.iter().map(move |(index, found)| (node, *index, found.as_slice()))
-        })
+    /// What of a GPU is behind, the gravest first.
+    pub(crate) fn behind(&self, node: &NodeId, index: GpuIndex) -> &[Behind] {
+        self.found(node, index).map_or(&[], |found| &found.behind)
+    }
+
+    /// What of a GPU's digests others do not say, the gravest first.
+    pub(crate) fn differs(&self, node: &NodeId, index: GpuIndex) -> &[Differs] {
+        self.found(node, index).map_or(&[], |found| &found.differs)
+    }
+
+    /// All GPUs against which others say something.
+    pub(crate) fn all_found(&self) -> impl Iterator<Item = (&NodeId, GpuIndex, &Found)> {
+        self.found
+            .iter()
+            .flat_map(|(node, gpus)| gpus.iter().map(move |(index, found)| (node, *index, found)))
     }
 
     /// The number of the last burn-in of a GPU that is compared.
@@ -357,7 +424,8 @@ impl Comparison {
             .iter()
             .flat_map(|(make, names)| names.keys().map(|name| (make.clone(), *name)))
             .collect();
-        let mut found = Vec::new();
+        let all = self.nodes.values().flat_map(BTreeMap::values);
+        let mut found = self.digests.violations(all.flat_map(Known::said));
         if has != expected.keys().cloned().collect() {
             found.push(format!("{} numbers are known, not {}", has.len(), expected.len()));
         }
@@ -375,7 +443,8 @@ impl Comparison {
 /// Whether it can be compared with others.
 fn is_of_use(result: &BurnInResult) -> bool {
     let is_short = result.make.as_ref().is_some_and(Make::is_short);
-    result.end == BurnInEnd::Passed && is_short && !result.numbers.is_empty()
+    let has_digests = result.digests.as_ref().is_some_and(|it| !it.by_kernel.is_empty());
+    result.end == BurnInEnd::Passed && is_short && (has_digests || !result.numbers.is_empty())
 }
 
 #[cfg(test)]

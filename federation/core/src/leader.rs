@@ -41,6 +41,8 @@ use specs::wire::agent::{
 };
 use specs::wire::peer::{ClassCapacity, Demand};
 
+pub use behind::ComparedCounts;
+
 use crate::archive::{Archivist, Retention};
 use crate::breaker;
 use crate::burn_in::{self, Needs};
@@ -229,8 +231,12 @@ pub enum Alarm {
     ReleasesHeld { heard: usize, nodes: usize },
     /// More GPUs turned bad than are taken out of service at once: jobs run on so many of them.
     GpusSpared { gpus: usize },
-    /// More GPUs are behind others of their make than are taken out of service: so many run on.
+    /// More GPUs are behind others of their make, or differ from them, than are taken out of service:
+    /// so many run on.
     GpusBehind { gpus: usize },
+    /// So many GPUs give other digests than others of their make, and no clear majority says who is
+    /// wrong: nothing follows.
+    DigestsDiffer { gpus: usize },
 }
 
 impl Leader {

@@ -71,7 +71,7 @@ pub use command::{
 pub use effect::Effect;
 pub use health::asks_for_proofs;
 pub use invariant::{Violation, check};
-pub use leader::{Alarm, Leader};
+pub use leader::{Alarm, ComparedCounts, Leader};
 #[cfg(feature = "next")]
 pub use next::Note;
 pub use placement::fleet::{

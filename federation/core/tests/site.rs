@@ -309,6 +309,7 @@ impl Site {
             numbers: Default::default(),
             make: None,
             capped: false,
+            digests: None,
         });
     }
 

@@ -371,7 +371,7 @@ impl Health {
         let is_its = core::mem::take(&mut gpu.is_to_be_measured);
         let Some(last) = gpu.last.as_mut().filter(|_| is_its) else { return false };
         last.numbers = it.measured.0.into_iter().take(NUMBERS_MAX).collect();
-        (last.make, last.capped) = (it.make, it.is_capped);
+        (last.make, last.capped, last.digests) = (it.make, it.is_capped, it.digests);
         results::is_judged(last) && {
             results::add(&mut gpu.results, last.clone());
             true
@@ -910,6 +910,7 @@ impl Gpu {
             numbers: BTreeMap::new(),
             make: None,
             capped: false,
+            digests: None,
         });
     }
 

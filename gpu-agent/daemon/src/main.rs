@@ -354,6 +354,7 @@ fn try_burn_in(args: &BurnInArgs) -> Result<Outcome, Fault> {
         uuid: None,
         seconds: args.seconds.unwrap_or(usual),
         seed: args.seed,
+        first: None,
         patience: Duration::from_secs(args.patience),
         turn: args.turn,
         peers: true,

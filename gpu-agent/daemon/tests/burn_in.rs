@@ -88,6 +88,40 @@ fn equal_seeds_give_equal_digests_and_others_give_others() {
     assert_ne!(digests("7"), digests("8"));
 }
 
+/// What a site compares over a fleet must depend on nothing that differs from GPU to GPU, and on no
+/// build of the agent. If this fails, first rounds do something else: count `RECIPE` up, since what
+/// agents of both builds say cannot be compared. (Unless the emulator computes something else.)
+#[test]
+fn the_work_of_first_rounds_is_that_of_its_recipe_whatever_the_gpus_memory_sms_and_place() {
+    use gpu_agent_core::burn_in::measured::{FIRST_SEED, RECIPE};
+    let other = Gpu { memory_kib: 1_024, sms: 5, ..Gpu::default() };
+    let seed = FIRST_SEED.to_string();
+    let (code, report) = Node::new(vec![gpu(Vec::new()), other]).burn_in(&["--seed", &seed]);
+    assert_eq!(code, 0, "{report}");
+    let digests = |nth: usize| report["gpus"][nth]["measured"]["digests"].clone();
+    assert_eq!(digests(0), digests(1));
+    let all = blake3::hash(digests(0).to_string().as_bytes()).to_hex();
+    assert_eq!((RECIPE, &all[..16]), (1, "?"), "{}", digests(0));
+}
+
+#[test]
+fn sms_that_are_all_wrong_alike_pass_where_the_right_word_is_not_known() {
+    let wrong = |kernel: &str| Fault::WrongUnder {
+        kernel: kernel.to_owned(),
+        unit: UnitKind::Tensor,
+        bit: 9,
+        every: 20,
+        seed: 4,
+    };
+    let digest = |faults: Vec<Fault>, wanted: i32| {
+        let (code, report) = Node::new(vec![gpu(faults)]).burn_in(&[]);
+        assert_eq!(code, wanted, "{report}");
+        report["gpus"][0]["measured"]["digests"]["golden_fp16"].clone()
+    };
+    assert_ne!(digest(vec![wrong("golden_fp16")], 0), digest(vec![], 0));
+    digest(vec![wrong("golden_exact_fp16")], 1);
+}
+
 #[test]
 fn a_step_of_training_finds_an_sm_by_what_other_sms_and_the_processor_say() {
     for (unit, test) in [(UnitKind::Special, "golden_bf16"), (UnitKind::Tensor, "golden_exact")] {

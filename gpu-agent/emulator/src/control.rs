@@ -149,6 +149,7 @@ impl Gpu {
             | Fault::SlowSm { sm, .. } => (false, *sm),
             Fault::FlakySet { set, sets, .. } => (set >= sets, 0),
             Fault::SlowGpu { .. }
+            | Fault::WrongUnder { .. }
             | Fault::PcieWidth { .. }
             | Fault::PcieGeneration { .. }
             | Fault::LinkFlip { .. }

@@ -77,6 +77,13 @@ impl Device {
                 let unit = Unit { class: unit.class(), bit: *bit, trigger };
                 it.flaky_under.push((kernel.clone(), BTreeMap::from([(*sm, unit)])));
             }
+            if let Fault::WrongUnder { kernel, unit, bit, every, seed } = fault {
+                // Each counts for itself, and all count alike.
+                let trigger = Trigger::new(*every, *seed);
+                let unit = Unit { class: unit.class(), bit: *bit, trigger };
+                let all = (0..it.gpu.sms).map(|sm| (sm, unit.clone()));
+                it.flaky_under.push((kernel.clone(), all.collect()));
+            }
             if let Fault::SlowSm { sm, permille } = fault {
                 it.pace.insert(*sm, *permille);
             }

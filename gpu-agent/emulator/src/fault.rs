@@ -28,6 +28,8 @@ pub enum Fault {
     FlakySm { sm: u32, unit: UnitKind, bit: u32, every: u64, seed: u64 },
     /// The same, in kernels alone whose names begin so: what only some mixtures of work bring out.
     FlakyUnder { kernel: String, sm: u32, unit: UnitKind, bit: u32, every: u64, seed: u64 },
+    /// The same on all SMs alike: they agree, and are all wrong.
+    WrongUnder { kernel: String, unit: UnitKind, bit: u32, every: u64, seed: u64 },
     /// Reads through one of `sets` sets of lines of the second-level cache, by whichever SM, that
     /// come with one wrong bit, about once in `every`; right when repeated.
     FlakySet { set: u32, sets: u32, bit: u32, every: u64, seed: u64 },

@@ -249,6 +249,7 @@ fn is_exact(blame: &Value, fault: &Fault) -> bool {
         Fault::Hang { .. } => kind == "device" && blame["what"] == "hung",
         Fault::Lost { .. } => kind == "device",
         Fault::SlowGpu { .. }
+        | Fault::WrongUnder { .. }
         | Fault::HungManagement
         | Fault::Release { .. }
         | Fault::Refusal { .. }

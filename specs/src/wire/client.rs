@@ -13,7 +13,7 @@ use crate::id::{
     NodeId, RequestId, ReservationName, Revision, SiteId,
 };
 use crate::job::JobSpec;
-use crate::measure::Behind;
+use crate::measure::{Behind, Differs};
 use crate::quota::{Limit, Quota};
 use crate::signals::{ClassOutlook, DataSet, Link, Signals, Weights};
 use crate::unit::{GpuCount, MicroEuro, Millis, Timestamp};
@@ -427,6 +427,8 @@ crate::message! {
         40 => reservations: Vec<ReservationName>,
         /// What of its numbers is worse than those of others, as far as the leader has compared them.
         50 => behind: Vec<Behind>,
+        /// What of its digests is not what others computed, likewise.
+        51 => differs: Vec<Differs>,
     }
 
     /// What a proof says, for people.

@@ -1,12 +1,12 @@
 //! One value of every message about what is compared.
 
 use specs::codec::Blob;
-use specs::measure::{Behind, Lag, Make};
+use specs::measure::{Behind, Differs, Digests, Lag, Make};
 
 use super::{Sample, sample};
 
 pub(crate) fn all() -> Vec<Sample> {
-    vec![sample(&make()), sample(&behind())]
+    vec![sample(&make()), sample(&behind()), sample(&digests()), sample(&differs())]
 }
 
 pub(crate) fn make() -> Make {
@@ -28,5 +28,20 @@ pub(crate) fn behind() -> Behind {
         peers: 127,
         permille: 93,
         runs: 1,
+    }
+}
+
+pub(crate) fn digests() -> Digests {
+    Digests { recipe: 1, by_kernel: [("golden_bf16".to_owned(), 0x0123_4567_89ab_cdef)].into() }
+}
+
+pub(crate) fn differs() -> Differs {
+    Differs {
+        kernel: "golden_bf16".to_owned(),
+        lag: Lag::Fault,
+        digest: 0x0123_4567_89ab_cdee,
+        common: 0x0123_4567_89ab_cdef,
+        same: 126,
+        peers: 127,
     }
 }

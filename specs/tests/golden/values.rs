@@ -324,6 +324,7 @@ fn burn_in_result() -> BurnInResult {
         numbers: [("memoryBytesPerSecond".to_owned(), 4_300_000_000_000)].into(),
         make: Some(measures::make()),
         capped: true,
+        digests: Some(measures::digests()),
     }
 }
 
@@ -607,6 +608,7 @@ fn gpu_view() -> client::GpuView {
         spared: true,
         reservations: vec![reservation_name()],
         behind: vec![measures::behind()],
+        differs: vec![measures::differs()],
     }
 }
 

@@ -9,12 +9,16 @@ use crate::health::{BURN_IN_MAX, Emulated};
 use crate::process::{await_some, await_that};
 use crate::work::Work;
 
+const SLOW: &str = "kind = \"slow-gpu\"\npermille = 1100\n";
+/// All SMs are wrong alike in one kernel.
+const WRONG: &str = "kind = \"wrong-under\"\nkernel = \"golden_bf16\"\nunit = \"tensor\"\nbit = 9\n\
+                     every = 20\nseed = 4\n";
+
 /// Small ones: the fleet is what counts.
-fn gpus(count: usize, slow: Option<usize>) -> String {
+fn gpus(count: usize, bad: Option<(usize, &str)>) -> String {
     let gpu = |nth: usize| {
-        let fault = "[[gpu.fault]]\nkind = \"slow-gpu\"\npermille = 1100\n";
-        let fault = if slow == Some(nth) { fault } else { "" };
-        format!("[[gpu]]\nmemory_kib = 128\nsms = 3\n{fault}")
+        let fault = bad.filter(|it| it.0 == nth).map(|it| format!("[[gpu.fault]]\n{}", it.1));
+        format!("[[gpu]]\nmemory_kib = 128\nsms = 3\n{}", fault.unwrap_or_default())
     };
     (0..count).map(gpu).collect()
 }
@@ -30,7 +34,7 @@ fn behind(gpu: &Value) -> Vec<Value> {
 #[test]
 fn a_gpu_that_passes_by_itself_and_is_slower_than_all_others_is_held_back() {
     let world = World::new();
-    let node = Emulated::with(&world, &gpus(10, Some(4)));
+    let node = Emulated::with(&world, &gpus(10, Some((4, SLOW))));
     node.site.run(&["gpu", "limits", "--quarantined=50%"]).done();
     let gpus = || node.site.list(&["gpu", "ls"]);
     let slow = await_some("the slow one is held back", BURN_IN_MAX, || {
@@ -63,6 +67,52 @@ fn a_gpu_that_passes_by_itself_and_is_slower_than_all_others_is_held_back() {
     await_that("it is fit again", BURN_IN_MAX, || {
         let gpu = node.gpu(4);
         gpu["fit"] == true && behind(&gpu).is_empty()
+    });
+}
+
+#[test]
+fn a_gpu_of_which_all_sms_are_wrong_alike_passes_by_itself_and_is_found_by_its_fleet() {
+    let world = World::new();
+    let node = Emulated::with(&world, &gpus(10, Some((6, WRONG))));
+    node.site.run(&["gpu", "limits", "--quarantined=50%"]).done();
+    let differs = |gpu: &Value| gpu["differs"].as_array().cloned().unwrap_or_default();
+    let digests = |gpu: &Value| gpu["last_burn_in"]["digests"]["by_kernel"].clone();
+    let gpus = await_some("all are compared, and one is held back", BURN_IN_MAX, || {
+        let gpus = node.site.list(&["gpu", "ls"]);
+        let is_held = |it: &Value| !it["withheld"].is_null() && !differs(it).is_empty();
+        let is_whole = gpus.iter().all(|it| digests(it).is_object());
+        (is_whole && gpus.iter().any(is_held)).then_some(gpus)
+    });
+    let wrong = &gpus[6];
+    assert_eq!(wrong["last_burn_in"]["verdict"], "passed", "{wrong}");
+    assert_eq!(wrong["fit"], false, "{wrong}");
+    let why = wrong["withheld"].as_str().unwrap();
+    assert!(why.starts_with("differs from its fleet: golden_bf16 gives "), "{why}");
+    let [found] = &differs(wrong)[..] else { panic!("{wrong}") };
+    assert_eq!((&found["kernel"], &found["lag"]), (&"golden_bf16".into(), &"fault".into()));
+    assert_eq!(found["same"], found["peers"], "{found}");
+
+    // Of work that is the same for all, nine say one and the same, and the tenth but for one kernel.
+    for (nth, gpu) in gpus.iter().enumerate().filter(|it| it.0 != 6) {
+        assert_eq!((digests(gpu), differs(gpu)), (digests(&gpus[0]), vec![]), "GPU {nth}");
+    }
+    let (mut theirs, mut its) = (digests(&gpus[0]), digests(wrong));
+    assert_eq!((&its["golden_bf16"], &theirs["golden_bf16"]), (&found["digest"], &found["common"]));
+    assert_ne!(found["digest"], found["common"]);
+    let _ = [&mut its, &mut theirs].map(|it| it["golden_bf16"].take());
+    assert_eq!(its, theirs);
+    assert!(its.as_object().unwrap().len() >= 18, "{its}");
+    let show = node.site.run(&["gpu", "show", "b1", "6"]).done();
+    assert!(show.contains("differs from its fleet"), "{show}");
+    let report = node.site.run(&["node", "burn-in", "report", "b1"]).done();
+    assert!(report.contains("golden_bf16 gives"), "{report}");
+
+    // Repaired and let go, it is as good as the others.
+    fs::write(node.path("control.toml"), self::gpus(10, None)).unwrap();
+    node.site.run(&["gpu", "release", "b1", "6"]).done();
+    await_that("it is fit again", BURN_IN_MAX, || {
+        let gpu = node.gpu(6);
+        gpu["fit"] == true && differs(&gpu).is_empty()
     });
 }
 

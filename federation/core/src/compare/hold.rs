@@ -1,4 +1,4 @@
-//! Which GPUs that are behind are taken out of service. As agents' word alone does, a comparison
+//! Which GPUs that are behind, or differ, are taken out of service. As agents' word alone does, a comparison
 //! takes no more of a class than the site's limits allow: a fleet is never emptied by it.
 
 use alloc::collections::BTreeMap;
@@ -6,18 +6,18 @@ use alloc::vec::Vec;
 
 use specs::gpu::{QUARANTINED_FEW, cut_to_limit};
 use specs::id::{GpuClass, GpuIndex, NodeId};
-use specs::measure::Behind;
 
+use super::Fault;
 use crate::breaker;
 use crate::command::WithholdGpu;
 use crate::health::ends_attempts;
 use crate::state::{Gpu, State};
 
-/// A GPU that is behind, by the number that says it most.
+/// A GPU that is at fault.
 pub(crate) struct Candidate<'a> {
     pub node: &'a NodeId,
     pub index: GpuIndex,
-    pub behind: &'a Behind,
+    pub fault: Fault<'a>,
 }
 
 /// What is to be done about them.
@@ -27,7 +27,7 @@ pub(crate) struct Holds {
     pub spared: usize,
 }
 
-/// Whether a GPU that is behind is to be taken out of service. Not one that is to be burnt in: what
+/// Whether a GPU that is at fault is to be taken out of service. Not one that is to be burnt in: what
 /// comes of that is younger.
 pub(crate) fn is_open(gpu: &Gpu) -> bool {
     let is_out = is_out(gpu);
@@ -72,7 +72,7 @@ pub(crate) fn holds<'a>(
             continue;
         }
         *out += 1;
-        let why = cut_to_limit(alloc::format!("behind its fleet: {}", it.behind));
+        let why = cut_to_limit(alloc::format!("{}", it.fault));
         holds.held.push(WithholdGpu { node: it.node.clone(), index: it.index, why: Some(why) });
     }
     holds

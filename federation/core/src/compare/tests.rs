@@ -4,7 +4,7 @@ use alloc::vec;
 use proptest::prelude::*;
 use specs::codec::Blob;
 use specs::gpu::BurnInTier;
-use specs::measure::{CLOCK, MEMORY, cycles_of};
+use specs::measure::{CLOCK, DIGESTS_MAX, MEMORY, cycles_of};
 use specs::unit::{Millis, Timestamp};
 
 use super::*;
@@ -37,6 +37,7 @@ fn result(number: u64, numbers: &[(&str, u64)]) -> BurnInResult {
         numbers: numbers.collect(),
         make: Some(make(570)),
         capped: false,
+        digests: None,
     }
 }
 
@@ -54,6 +55,19 @@ fn settle(it: &mut Comparison) {
 
 fn behind(it: &Comparison, nth: usize) -> &[Behind] {
     it.behind(&node(nth), GpuIndex(0))
+}
+
+/// What a burn-in gave, and how fast it was.
+fn giving(number: u64, digests: &[(&str, u64)]) -> BurnInResult {
+    let by_kernel = digests.iter().map(|(kernel, digest)| (kernel.to_string(), *digest)).collect();
+    let digests = Some(specs::measure::Digests { recipe: 1, by_kernel });
+    BurnInResult { digests, ..result(number, &[(MEMORY, 4_000_000)]) }
+}
+
+/// The kernels of which others say something else, and how grave that is.
+fn differing(it: &Comparison, nth: usize) -> Vec<(&str, Lag)> {
+    let found = it.differs(&node(nth), GpuIndex(0)).iter();
+    found.map(|it| (it.kernel.as_str(), it.lag)).collect()
 }
 
 /// So many sound ones.
@@ -79,7 +93,7 @@ fn who_is_behind_is_found_also_if_it_came_before_the_others() {
     let found = &behind(&it, 99)[0];
     assert_eq!((found.lag, found.peers, found.permille), (Lag::Fault, 8, 100));
     assert_eq!(found.measure, MEMORY);
-    assert_eq!(it.all_behind().count(), 1);
+    assert_eq!(it.all_found().count(), 1);
     assert_eq!(it.violations(), Vec::<String>::new());
 }
 
@@ -133,6 +147,71 @@ fn three_warnings_in_a_row_are_a_fault_whatever_the_order_they_are_told_in() {
 }
 
 #[test]
+fn who_gives_another_digest_than_its_make_is_at_fault_at_once_also_if_it_came_first() {
+    let mut it = Comparison::default();
+    let wrong = giving(1, &[("golden", 6), ("unit", 5)]);
+    tell(&mut it, 99, core::slice::from_ref(&wrong));
+    for nth in 0..8 {
+        assert_eq!(differing(&it, 99), [], "with {nth} peers");
+        tell(&mut it, nth, &[giving(1, &[("golden", 7), ("unit", 5)])]);
+    }
+    settle(&mut it);
+    assert_eq!(differing(&it, 99), [("golden", Lag::Fault)]);
+    let (of, _, found) = it.all_found().next().unwrap();
+    assert!(*of == node(99) && matches!(found.fault(), Some(Fault::Differs(_))));
+    assert_eq!((it.all_found().count(), it.violations()), (1, vec![]));
+
+    // What a shorter burn-in does not say stands; its latest word counts.
+    tell(&mut it, 99, &[giving(2, &[("unit", 5)])]);
+    assert_eq!(differing(&it, 99), [("golden", Lag::Fault)]);
+    tell(&mut it, 99, &[giving(3, &[("golden", 7), ("unit", 4)]), wrong]);
+    assert_eq!(differing(&it, 99), [("unit", Lag::Fault)]);
+    assert_eq!(it.violations(), Vec::<String>::new());
+}
+
+#[test]
+fn digests_are_compared_within_what_may_change_them_and_no_further() {
+    let mut it = Comparison::default();
+    let of = |make: Make| BurnInResult { make: Some(make), ..giving(1, &[("golden", 6)]) };
+    let other_work = [
+        Make { product: "NVIDIA B200".into(), ..make(570) },
+        Make { kernels: Blob(vec![2]), ..make(570) },
+        make(580),
+    ];
+    for (nth, make) in (50..).zip(other_work) {
+        tell(&mut it, nth, &[of(make)]);
+    }
+    let mut recipe = of(make(570));
+    recipe.digests.as_mut().unwrap().recipe = 2;
+    tell(&mut it, 53, &[recipe]);
+    let same = Make { vbios: "97".into(), power_limit_milliwatts: 600_000, ..make(570) };
+    tell(&mut it, 60, &[of(same)]);
+    (0..9).for_each(|nth| tell(&mut it, nth, &[giving(1, &[("golden", 7)])]));
+    settle(&mut it);
+    assert_eq!(differing(&it, 60), [("golden", Lag::Fault)], "VBIOS and power change nothing");
+    assert_eq!(it.all_found().count(), 1);
+}
+
+#[test]
+fn digests_are_bounded_and_a_few_of_them_are_named() {
+    let mut it = Comparison::default();
+    let names: Vec<String> = (0..2 * DIGESTS_MAX).map(|nth| format!("k{nth:03}")).collect();
+    let all = |digest| names.iter().map(|name| (name.as_str(), digest)).collect::<Vec<_>>();
+    (0..9).for_each(|nth| tell(&mut it, nth, &[giving(1, &all(7))]));
+    tell(&mut it, 60, &[giving(1, &all(6))]);
+    settle(&mut it);
+    assert_eq!(differing(&it, 60).len(), digests::DIFFERS_MAX);
+    for nth in 0..40 {
+        let names: Vec<String> = (0..DIGESTS_MAX).map(|n| format!("x{nth}y{n}")).collect();
+        let told: Vec<(&str, u64)> = names.iter().map(|name| (name.as_str(), nth)).collect();
+        tell(&mut it, 61, &[giving(nth, &told)]);
+    }
+    assert_eq!((it.violations(), it.gpus()), (vec![], 11));
+    let alone = BurnInResult { numbers: [].into(), ..giving(1, &[("k000", 6)]) };
+    assert!(it.lacks(&node(62), GpuIndex(0), &alone), "digests alone are of use");
+}
+
+#[test]
 fn what_is_gone_is_forgotten() {
     let mut it = fleet(12);
     tell(&mut it, 60, &[result(1, &[(MEMORY, 3_000_000)])]);
@@ -141,7 +220,7 @@ fn what_is_gone_is_forgotten() {
     tell(&mut it, 61, &[result(1, &[(MEMORY, 3_000_000)])]);
     it.go_on(40, |id, _, _| *id != node(61));
     settle(&mut it);
-    assert_eq!((it.all_behind().count(), it.gpus()), (0, 12));
+    assert_eq!((it.all_found().count(), it.gpus()), (0, 12));
     assert_eq!(it.violations(), Vec::<String>::new());
 }
 
@@ -172,7 +251,11 @@ proptest! {
             let seed = nth as u64 * 31 + number * 7;
             let value = if seed.is_multiple_of(11) { 900_000 } else { 1_000_000 + seed % 3 };
             let driver = 570 + u32::from(seed.is_multiple_of(13));
-            BurnInResult { make: Some(make(driver)), ..result(number, &[(MEMORY, value)]) }
+            let golden = ("golden", u64::from(seed.is_multiple_of(17)));
+            let digests = [golden, ("unit", u64::from(seed.is_multiple_of(19)))];
+            let it = giving(number, if seed.is_multiple_of(3) { &digests[1..] } else { &digests });
+            let numbers = result(number, &[(MEMORY, value)]).numbers;
+            BurnInResult { make: Some(make(driver)), numbers, ..it }
         };
         let (mut first, mut second) = (Comparison::default(), Comparison::default());
         for (nth, number) in &told {
@@ -191,6 +274,7 @@ proptest! {
         prop_assert_eq!(first.violations(), Vec::<String>::new());
         for nth in 0..16 {
             prop_assert_eq!(behind(&first, nth), behind(&second, nth));
+            prop_assert_eq!(differing(&first, nth), differing(&second, nth));
         }
     }
 }

@@ -1,5 +1,5 @@
-//! GPUs whose numbers are behind those of others of their make: the leader compares what agents tell
-//! of burn-ins, and holds back those that are at fault, as an operator would.
+//! GPUs whose numbers are behind those of others of their make, or whose digests differ: the leader
+//! compares what agents tell of burn-ins, and holds back those that are at fault, as an operator would.
 //!
 //! All of it follows from what agents tell: the next leader hears the same and says the same. A bit
 //! is done in each look, so that a site that tells everything at once is no burden.
@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use specs::gpu::{BurnInResult, GpuReport, QUARANTINES_SPAN, RESULTS_MAX};
 use specs::id::{Boot, GpuIndex, NodeId, Revision};
-use specs::measure::{Behind, Lag};
+use specs::measure::{Behind, Differs, Lag};
 use specs::unit::{Instant, Millis};
 use specs::wire::agent::NodeReport;
 
@@ -25,6 +25,9 @@ const TAKEN_IN_MAX: usize = 16;
 const JUDGED_MAX: usize = 16;
 /// How often it is decided who is held back.
 const HOLD_EVERY: Millis = Millis(1_000);
+/// Nobody is held back earlier in a reign: whoever is heard first may be wrong in one and the same way,
+/// and many. By then all agents have been heard that live.
+const HOLD_AFTER: Millis = Millis(30_000);
 /// What was proposed and is not agreed on after that long is proposed again.
 const HOLD_AGAIN: Millis = Millis(30_000);
 
@@ -34,7 +37,17 @@ const ASKED_MAX: usize = 64;
 /// Who is asked and does not answer makes room for others after that long.
 const ASKED_SPAN: Millis = Millis(10_000);
 
-/// What the leader knows of numbers.
+/// GPUs that are compared with others of their make.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ComparedCounts {
+    pub all: usize,
+    /// Those with a number that is behind: to be watched, and at fault.
+    pub behind: (usize, usize),
+    /// Those with a digest that differs, likewise.
+    pub differing: (usize, usize),
+}
+
+/// What the leader knows of numbers and digests.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Compared {
     comparison: Comparison,
@@ -108,19 +121,15 @@ impl Compared {
         }
     }
 
-    /// Those at fault, of whose numbers nothing has followed yet.
+    /// Those at fault, of which nothing has followed yet.
     fn candidates(&self, now: Instant) -> impl Iterator<Item = Candidate<'_>> {
-        self.comparison.all_behind().filter_map(move |(node, index, found)| {
-            let behind = found.first().filter(|it| it.lag == Lag::Fault)?;
-            // What it told since may say something else.
-            if self.waiting.contains(node) {
-                return None;
-            }
+        self.comparison.all_found().filter_map(move |(node, index, found)| {
+            let fault = found.fault()?;
             let latest = self.comparison.latest(node, index)?;
             let held = self.held.get(&(node.clone(), index));
             let is_done =
                 held.is_some_and(|(number, at)| *number == latest && now.since(*at) < HOLD_AGAIN);
-            (!is_done).then_some(Candidate { node, index, behind })
+            (!is_done).then_some(Candidate { node, index, fault })
         })
     }
 }
@@ -148,14 +157,15 @@ impl Leader {
         commands: &mut Vec<Command>,
         alarms: &mut Vec<Alarm>,
     ) {
-        let Self { compared, nodes, .. } = self;
+        let Self { compared, nodes, since, .. } = self;
         compared.take_in(state, nodes);
         compared.comparison.go_on(JUDGED_MAX, |node, index, uuid| {
             let gpus = state.nodes.get(node).into_iter().flat_map(|node| &node.gpus);
             gpus.into_iter().any(|gpu| gpu.info.index == index && gpu.info.uuid == uuid)
         });
         let is_due = compared.held_at.is_none_or(|at| now.since(at) >= HOLD_EVERY);
-        if !is_due || !health::asks_for_proofs(state) {
+        let is_all_heard = now.since(*since) >= HOLD_AFTER && compared.waiting.is_empty();
+        if !is_due || !is_all_heard || !health::asks_for_proofs(state) {
             return;
         }
         compared.held_at = Some(now);
@@ -170,6 +180,11 @@ impl Leader {
         if compared.spared > 0 {
             alarms.push(Alarm::GpusBehind { gpus: compared.spared });
         }
+        let all = compared.comparison.all_found();
+        let split = all.filter(|it| it.2.lags().1 == Some(Lag::Warning)).count();
+        if split > 0 {
+            alarms.push(Alarm::DigestsDiffer { gpus: split });
+        }
     }
 
     /// What of a GPU's numbers is behind those of others, the gravest first.
@@ -178,15 +193,29 @@ impl Leader {
         self.compared.comparison.behind(node, gpu)
     }
 
-    /// How many GPUs are compared with others, and how many of them are behind: to be watched, and at
-    /// fault.
+    /// What of a GPU's digests others of its make do not say, the gravest first.
     #[must_use]
-    pub fn compared(&self) -> (usize, usize, usize) {
+    pub fn differs(&self, node: &NodeId, gpu: GpuIndex) -> &[Differs] {
+        self.compared.comparison.differs(node, gpu)
+    }
+
+    /// How many GPUs are compared with others, and of how many of them something is said.
+    #[must_use]
+    pub fn compared(&self) -> ComparedCounts {
         let comparison = &self.compared.comparison;
-        let is_at_fault = |found: &[Behind]| found.iter().any(|it| it.lag == Lag::Fault);
-        let (faults, warnings): (Vec<bool>, Vec<bool>) =
-            comparison.all_behind().map(|(_, _, found)| is_at_fault(found)).partition(|it| *it);
-        (comparison.gpus(), warnings.len(), faults.len())
+        let mut counts = ComparedCounts { all: comparison.gpus(), ..ComparedCounts::default() };
+        for (_, _, found) in comparison.all_found() {
+            let (behind, differs) = found.lags();
+            let all = [(behind, &mut counts.behind), (differs, &mut counts.differing)];
+            for (lag, (warnings, faults)) in all {
+                match lag {
+                    None => {}
+                    Some(Lag::Warning) => *warnings += 1,
+                    Some(Lag::Fault) => *faults += 1,
+                }
+            }
+        }
+        counts
     }
 
     pub(super) fn check_compared(&self) -> Vec<alloc::string::String> {

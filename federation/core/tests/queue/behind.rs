@@ -7,7 +7,7 @@ use specs::gpu::{
     SignedProof,
 };
 use specs::id::{GpuIndex, Revision};
-use specs::measure::{Lag, MEMORY, Make};
+use specs::measure::{Digests, Lag, MEMORY, Make};
 use specs::unit::{Instant, Millis, Timestamp};
 use specs::version::ClusterVersion;
 use specs::wire::agent::NodeOrders;
@@ -17,6 +17,8 @@ use crate::world::{Site, job};
 
 const SOUND: u64 = 4_000_000;
 const SLOW: u64 = 3_500_000;
+/// So long nobody is held back in a reign.
+const HOLD_AFTER: u64 = 30_000;
 
 fn result(number: u64, rate: u64) -> BurnInResult {
     BurnInResult {
@@ -29,6 +31,7 @@ fn result(number: u64, rate: u64) -> BurnInResult {
         numbers: [(MEMORY.to_owned(), rate)].into(),
         make: Some(Make { product: "NVIDIA B200".into(), ..Make::default() }),
         capped: false,
+        digests: None,
     }
 }
 
@@ -68,6 +71,7 @@ fn orders(site: &Site, node: &str) -> NodeOrders {
 /// A site of so many nodes with a GPU each, the first of which are slow.
 fn fleet(nodes: usize, slow: usize) -> Site {
     let mut site = proving("berlin", ClusterVersion::DEMANDS);
+    site.now += HOLD_AFTER;
     for nth in 0..nodes {
         site.node(&format!("n{nth}"), "b200", 1);
         tell(&mut site, nth, result(1, if nth < slow { SLOW } else { SOUND + nth as u64 }));
@@ -88,9 +92,18 @@ fn look(site: &mut Site) -> (Vec<WithholdGpu>, Vec<Alarm>) {
                 assert_eq!(site.apply(Command::WithholdGpu(it)), Reply::Done);
             }
         }
-        last = alarms.into_iter().filter(|it| matches!(it, Alarm::GpusBehind { .. })).collect();
+        let is_meant =
+            |it: &Alarm| matches!(it, Alarm::GpusBehind { .. } | Alarm::DigestsDiffer { .. });
+        last = alarms.into_iter().filter(is_meant).collect();
     }
     (held, last)
+}
+
+/// How many are compared, and how many of them are behind: to be watched, and at fault.
+fn behind(site: &Site) -> (usize, usize, usize) {
+    let it = site.leader.compared();
+    assert_eq!(it.differing, (0, 0));
+    (it.all, it.behind.0, it.behind.1)
 }
 
 fn release(site: &mut Site, nth: usize) {
@@ -99,8 +112,13 @@ fn release(site: &mut Site, nth: usize) {
     assert_eq!(site.apply(Command::WithholdGpu(it)), Reply::Done);
 }
 
+/// Another leader, since a while ago.
+fn lead(site: &mut Site) {
+    site.leader = Leader::new(Instant(site.now - HOLD_AFTER), 2);
+}
+
 fn lead_anew(site: &mut Site, nodes: impl Iterator<Item = (usize, u64, u64)>) {
-    site.leader = Leader::new(Instant(site.now), 2);
+    lead(site);
     for (nth, number, rate) in nodes {
         tell(site, nth, result(number, rate));
     }
@@ -128,7 +146,7 @@ fn who_is_far_behind_is_held_back_and_what_runs_there_runs_on() {
     assert_eq!(site.holding([1]), [1], "nothing is stopped");
     let found = site.leader.behind(&held[0].node, GpuIndex(0));
     assert_eq!((found.len(), found[0].lag), (1, Lag::Fault));
-    assert_eq!(site.leader.compared(), (12, 0, 1));
+    assert_eq!(behind(&site), (12, 0, 1));
 }
 
 #[test]
@@ -169,7 +187,7 @@ fn who_is_let_go_is_judged_by_what_comes_after() {
     let permit = number(&site).expect("the wish is permitted");
     tell(&mut site, 0, result(permit.0, SOUND));
     assert_eq!(look(&mut site).0.len(), 0, "it was repaired");
-    assert_eq!(site.leader.compared(), (12, 0, 0));
+    assert_eq!(behind(&site), (12, 0, 0));
 }
 
 #[test]
@@ -181,7 +199,7 @@ fn where_nobody_asks_for_proofs_nothing_is_held_back() {
         tell(&mut site, nth, result(1, if nth == 0 { SLOW } else { SOUND }));
     }
     assert_eq!(look(&mut site).0, []);
-    assert_eq!(site.leader.compared(), (12, 0, 1), "but it is said");
+    assert_eq!(behind(&site), (12, 0, 1), "but it is said");
 }
 
 #[test]
@@ -189,7 +207,7 @@ fn what_agents_remember_of_earlier_burn_ins_outlives_them_and_the_leader() {
     let mut site = fleet(12, 0);
     // Of n0 two warnings came before.
     let low = |number| result(number, 3_850_000);
-    site.leader = Leader::new(Instant(site.now), 2);
+    lead(&mut site);
     for nth in 0..12 {
         let all = if nth == 0 { vec![low(1), low(2), low(3)] } else { vec![result(1, SOUND)] };
         tell_earlier(&mut site, nth, all);
@@ -201,13 +219,13 @@ fn what_agents_remember_of_earlier_burn_ins_outlives_them_and_the_leader() {
     assert_eq!((last.number, &last.numbers), (Revision(3), &low(3).numbers));
     let orders = orders(&site, "n0");
     assert!(!orders.tell_earlier, "once told it is not asked for again");
-    assert_eq!(site.leader.compared(), (12, 0, 1));
+    assert_eq!(behind(&site), (12, 0, 1));
 }
 
 #[test]
 fn not_all_are_asked_at_once_and_who_does_not_answer_makes_room() {
     let mut site = fleet(150, 0);
-    site.leader = Leader::new(Instant(site.now), 2);
+    lead(&mut site);
     let asked = |site: &Site| {
         (0..150).filter(|nth| orders(site, &format!("n{nth}")).tell_earlier).collect::<Vec<_>>()
     };
@@ -228,4 +246,77 @@ fn not_all_are_asked_at_once_and_who_does_not_answer_makes_room() {
     look(&mut site);
     hear(&mut site, 0..100);
     assert_eq!(asked(&site).len(), 64);
+}
+
+/// As fast as all others; this is what its training step gives.
+fn giving(number: u64, digest: u64) -> BurnInResult {
+    let by_kernel = [("golden_bf16".to_owned(), digest), ("unit_integer".to_owned(), 5)].into();
+    BurnInResult { digests: Some(Digests { recipe: 1, by_kernel }), ..result(number, SOUND) }
+}
+
+/// A site of so many nodes with a GPU each, the first of which are wrong.
+fn wrong_fleet(nodes: usize, wrong: usize) -> Site {
+    let mut site = fleet(nodes, 0);
+    (0..nodes).for_each(|nth| tell(&mut site, nth, giving(2, if nth < wrong { 6 } else { 7 })));
+    site
+}
+
+#[test]
+fn who_computes_something_else_than_all_others_is_held_back_until_it_does_no_more() {
+    let mut site = wrong_fleet(12, 1);
+    let (held, alarms) = look(&mut site);
+    assert_eq!((held.len(), held[0].node.as_str(), &alarms[..]), (1, "n0", &[][..]));
+    let said = "differs from its fleet: golden_bf16 gives 0000000000000006, and 11 of 11 peers \
+                0000000000000007";
+    assert_eq!(held[0].why.as_deref(), Some(said));
+    let found = site.leader.differs(&held[0].node, GpuIndex(0));
+    assert_eq!(
+        (found.len(), found[0].lag, found[0].kernel.as_str()),
+        (1, Lag::Fault, "golden_bf16")
+    );
+    let counts = site.leader.compared();
+    assert_eq!((counts.all, counts.behind, counts.differing), (12, (0, 0), (0, 1)));
+
+    release(&mut site, 0);
+    assert_eq!(look(&mut site).0.len(), 0, "it is to be burnt in first");
+    // The next leader hears the old result again.
+    lead(&mut site);
+    (0..12).for_each(|nth| tell(&mut site, nth, giving(2, if nth == 0 { 6 } else { 7 })));
+    assert_eq!(look(&mut site).0.len(), 0);
+    site.poll();
+    let node = "n0".parse().unwrap();
+    let permit = site.state.nodes.get(&node).unwrap().gpus[0].permit.clone().unwrap();
+    tell(&mut site, 0, giving(permit.number.0, 7));
+    assert_eq!(look(&mut site).0.len(), 0, "it was repaired");
+    assert_eq!(site.leader.compared().differing, (0, 0));
+}
+
+#[test]
+fn of_many_that_are_wrong_no_more_are_held_back_than_the_site_allows() {
+    let mut site = wrong_fleet(40, 9);
+    let (held, alarms) = look(&mut site);
+    assert_eq!((held.len(), alarms), (4, vec![Alarm::GpusBehind { gpus: 5 }]));
+    assert_eq!(site.leader.compared().differing, (0, 9));
+}
+
+#[test]
+fn where_no_clear_majority_says_who_is_wrong_an_alarm_is_raised_and_all_run_on() {
+    let mut site = wrong_fleet(12, 5);
+    let (held, alarms) = look(&mut site);
+    assert_eq!((held, alarms), (vec![], vec![Alarm::DigestsDiffer { gpus: 5 }]));
+    assert_eq!(site.leader.compared().differing, (5, 0));
+}
+
+#[test]
+fn who_is_heard_first_does_not_decide_who_is_wrong() {
+    let mut site = wrong_fleet(60, 8);
+    let of = |nth: usize| giving(2, if nth < 8 { 6 } else { 7 });
+    site.leader = Leader::new(Instant(site.now), 2);
+    (0..9).for_each(|nth| tell(&mut site, nth, of(nth)));
+    assert_eq!(look(&mut site).0, [], "so far most say what is wrong");
+    (9..60).for_each(|nth| tell(&mut site, nth, of(nth)));
+    let (mut held, _) = look(&mut site);
+    held.sort_by(|a, b| a.node.cmp(&b.node));
+    let nodes: Vec<&str> = held.iter().map(|it| it.node.as_str()).collect();
+    assert_eq!(nodes, ["n0", "n1", "n2", "n3", "n4", "n5"], "a tenth of the class");
 }

@@ -1,16 +1,24 @@
 //! The few numbers of a burn-in that a site compares between GPUs of one product: such as depend on
-//! the device, and as little as can be on clocks, limits and chance.
+//! the device, and as little as can be on clocks, limits and chance. And what work came to that is
+//! the same for every GPU, of which all SMs agree, and may all be wrong.
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 
 use serde::{Deserialize, Serialize};
-use specs::measure::Make;
 pub use specs::measure::{
     BOTH_WAYS, CLOCK, COPY, DEVICE_TO_HOST, HOST_TO_DEVICE, MEMORY, PEERS, POWER, WARMTH, cycles_of,
 };
+use specs::measure::{DIGESTS_MAX, Digests, Make};
 
-use super::vote::Round;
+use super::vote::{self, Round};
+
+/// What the first round of each vote is made from in every burn-in that a site permits. Later rounds
+/// are made from chance.
+pub const FIRST_SEED: u64 = 0x7370_696c_6c77_6179;
+/// Numbers what first rounds do, beside their kernels: which numbers they are made from, how long they
+/// go on. To be counted up with any change that makes them give other digests.
+pub const RECIPE: u32 = 1;
 
 /// Bytes that must be moved for their rate to be told. Fewer are over before they say more of the
 /// device than of how long a copy takes to begin. Bytes decide and not time: all GPUs of a make have
@@ -26,10 +34,23 @@ pub struct Measured(pub BTreeMap<String, u64>);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Compared {
     pub measured: Measured,
+    /// None if its first rounds were made from another seed than [`FIRST_SEED`].
+    pub digests: Option<Digests>,
     /// None if the driver was not asked what the GPU is.
     pub make: Option<Make>,
     /// Software held its clocks down for the sake of power.
     pub is_capped: bool,
+}
+
+/// Notes what a round's SMs said, if it is the first of its kernel, and what is right is not known here.
+pub fn add_digest(by_kernel: &mut BTreeMap<String, u64>, round: &Round) {
+    let is_none = round.canary.is_some() || round.expected.is_some() || round.votes.is_empty();
+    if is_none || by_kernel.contains_key(&round.name) || by_kernel.len() >= DIGESTS_MAX {
+        return;
+    }
+    if let Some(digest) = vote::digest(round) {
+        by_kernel.insert(round.name.clone(), digest);
+    }
 }
 
 impl Measured {
@@ -71,12 +92,12 @@ pub fn rate(bytes: u64, nanos: u64) -> u64 {
 mod tests {
     use alloc::vec;
 
-    use super::super::vote::Vote;
+    use super::super::Severity;
+    use super::super::vote::{Expected, Vote};
     use super::*;
 
-    #[test]
-    fn cycles_are_told_for_one_step_whatever_the_length() {
-        let round = |steps: u32| Round {
+    fn round(steps: u32) -> Round {
+        Round {
             name: "unit_x".into(),
             votes: vec![Vote { sm: 0, warp: 0, digest: 0, cycles: 7 * u64::from(steps) }],
             spoiled: 0,
@@ -86,7 +107,29 @@ mod tests {
             steps,
             expected: None,
             refused: None,
+        }
+    }
+
+    #[test]
+    fn the_first_round_of_a_kernel_is_what_it_is_compared_by() {
+        let says = |digest: u64| {
+            let mut it = round(1);
+            it.votes[0].digest = digest;
+            it
         };
+        let mut told = BTreeMap::new();
+        add_digest(&mut told, &Round { canary: Some(0), ..says(1) });
+        let expected = Expected { by_warp: vec![2], if_most_differ: Severity::Fault };
+        add_digest(&mut told, &Round { expected: Some(expected), ..says(2) });
+        add_digest(&mut told, &Round { votes: vec![], refused: Some("no".into()), ..says(3) });
+        assert_eq!(told, BTreeMap::new());
+        add_digest(&mut told, &says(4));
+        add_digest(&mut told, &says(5));
+        assert_eq!(told, [("unit_x".into(), vote::digest(&says(4)).unwrap())].into());
+    }
+
+    #[test]
+    fn cycles_are_told_for_one_step_whatever_the_length() {
         for steps in [10, 5_000] {
             let mut it = Measured::default();
             it.add_round(&round(steps));

@@ -3,6 +3,7 @@
 use alloc::vec;
 
 use specs::codec::Blob;
+use specs::measure::Digests;
 
 use super::*;
 
@@ -349,7 +350,9 @@ fn a_new_life_believes_a_proof_and_a_quarantine_and_nothing_else() {
 }
 
 fn compared(rate: u64) -> Compared {
-    let mut it = Compared { is_capped: true, ..Compared::default() };
+    let by_kernel = [("golden_bf16".into(), rate)].into();
+    let digests = Some(Digests { recipe: 1, by_kernel });
+    let mut it = Compared { is_capped: true, digests, ..Compared::default() };
     it.measured.add("memoryBytesPerSecond", rate);
     it
 }
@@ -375,6 +378,8 @@ fn the_last_burn_ins_that_were_judged_are_remembered_by_the_next_life_and_told_w
     };
     node.health.handle_curiosity(true);
     assert_eq!(told(&node), [(3, 3), (4, 4), (5, 5)]);
+    let last = node.report().earlier.unwrap().results.pop().unwrap();
+    assert_eq!((last.digests, last.capped), (compared(5).digests, true));
 
     let mut next = Node::new();
     next.health = next.health.remembering(kept);

@@ -106,8 +106,7 @@ pub(super) fn vote_on(
 ) -> Result<Vec<Round>, Failure> {
     let (mut spent, mut kept) = (0_u64, Vec::new());
     for turn in 0_u64.. {
-        let seed = request.seed.wrapping_add(turn.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let (round, nanos) = round(seed)?;
+        let (round, nanos) = round(request.seed_of(turn))?;
         spent = spent.saturating_add(nanos.max(1));
         let is_last = turn >= 1 && spent >= request.nanos_each();
         if is_last || turn == 0 || !vote::is_unanimous(&round) {

@@ -65,6 +65,9 @@ pub(super) struct Request {
     pub gpu: u16,
     pub uuid: String,
     pub seed: u64,
+    /// What the first round of each vote is made from, if from something else.
+    #[serde(default)]
+    pub first: Option<u64>,
     pub passes: u32,
     /// How long votes go on, all together; each is taken at least twice.
     pub seconds: u32,
@@ -97,6 +100,7 @@ impl Request {
             gpu: 0,
             uuid: uuid.to_owned(),
             seed: 0,
+            first: None,
             passes: 0,
             seconds: 0,
             turn: 0,
@@ -105,6 +109,12 @@ impl Request {
             dump: Vec::new(),
             peers: false,
         }
+    }
+
+    /// What a round of a vote is made from.
+    pub(super) fn seed_of(&self, round: u64) -> u64 {
+        let drawn = self.seed.wrapping_add(round.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        self.first.filter(|_| round == 0).unwrap_or(drawn)
     }
 
     /// The share of one of the votes.

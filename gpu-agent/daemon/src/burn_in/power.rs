@@ -5,6 +5,7 @@ use gpu_agent_core::burn_in::vote::{self, Round};
 
 use super::arch::{self, Power};
 use super::ballot::{About, Ballot};
+use super::child::Request;
 use super::cuda::{Argument, Failure, FailureKind, Gpu, Kernel};
 use super::kernels;
 
@@ -84,10 +85,11 @@ impl<'a> Load<'a> {
 ///
 /// # Errors
 /// The driver refuses, or the GPU breaks.
-pub(super) fn rounds(gpu: &Gpu, seed: u64, budget_nanos: u64) -> Result<Vec<Round>, Failure> {
+pub(super) fn rounds(gpu: &Gpu, request: &Request) -> Result<Vec<Round>, Failure> {
     /// A launch that takes as long is long enough.
     const LAUNCH_NANOS: u64 = 100_000_000;
-    let load = Load::new(gpu, seed)?;
+    let budget_nanos = request.nanos_each();
+    let mut load = Load::new(gpu, request.seed_of(0))?;
     let (mut spent, mut steps, mut kept): (u64, u32, Vec<Round>) = (0, 1, Vec::new());
     loop {
         let nanos = gpu.timed(|| load.start(steps))?;
@@ -102,5 +104,6 @@ pub(super) fn rounds(gpu: &Gpu, seed: u64, budget_nanos: u64) -> Result<Vec<Roun
         if nanos < LAUNCH_NANOS {
             steps = steps.saturating_mul(2);
         }
+        load.seed = request.seed;
     }
 }

@@ -5,19 +5,20 @@ use std::io::{self, Write};
 
 use gpu_agent_core::burn_in::counters::{self, Counters};
 use gpu_agent_core::burn_in::links::{self, Links, Peers, Way};
-use gpu_agent_core::burn_in::measured::{self, Compared, Measured};
+use gpu_agent_core::burn_in::measured::{self, Compared, FIRST_SEED, Measured, RECIPE};
 use gpu_agent_core::burn_in::memory;
 use gpu_agent_core::burn_in::vote::{self, Round};
 use gpu_agent_core::burn_in::wave::{self, Wave};
 use gpu_agent_core::burn_in::{Finding, Severity, Tier, Verdict};
 use serde::Serialize;
 use specs::codec::Blob;
-use specs::measure::Make;
+use specs::measure::{Digests, Make};
 use specs::unit::{Millis, Timestamp};
 
 use super::cuda::DeviceInfo;
 use super::kernels;
 use super::management::Driven;
+use super::run::Options;
 use crate::health_event::Origin;
 
 /// Version of the JSON form.
@@ -38,6 +39,9 @@ pub struct Report {
     /// BLAKE3 of the PTX that ran.
     kernels: BTreeMap<String, String>,
     gpus: Vec<GpuReport>,
+    /// What first rounds were made from, if from something else than the seed.
+    #[serde(skip)]
+    first: Option<u64>,
 }
 
 /// One GPU's.
@@ -77,12 +81,16 @@ pub(super) struct Numbers {
     wave: Option<Wave>,
     /// What a site compares.
     pub compared: Measured,
+    /// The same of digests, if first rounds are made from what they are for all.
+    #[serde(skip)]
+    said: BTreeMap<String, u64>,
 }
 
 impl Numbers {
     pub(super) fn add_rounds(&mut self, rounds: &[Round]) {
         for round in rounds.iter().filter(|it| it.canary.is_none()) {
             self.compared.add_round(round);
+            measured::add_digest(&mut self.said, round);
             if self.digests.contains_key(&round.name) {
                 continue;
             }
@@ -127,7 +135,7 @@ impl GpuReport {
         Self { index, name, uuid, compute, verdict, findings, measured }
     }
 
-    fn compared(&self, kernels: Blob) -> Compared {
+    fn compared(&self, kernels: Blob, first: Option<u64>) -> Compared {
         let it = &self.measured;
         let make = it.driven.as_ref().map(|driven| Make {
             product: self.name.clone(),
@@ -139,7 +147,9 @@ impl GpuReport {
         let counted = it.counters.as_ref().and_then(|it| it.throttle);
         let seen = it.wave.as_ref().and_then(|it| it.throttle);
         let is_capped = counters::is_capped(counted) || counters::is_capped(seen);
-        Compared { measured: it.compared.clone(), make, is_capped }
+        let digests = first.filter(|it| *it == FIRST_SEED);
+        let digests = digests.map(|_| Digests { recipe: RECIPE, by_kernel: it.said.clone() });
+        Compared { measured: it.compared.clone(), digests, make, is_capped }
     }
 }
 
@@ -156,7 +166,7 @@ impl Report {
 
     /// What of the first GPU a site compares; `kernels` is the digest of their hashes.
     pub(crate) fn compared(&self, kernels: Blob) -> Compared {
-        self.gpus.first().map(|gpu| gpu.compared(kernels)).unwrap_or_default()
+        self.gpus.first().map(|gpu| gpu.compared(kernels, self.first)).unwrap_or_default()
     }
 
     /// The first GPU's name.
@@ -164,11 +174,23 @@ impl Report {
         self.gpus.first().map(|gpu| gpu.name.clone()).unwrap_or_default()
     }
 
-    pub(super) fn new(tier: Tier, seed: u64, spent: Millis, gpus: Vec<GpuReport>) -> Self {
+    pub(super) fn new(of: &Options, spent: Millis, gpus: Vec<GpuReport>) -> Self {
+        let Options { tier, seed, first, .. } = *of;
         let verdict = gravest(gpus.iter().map(|it| it.verdict));
         let (api_version, kind, kernels) = (API_VERSION, "BurnIn", kernels::hashes());
         let (spent_millis, budget_millis) = (spent.0, tier.budget().0);
-        Self { api_version, kind, tier, seed, spent_millis, budget_millis, verdict, kernels, gpus }
+        Self {
+            api_version,
+            kind,
+            tier,
+            seed,
+            spent_millis,
+            budget_millis,
+            verdict,
+            kernels,
+            gpus,
+            first,
+        }
     }
 }
 

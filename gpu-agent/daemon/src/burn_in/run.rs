@@ -30,6 +30,9 @@ pub struct Options {
     /// How long votes go on, all together; for a soak, how long it lasts.
     pub seconds: u32,
     pub seed: u64,
+    /// What the first round of each vote is made from, if from something else: what it gives can then
+    /// be compared with what other GPUs give.
+    pub first: Option<u64>,
     /// How long a check may take beyond that.
     pub patience: Duration,
     /// Which slice of an idle moment this is: checks take turns.
@@ -98,7 +101,7 @@ pub async fn run(options: &Options, progress: Listener<'_>) -> Result<Option<Rep
         }
     }
     let spent = options.clock.now().since(begun);
-    Ok(Some(Report::new(options.tier, options.seed, spent, gpus)))
+    Ok(Some(Report::new(options, spent, gpus)))
 }
 
 /// The GPUs that are meant: all, or one by its index or its id. None if it was stopped.
@@ -293,6 +296,7 @@ impl Bench<'_> {
             gpu: self.device.index,
             // The rounds of a soak differ.
             seed: it.seed.wrapping_add(u64::from(round).wrapping_mul(0xd134_2543_de82_ef95)),
+            first: it.first.filter(|_| round == 0),
             passes: it.tier.memory_passes(),
             seconds,
             turn: it.turn,

@@ -96,7 +96,7 @@ pub(super) fn tensor(gpu: &Gpu, request: &Request) -> Result<Vec<Round>, Failure
             family(gpu, request, it.ptx, it.tests).or_else(|failure| refused(gpu, it, failure))?,
         );
     }
-    rounds.extend(power::rounds(gpu, request.seed, request.nanos_each())?);
+    rounds.extend(power::rounds(gpu, request)?);
     Ok(rounds)
 }
 
@@ -144,8 +144,7 @@ impl Bench<'_> {
         let budget = request.nanos_each();
         let (mut spent, mut steps, mut kept) = (0_u64, test.steps, Vec::new());
         for nth in 0_u64.. {
-            let seed = request.seed.wrapping_add(nth.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-            let (round, nanos) = self.round(test, kernel, seed, steps, None)?;
+            let (round, nanos) = self.round(test, kernel, request.seed_of(nth), steps, None)?;
             spent = spent.saturating_add(nanos.max(1));
             let is_last = nth >= 1 && spent >= budget;
             if is_last || nth == 0 || !vote::is_unanimous(&round) {

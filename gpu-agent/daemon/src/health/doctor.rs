@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fabric_quic::env::Env;
 use gpu_agent_core::burn_in::counters::{self, Counters};
-use gpu_agent_core::burn_in::measured::Compared;
+use gpu_agent_core::burn_in::measured::{Compared, FIRST_SEED};
 use gpu_agent_core::burn_in::{Severity, Tier, Verdict};
 use gpu_agent_core::health::{BurnIn, Evidence, Recovery, Reset, Rung};
 use specs::gpu::{BurnInTier, GpuInfo};
@@ -115,6 +115,7 @@ impl Doctor {
             uuid: Some(info.uuid.clone()),
             seconds,
             seed: u64::from_le_bytes(seed),
+            first: Some(FIRST_SEED),
             patience: CHECK_PATIENCE,
             turn: it.turn,
             peers,

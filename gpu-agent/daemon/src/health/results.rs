@@ -123,6 +123,7 @@ mod tests {
             numbers: [("memoryBytesPerSecond".to_owned(), number * 10)].into(),
             make: None,
             capped: false,
+            digests: None,
         }
     }
 
