@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fabric_quic::identity::Identity;
-use fabric_quic::verify::signer;
 use specs::codec::Message;
 use specs::fault::{Fault, FaultCode};
 use specs::gpu::{GpuHealth, GpuReport, GpuState, HealthProof, Passed, SignedProof};
 use specs::id::{GpuIndex, NodeId};
 use specs::wire::agent::{Inventory, NodeReport};
 
-use crate::service::{Asked, decode, encode};
+use crate::service::{Asked, decode, encode, signatures};
 use crate::shared::Shared;
 
 /// Answers an agent's question: confirms that this controller leads after it came, agrees on what
@@ -62,15 +61,6 @@ fn check_proofs(shared: &Arc<Shared>, report: &mut NodeReport) -> Result<(), Fau
     Ok(())
 }
 
-/// Who signed a proof, of this site or of a peer.
-pub(crate) fn signer_of(shared: &Shared, proof: &SignedProof) -> Result<Identity, String> {
-    let statement = HealthProof::signed_bytes(&proof.body);
-    let (now, crypto) = (shared.env.clock.wall(), &shared.env.crypto);
-    let (certificate, signature) = (&proof.certificate.0, &proof.signature.0);
-    let signer = signer(crypto, &shared.trust, now, certificate, &statement, signature);
-    signer.map_err(|refusal| refusal.to_string())
-}
-
 /// What is told beside a proof is what the proof says, or it is not told.
 fn passed_as_proven(it: &GpuReport) -> Option<Passed> {
     it.passed.filter(|passed| it.proof.as_ref().is_some_and(|it| says(it, passed)))
@@ -88,11 +78,7 @@ fn check_proof(
     index: GpuIndex,
     proof: &SignedProof,
 ) -> Result<(), String> {
-    let signer = signer_of(shared, proof)?;
-    let expected = Identity::Agent { site: shared.site.clone(), node: node.clone() };
-    if signer != expected {
-        return Err(format!("{signer} signed it"));
-    }
+    signatures::check((&shared.env, &shared.trust), (&shared.site, node), proof)?;
     let said = HealthProof::decode(&proof.body.0).map_err(|error| error.to_string())?;
     let info = inventory.gpus.iter().find(|gpu| gpu.index == index);
     let is_same = info.is_some_and(|info| !info.uuid.is_empty() && info.uuid == said.uuid);

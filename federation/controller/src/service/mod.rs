@@ -32,6 +32,7 @@ mod peer;
 mod quota;
 mod reserve;
 mod signals;
+mod signatures;
 mod site;
 mod submit;
 mod token;

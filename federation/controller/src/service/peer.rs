@@ -7,9 +7,9 @@ use fabric_quic::identity::Identity;
 use specs::fault::{Fault, FaultCode};
 use specs::id::SiteId;
 use specs::wire::client::Empty;
-use specs::wire::peer::{PeerReport, ProofKey, ShownProof};
+use specs::wire::peer::{PeerReport, ProofKey};
 
-use crate::service::{Asked, agent, decode, encode};
+use crate::service::{Asked, decode, encode, signatures};
 use crate::shared::Shared;
 
 /// The site that asks, by its certificate.
@@ -31,13 +31,13 @@ pub(crate) async fn report(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes,
         let message = format!("{site} may not speak for {}", report.host);
         return Err(Fault::new(FaultCode::Forbidden, message));
     }
+    // Before leadership is confirmed: nothing waits between that and what follows from it. Which proofs
+    // are worth a look may have changed by then; what is recorded is decided anew.
+    let known = shared.group.state();
+    let shown = shared.with_leader(|leader, _| leader.proofs_to_check(&known, &report))?;
+    let checked = signatures::check_all(shared, site, shown).await;
+    drop(known);
     let mut state = shared.confirm().await?;
-    let shown = shared.with_leader(|leader, _| leader.proofs_to_check(&state, &report))?;
-    let checked = shown.into_iter().map(|it| {
-        let signed = check_signature(shared, site, &it);
-        (it, signed)
-    });
-    let checked: Vec<_> = checked.collect();
     let at = shared.env.clock.wall();
     let (commands, refused) = shared.with_leader(|leader, now| {
         let mut commands = leader.handle_peer_report(now, at, &state, &report)?;
@@ -54,13 +54,6 @@ pub(crate) async fn report(shared: &Arc<Shared>, asked: &Asked) -> Result<Bytes,
     let orders =
         orders.ok_or_else(|| Fault::new(FaultCode::Forbidden, format!("{site} is not joined")))?;
     Ok(encode(&orders))
-}
-
-/// Whether a proof was signed by the agent of the node that it is shown for.
-fn check_signature(shared: &Shared, host: &SiteId, it: &ShownProof) -> Result<(), String> {
-    let signer = agent::signer_of(shared, &it.proof)?;
-    let expected = Identity::Agent { site: host.clone(), node: it.key.node.clone() };
-    if signer == expected { Ok(()) } else { Err(format!("{signer} signed it")) }
 }
 
 /// One line for all of a report: a host may have very many GPUs.
