@@ -269,7 +269,7 @@ impl Listed for CapacityRow<'_> {
 impl Listed for GrantView {
     const KIND: &'static str = "Grant";
     const HEADERS: &'static [&'static str] =
-        &["GRANT", "HOST", "HOME", "CLASS", "GPUS", "USED", "STATE", "NODES"];
+        &["GRANT", "HOST", "HOME", "CLASS", "GPUS", "USED", "VERIFIED", "STATE", "NODES"];
 
     fn row(&self, _now: Timestamp) -> Vec<Item> {
         vec![
@@ -279,6 +279,7 @@ impl Listed for GrantView {
             Item::maybe(self.class.as_ref()),
             Item::of(self.gpus),
             Item::of(self.gpus_used),
+            Item::maybe(self.gpus_verified),
             Item::of(&self.state),
             Item::of(joined(&self.nodes)),
         ]
@@ -296,6 +297,7 @@ impl Listed for GrantView {
             "class": self.class.as_ref().map(ToString::to_string),
             "gpus": self.gpus.0,
             "gpus_used": self.gpus_used.0,
+            "gpus_verified": self.gpus_verified.map(|gpus| gpus.0),
             "state": self.state,
             "nodes": texts(&self.nodes),
         })

@@ -367,6 +367,7 @@ fn held_view(state: &State, own: &SiteId, key: &HeldKey, held: &Held) -> GrantVi
         gpus_used: drawn.fold(GpuCount::ZERO, |sum, (_, gpus)| sum.plus(*gpus)),
         nodes: held.slots.iter().map(|slot| slot.node.clone()).collect(),
         state: word.into(),
+        gpus_verified: Some(count(held.proofs.len())),
     }
 }
 
@@ -390,6 +391,7 @@ pub fn grant_views(state: &State) -> Vec<GrantView> {
         gpus_used: used.get(&grant.id).copied().unwrap_or_default(),
         nodes: grant.slots.iter().map(|slot| slot.node.clone()).collect(),
         state: if grant.recalled { "recalled".into() } else { "made".into() },
+        gpus_verified: None,
     });
     let held = state.held.iter().map(|(key, held)| held_view(state, own, key, held));
     made.chain(held).collect()

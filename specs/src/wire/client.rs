@@ -541,6 +541,8 @@ crate::message! {
         6 => gpus_used: GpuCount,
         7 => nodes: Vec<NodeId>,
         8 => state: String,
+        /// GPUs whose proofs this site, as the home, has verified. Absent for who is not the home.
+        20 => gpus_verified: Option<GpuCount>,
     }
 
     pub struct GrantViews {

@@ -705,6 +705,7 @@ fn grant_view() -> client::GrantView {
         gpus_used: GpuCount(9),
         nodes: vec![node("g03")],
         state: "recalled".to_owned(),
+        gpus_verified: Some(GpuCount(31)),
     }
 }
 
