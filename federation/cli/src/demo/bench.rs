@@ -16,14 +16,18 @@ use specs::wire::client::{
 };
 use specs::wire::method::Method;
 
-use super::cluster::{self, Ground, Process, Site};
-use super::{HOME, HOST, client_of, place, raise};
+use super::cluster::{self, Ground, Process, Programs, Site, SitePlan};
+use super::gpus::Gpus;
+use super::{await_capacity, client_of, place, raise};
 use crate::app::App;
 use crate::args::{BenchArgs, Format};
 use crate::client::Client;
 use crate::error::{Failure, Outcome};
 use crate::output::{line, note};
 
+/// The demo's sites, with GPUs that are declared: burn-ins would be what is measured.
+const HOME: SitePlan = SitePlan { of_gpus: Gpus::Declared, ..super::HOME };
+const HOST: SitePlan = SitePlan { of_gpus: Gpus::Declared, nodes: 4, ..super::HOST };
 /// How long one job may take to run.
 const JOB_SPAN: Millis = Millis(60_000);
 /// How long a site may take to agree again after its leader died.
@@ -99,8 +103,9 @@ struct Figures {
 /// Runs everything and prints it.
 pub(crate) async fn measure(app: &App, args: BenchArgs) -> Outcome<()> {
     let output = app.output(args.format);
+    let programs = Programs::find()?;
     let (dir, _) = place(app, None)?;
-    let ground = Ground::new(app.env(), &dir)?;
+    let ground = Ground::new(app.env(), &dir, programs)?;
     let mut sites = Vec::new();
     let figures = figures(app, &ground, &mut sites, &args).await;
     cluster::stop(app.env(), &mut sites).await;
@@ -146,7 +151,9 @@ async fn figures(
     args: &BenchArgs,
 ) -> Outcome<Figures> {
     let begun = app.env().clock.now();
-    let mut home = raise(app, ground, sites).await?;
+    note("starting two sites: 6 controllers, 6 nodes, 48 GPUs (declared, not real)");
+    let mut home = raise(app, ground, sites, [HOME, HOST]).await?;
+    await_capacity(app, &mut home).await?;
     let startup = app.env().clock.now().since(begun);
     note("measuring the way to running");
     let (here, there) = (job(HOME.name, SHORT)?, job(HOST.name, SHORT)?);

@@ -1,6 +1,7 @@
 //! The demo's processes: two sites on this machine, made with the same commands that an operator
 //! would type.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -17,13 +18,14 @@ use specs::wire::method::Method;
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 
+use super::gpus::{self, Gpus};
 use crate::client::Client;
 use crate::error::{Failure, Outcome};
 
 /// How long one command of the demo may take.
 const COMMAND_SPAN: Millis = Millis(40_000);
 /// How long a site may take to be up.
-const SITE_SPAN: Millis = Millis(30_000);
+const SITE_SPAN: Millis = Millis(60_000);
 /// How long a process may take to end after it was told to.
 const STOP_SPAN: Millis = Millis(5_000);
 /// Between two looks at something that is awaited.
@@ -43,6 +45,7 @@ pub(super) struct SitePlan {
     pub(super) controllers: usize,
     pub(super) nodes: usize,
     pub(super) gpus_per_node: u32,
+    pub(super) of_gpus: Gpus,
     /// A rule of lending; none lends nothing.
     pub(super) lend: Option<&'static str>,
 }
@@ -50,6 +53,11 @@ pub(super) struct SitePlan {
 impl SitePlan {
     pub(super) fn gpus(&self) -> u32 {
         u32::try_from(self.nodes).unwrap_or(u32::MAX).saturating_mul(self.gpus_per_node)
+    }
+
+    /// What its n-th node is called.
+    pub(super) fn node(&self, nth: usize) -> String {
+        format!("{}{nth:02}", self.name.get(..1).unwrap_or("n"))
     }
 }
 
@@ -116,33 +124,50 @@ pub(super) struct Site {
     pub(super) metrics: Vec<String>,
 }
 
+/// What the demo runs.
+#[derive(Debug, Clone)]
+pub(super) struct Programs {
+    pub(super) federation: PathBuf,
+    agent: PathBuf,
+}
+
+impl Programs {
+    /// Finds them: this one, and what lies beside it.
+    pub(super) fn find() -> Outcome<Self> {
+        let federation = std::env::current_exe()
+            .map_err(|error| Failure::file("find", Path::new("this program"), &error))?;
+        let agent = federation.with_file_name("gpu-agent");
+        if !agent.is_file() {
+            return Err(not_built(&agent));
+        }
+        Ok(Self { federation, agent })
+    }
+}
+
+/// A part of the demo that is not there.
+pub(super) fn not_built(path: &Path) -> Failure {
+    Failure::new(FaultCode::NotFound, format!("{} is not there", path.display()))
+        .with_hint("build all of it first: cargo build --workspace")
+}
+
 /// Where the demo stands: its directory, its configuration, the programs.
 #[derive(Debug, Clone)]
 pub(super) struct Ground {
     pub(super) env: Env,
     pub(super) dir: PathBuf,
     pub(super) config: PathBuf,
-    federation: PathBuf,
-    agent: PathBuf,
+    programs: Programs,
 }
 
 impl Ground {
-    /// Finds the programs and makes the directory's parts.
-    pub(super) fn new(env: &Env, dir: &Path) -> Outcome<Self> {
-        let federation = std::env::current_exe()
-            .map_err(|error| Failure::file("find", Path::new("this program"), &error))?;
-        let agent = federation.with_file_name("gpu-agent");
-        if !agent.is_file() {
-            let message = format!("{} is not there", agent.display());
-            return Err(Failure::new(FaultCode::NotFound, message)
-                .with_hint("build all programs first: cargo build --workspace --bins"));
-        }
+    /// Makes the directory's parts.
+    pub(super) fn new(env: &Env, dir: &Path, programs: Programs) -> Outcome<Self> {
         for part in ["logs", "jobs"] {
             let path = dir.join(part);
             fs::create_dir_all(&path).map_err(|error| Failure::file("make", &path, &error))?;
         }
         let config = dir.join("config.toml");
-        Ok(Self { env: env.clone(), dir: dir.to_owned(), config, federation, agent })
+        Ok(Self { env: env.clone(), dir: dir.to_owned(), config, programs })
     }
 
     /// Runs a `federation` command to its end, and returns what it wrote to stdout.
@@ -152,7 +177,7 @@ impl Ground {
 
     /// As [`Ground::ask`], with something on stdin: a token is a secret and no argument.
     pub(super) async fn tell(&self, args: &[&str], input: Option<&str>) -> Outcome<String> {
-        let mut command = Command::new(&self.federation);
+        let mut command = Command::new(&self.programs.federation);
         command
             .args(args)
             .env("SPILLWAY_CONFIG", &self.config)
@@ -162,7 +187,7 @@ impl Ground {
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         let line = format!("federation {}", args.join(" "));
-        let failed = |error| Failure::file("run", &self.federation, &error);
+        let failed = |error| Failure::file("run", &self.programs.federation, &error);
         let mut child = command.spawn().map_err(failed)?;
         if let (Some(mut pipe), Some(input)) = (child.stdin.take(), input) {
             pipe.write_all(input.as_bytes()).await.map_err(failed)?;
@@ -188,7 +213,7 @@ impl Ground {
         name: &str,
         program: &Path,
         args: &[&str],
-        input: Option<&str>,
+        (surroundings, input): (&[(&str, OsString)], Option<&str>),
     ) -> Outcome<Process> {
         let log = self.dir.join("logs").join(format!("{name}.log"));
         let failed = |error| Failure::file("start", program, &error);
@@ -197,6 +222,7 @@ impl Ground {
             .args(args)
             .env("SPILLWAY_CONFIG", &self.config)
             .env("NO_COLOR", "1")
+            .envs(surroundings.iter().map(|(name, value)| (name, value)))
             .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
             .stdout(file.try_clone().map_err(failed)?)
             .stderr(file)
@@ -243,7 +269,7 @@ impl Ground {
         let home = self.controller_home(plan, nth);
         let name = format!("{}-controller-{nth}", plan.name);
         let args = ["serve", "--dir", &home.to_string_lossy()];
-        self.start(&name, &self.federation, &args, None).await
+        self.start(&name, &self.programs.federation, &args, (&[], None)).await
     }
 
     async fn prepare_controller(&self, plan: SitePlan, nth: usize, home: &Path) -> Outcome<()> {
@@ -255,22 +281,26 @@ impl Ground {
             return self.ask(&args).await.map(drop);
         }
         let mut args = vec!["init", "--site", plan.name, "--listen", &listen, "--dir", &home];
-        // The demo's GPUs are declared: nothing can prove them.
-        args.extend(["--country", plan.country, "--trust", "declared"]);
+        args.extend(["--country", plan.country]);
+        match plan.of_gpus {
+            Gpus::Declared => args.extend(["--trust", "declared"]),
+            Gpus::Emulated { .. } => {}
+        }
         args.extend(plan.lend.iter().flat_map(|rule| ["--lend", rule]));
         self.ask(&args).await.map(drop)
     }
 
     async fn node(&self, plan: SitePlan, nth: usize) -> Outcome<Process> {
-        let node = format!("{}{nth:02}", plan.name.get(..1).unwrap_or("n"));
+        let node = plan.node(nth);
         let token = self.ask(&["--context", plan.name, "node", "enroll", &node]).await?;
         let home = self.dir.join(plan.name).join(&node);
-        let gpus = format!("b200:{}", plan.gpus_per_node);
         let home = home.to_string_lossy();
-        let mut args = vec!["run", "--token-file", "-", "--dir", &home, "--declare", &gpus];
+        let mut args = vec!["run", "--token-file", "-", "--dir", &home];
         args.extend(["--address", "127.0.0.1", "--listen", "127.0.0.1:0"]);
+        let has = gpus::of_node(self, plan, nth)?;
+        args.extend(has.args.iter().map(String::as_str));
         let name = format!("{}-{node}", plan.name);
-        self.start(&name, &self.agent, &args, Some(&token)).await
+        self.start(&name, &self.programs.agent, &args, (&has.surroundings, Some(&token))).await
     }
 
     /// Waits until all controllers vote, one leads, and all nodes are ready.

@@ -9,6 +9,7 @@ use specs::fault::FaultCode;
 use specs::id::JobId;
 
 use super::cluster::Ground;
+use super::gpus::CLASS;
 use crate::error::{Failure, Outcome};
 
 /// Numbers that a training gang adds up, each task its share.
@@ -194,7 +195,7 @@ metadata:
 spec:
   class: {class}
   replicas: {{nodes: {nodes}, tasksPerNode: {tasks}}}
-  resources: {{gpus: {{count: {gpus_per_node}, model: b200}}}}
+  resources: {{gpus: {{count: {gpus_per_node}, model: {CLASS}}}}}
   array: {{count: {array}}}
   run:
     command: |{STAMP}

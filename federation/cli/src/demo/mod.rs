@@ -1,12 +1,14 @@
-//! `federation demo`: two real sites on this machine, jobs that spill from one to the other, and
-//! a judgement of what happened.
+//! `federation demo`: two real sites on this machine, emulated GPUs that prove themselves, jobs that
+//! spill from one site to the other, and a judgement of what happened.
 //!
 //! ```text
 //!   cluster: init, controller add, enroll, invite, join ──▶ jobs: submit ──▶ watch ──▶ verify
+//!      gpus: libraries, node files ──▶ burn-ins ──▶ verdicts ──┘
 //! ```
 
 mod bench;
 mod cluster;
+mod gpus;
 mod jobs;
 mod verify;
 mod watch;
@@ -19,11 +21,12 @@ use specs::fault::FaultCode;
 use specs::id::Epoch;
 use specs::unit::{Instant, Millis};
 use specs::wire::agent::LogStream;
-use specs::wire::client::{Empty, JobView, LoanViews};
+use specs::wire::client::{Empty, JobView, LoanViews, SiteView, SiteViews};
 use specs::wire::method::Method;
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::cluster::{Ground, LOOK_SPAN, Site, SitePlan};
+use self::cluster::{Ground, LOOK_SPAN, Programs, Site, SitePlan};
+use self::gpus::{Gpus, SeenGpu, Sick, SickGpu, Standing};
 use self::jobs::Submitted;
 use self::verify::{Check, Seen};
 use crate::app::App;
@@ -40,14 +43,17 @@ const HOME: SitePlan = SitePlan {
     controllers: 3,
     nodes: 2,
     gpus_per_node: 8,
+    of_gpus: Gpus::Emulated { sick: None },
     lend: None,
 };
 const HOST: SitePlan = SitePlan {
     name: "gigafactory",
     country: "DE",
     controllers: 3,
-    nodes: 4,
+    // Four of them are whole.
+    nodes: 5,
     gpus_per_node: 8,
+    of_gpus: Gpus::Emulated { sick: Some(Sick { node: 5, index: 3 }) },
     lend: Some("all=32"),
 };
 /// How long the sites may take to know each other.
@@ -59,6 +65,8 @@ const RETURN_SPAN: Millis = Millis(15_000);
 #[derive(Default)]
 struct Report {
     startup: Millis,
+    /// From then on until all GPUs had a verdict.
+    proofs: Millis,
     seen: Seen,
     checks: Vec<Check>,
 }
@@ -67,8 +75,11 @@ pub(crate) use bench::measure;
 
 pub(crate) async fn run(app: &App, args: DemoArgs) -> Outcome<()> {
     let output = app.output(args.format);
+    let programs = Programs::find()?;
+    let library = gpus::library(&programs)?;
     let (dir, is_own) = place(app, args.dir.as_deref())?;
-    let ground = Ground::new(app.env(), &dir)?;
+    let ground = Ground::new(app.env(), &dir, programs)?;
+    gpus::stage(&ground, &library)?;
     let mut sites = Vec::new();
     let mut report = Report::default();
     let told = tokio::select! {
@@ -135,8 +146,20 @@ async fn tell(
     report: &mut Report,
 ) -> Outcome<()> {
     let begun = app.env().clock.now();
-    let mut home = raise(app, ground, sites).await?;
-    report.startup = app.env().clock.now().since(begun);
+    let text = format!(
+        "starting two sites: {} controllers, {} nodes, {} GPUs (emulated: each has to prove itself, \
+         and one is sick)",
+        HOME.controllers + HOST.controllers,
+        HOME.nodes + HOST.nodes,
+        HOME.gpus() + HOST.gpus()
+    );
+    note(&text);
+    let mut home = raise(app, ground, sites, [HOME, HOST]).await?;
+    let up = app.env().clock.now();
+    report.startup = up.since(begun);
+    let admitted = prove(app, ground, &mut home, sites, begun).await?;
+    report.proofs = app.env().clock.now().since(up);
+    await_capacity(app, &mut home).await?;
     let submitted = jobs::submit(ground, HOME.name).await?;
     let gpus: u32 = submitted.iter().map(|job| job.plan.gpus()).sum();
     let text = format!(
@@ -146,7 +169,14 @@ async fn tell(
         HOME.gpus()
     );
     say(app, begun, &text);
-    let mut seen = Seen { home: HOME.name, host: HOST.name, ..Seen::default() };
+    let mut seen = Seen {
+        home: HOME.name,
+        host: HOST.name,
+        gpus_expected: all_gpus(),
+        sick: SickGpu::of(HOST),
+        admitted,
+        ..Seen::default()
+    };
     let views = watch::until_ended(app, ground, &mut home, sites, &submitted, &mut seen).await?;
     seen.jobs = submitted.into_iter().zip(views).collect();
     say(app, begun, "all jobs have ended; fetching their logs through the home");
@@ -158,20 +188,51 @@ async fn tell(
     Ok(())
 }
 
-/// Starts both sites and joins them; returns when the home knows what the host has.
-async fn raise(app: &App, ground: &Ground, sites: &mut Vec<Site>) -> Outcome<Client> {
+fn all_gpus() -> usize {
+    usize::try_from(HOME.gpus() + HOST.gpus()).unwrap_or(usize::MAX)
+}
+
+/// Starts both sites and joins them; returns when the home hears the host.
+async fn raise(
+    app: &App,
+    ground: &Ground,
+    sites: &mut Vec<Site>,
+    [home, host]: [SitePlan; 2],
+) -> Outcome<Client> {
     let begun = app.env().clock.now();
-    note("starting two sites: 6 controllers, 6 nodes, 48 GPUs (declared, not real)");
     let client = |name: &str| client_of(ground, name);
-    let (home, host) = futures::try_join!(ground.site(HOME, &client), ground.site(HOST, &client))?;
-    sites.extend([home, host]);
-    ground.ask(&["context", "use", HOME.name]).await?;
+    let (first, second) =
+        futures::try_join!(ground.site(home, &client), ground.site(host, &client))?;
+    sites.extend([first, second]);
+    ground.ask(&["context", "use", home.name]).await?;
     say(app, begun, "both sites are up: all controllers vote, all nodes are ready");
     join(ground).await?;
-    let mut home = client_of(ground, HOME.name)?;
-    await_peer(app, &mut home).await?;
-    say(app, begun, &format!("{} and {} are joined", HOME.name, HOST.name));
-    Ok(home)
+    let mut client = client_of(ground, home.name)?;
+    let lacks = format!("{} does not hear {}", home.name, host.name);
+    await_host(app, &mut client, |it| it.heard.is_some(), &lacks).await?;
+    say(app, begun, &format!("{} and {} are joined", home.name, host.name));
+    Ok(client)
+}
+
+/// Waits until all GPUs have proven themselves or not, and says what came of it.
+async fn prove(
+    app: &App,
+    ground: &Ground,
+    home: &mut Client,
+    sites: &mut [Site],
+    begun: Instant,
+) -> Outcome<Vec<SeenGpu>> {
+    let mut host = client_of(ground, HOST.name)?;
+    let mut clients = [(HOME.name, home), (HOST.name, &mut host)];
+    let told = |text: &str| say(app, begun, text);
+    let seen = gpus::await_verdicts(app, sites, &mut clients, &told).await?;
+    host.close().await;
+    let proven = seen.iter().filter(|gpu| gpu.standing() == Standing::Proven).count();
+    say(app, begun, &format!("{proven} of {} GPUs are proven", seen.len()));
+    for gpu in seen.iter().filter(|gpu| gpu.standing() == Standing::Out) {
+        note(&format!("  {} of {} is {}", gpu.name(), gpu.site, gpu.state()));
+    }
+    Ok(seen)
 }
 
 fn say(app: &App, begun: Instant, text: &str) {
@@ -191,19 +252,27 @@ async fn join(ground: &Ground) -> Outcome<()> {
     ground.tell(&["--context", HOME.name, "join", "-"], Some(&token)).await.map(drop)
 }
 
-/// Waits until the home has heard the host, so that it knows what there is.
-async fn await_peer(app: &App, home: &mut Client) -> Outcome<()> {
-    use specs::wire::client::SiteViews;
+/// Waits until the home knows what the host has.
+async fn await_capacity(app: &App, home: &mut Client) -> Outcome<()> {
+    let lacks = format!("{} does not hear what {} has", HOME.name, HOST.name);
+    await_host(app, home, |it| !it.capacity.is_empty(), &lacks).await
+}
+
+async fn await_host(
+    app: &App,
+    home: &mut Client,
+    is_so: impl Fn(&SiteView) -> bool,
+    lacks: &str,
+) -> Outcome<()> {
     let limit = app.env().clock.now().after(JOIN_SPAN);
     loop {
         let views: SiteViews = home.read(Method::SiteList, &Empty {}).await?;
-        let peer = views.sites.iter().find(|view| view.site.as_str() == HOST.name);
-        if peer.is_some_and(|peer| peer.heard.is_some() && !peer.capacity.is_empty()) {
+        let host = views.sites.iter().find(|view| view.site.as_str() == HOST.name);
+        if host.is_some_and(&is_so) {
             return Ok(());
         }
         if app.env().clock.now() >= limit {
-            let message = format!("{} does not hear {}", HOME.name, HOST.name);
-            return Err(Failure::new(FaultCode::Timeout, message));
+            return Err(Failure::new(FaultCode::Timeout, lacks));
         }
         app.env().sleep(LOOK_SPAN).await;
     }
@@ -217,6 +286,9 @@ async fn gather(ground: &Ground, home: &mut Client, seen: &mut Seen) -> Outcome<
             seen.logs.insert((job.id, rank), log);
         }
     }
+    let mut host = client_of(ground, HOST.name)?;
+    seen.gpus = gpus::look(&mut [(HOME.name, &mut *home), (HOST.name, &mut host)]).await?;
+    host.close().await;
     let path = jobs::witness(ground);
     seen.witness =
         fs::read_to_string(&path).map_err(|error| Failure::file("read", &path, &error))?;
@@ -306,7 +378,9 @@ fn print(output: Output, report: &Report, is_good: bool) -> Outcome<()> {
             json!({
                 "ok": is_good,
                 "startup_ms": report.startup.0,
+                "proofs_ms": report.proofs.0,
                 "sites": [site(HOME), site(HOST)],
+                "gpus": gpus::json(&report.seen.gpus),
                 "jobs": views.map(job_json).collect::<Vec<_>>(),
                 "spilled": spilled,
                 "checks": report.checks.iter().map(Listed::json).collect::<Vec<_>>(),
@@ -335,7 +409,7 @@ fn how_to_go_on(ground: &Ground, sites: &[Site]) -> String {
     let config = ground.config.display();
     let mut text = format!(
         "\nBoth sites go on. Talk to them:\n  export SPILLWAY_CONFIG={config}\n  \
-         federation job ls --all\n  federation --context {} node ls\n\nMetrics:\n",
+         federation job ls --all\n  federation --context {} gpu ls\n\nMetrics:\n",
         HOST.name
     );
     let mut pids = Vec::new();

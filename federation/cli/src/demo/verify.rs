@@ -1,10 +1,13 @@
 //! Whether the demo kept what Spillway promises, judged from what jobs and controllers said. Pure.
 
+mod gpus;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use specs::id::JobId;
+use specs::id::{GrantId, JobId};
 use specs::wire::client::{JobState, JobView};
 
+use super::gpus::{SeenGpu, SickGpu};
 use super::jobs::{Submitted, Work};
 
 /// Fewest jobs that must have run away from home.
@@ -65,6 +68,13 @@ fn stamps(text: &str) -> Vec<Stamp> {
     text.lines().filter_map(Stamp::parse).collect()
 }
 
+/// The most GPUs of a grant that loans drew on, and whose proofs its home had verified.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Drawn {
+    pub(super) drawn: u32,
+    pub(super) verified: u32,
+}
+
 /// What was seen.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
@@ -74,9 +84,17 @@ pub(super) struct Seen {
     pub(super) logs: BTreeMap<(JobId, u32), String>,
     /// The file that all tasks wrote to.
     pub(super) witness: String,
-    /// The most GPUs that were granted to home, and that loans drew on grants, at one moment.
+    /// The most GPUs that were granted to home, that loans drew on grants, and whose proofs home had
+    /// verified, at one moment.
     pub(super) gpus_granted: u32,
     pub(super) gpus_drawn: u32,
+    pub(super) gpus_verified: u32,
+    pub(super) grants: BTreeMap<GrantId, Drawn>,
+    /// Both sites' GPUs before any job was there, and after all had ended; and how many there are.
+    pub(super) admitted: Vec<SeenGpu>,
+    pub(super) gpus: Vec<SeenGpu>,
+    pub(super) gpus_expected: usize,
+    pub(super) sick: Option<SickGpu>,
     /// Loans that are left after all jobs have ended.
     pub(super) loans_left: usize,
     pub(super) home: &'static str,
@@ -96,13 +114,17 @@ pub(super) fn is_away(view: &JobView) -> bool {
 /// All checks, in the order in which they are told.
 pub(super) fn judge(seen: &Seen) -> Vec<Check> {
     vec![
+        gpus::sick_is_out(seen),
+        gpus::others_are_proven(seen),
         endings(seen),
         spilled(seen),
         results(seen),
         told_at_home(seen),
         ran_once(seen),
         one_owner(seen),
+        gpus::ran_on_proven(seen),
         drew_on_grants(seen),
+        gpus::verified_at_home(seen),
         returned(seen),
     ]
 }
@@ -314,18 +336,22 @@ mod tests {
     use std::fmt::Write;
     use std::path::Path;
 
-    use specs::id::{Epoch, NodeId, SiteId};
+    use specs::gpu::{BurnInEnd, BurnInResult, BurnInTier, GpuState};
+    use specs::id::{Epoch, GpuIndex, NodeId, Revision, SiteId};
     use specs::jobfile::{Format, read};
     use specs::unit::{Millis, Timestamp};
+    use specs::wire::client::{GpuView, ProofView};
 
+    use super::super::gpus::CLASS;
     use super::super::jobs::plans;
     use super::*;
 
     /// What is seen when all goes well: every job that may leave home runs away, one after the
     /// other, each on nodes of its own.
-    fn good() -> Seen {
+    pub(super) fn good() -> Seen {
         let mut seen = Seen { home: "berlin", host: "giga", ..Seen::default() };
-        (seen.gpus_granted, seen.gpus_drawn) = (32, 16);
+        (seen.gpus_granted, seen.gpus_drawn, seen.gpus_verified) = (32, 16, 32);
+        seen.grants.insert(GrantId(1), Drawn { drawn: 16, verified: 32 });
         for (id, plan) in (1..).zip(plans()) {
             let job = Submitted { id: JobId(id), plan };
             let is_service = plan.work == Work::Serve;
@@ -350,9 +376,73 @@ mod tests {
                 seen.witness += &log;
                 seen.logs.insert((job.id, rank), log);
             }
+            let (nodes, site) =
+                (view.nodes.clone(), if is_service { seen.home } else { seen.host });
+            for (node, index) in nodes.iter().flat_map(|node| (0..8).map(move |nth| (node, nth))) {
+                seen.admitted.push(gpu(site, node.as_str(), index));
+            }
             seen.jobs.push((job, view));
         }
+        let sick = sick_gpu();
+        let (node, index) = (sick.view.node.clone(), sick.view.index);
+        seen.sick = Some(SickGpu { site: sick.site, node, index });
+        seen.admitted.push(sick);
+        seen.gpus.clone_from(&seen.admitted);
+        seen.gpus_expected = seen.gpus.len();
         seen
+    }
+
+    fn result(end: BurnInEnd) -> Option<BurnInResult> {
+        Some(BurnInResult {
+            number: Revision(1),
+            tier: BurnInTier::T2,
+            end,
+            why: String::new(),
+            ended_at: Timestamp(1),
+            took: Millis(1),
+            numbers: BTreeMap::new(),
+            make: None,
+            capped: false,
+        })
+    }
+
+    /// A GPU that is proven.
+    pub(super) fn gpu(site: &'static str, node: &str, index: u16) -> SeenGpu {
+        let proof = ProofView {
+            tier: BurnInTier::T2,
+            passed_at: Timestamp(1),
+            valid_for: Millis(1),
+            kernels: String::new(),
+            agent: String::new(),
+        };
+        let view = GpuView {
+            node: NodeId::new(node).unwrap(),
+            index: GpuIndex(index),
+            class: CLASS.parse().unwrap(),
+            uuid: String::new(),
+            memory_mib: 0,
+            state: Some(GpuState::Healthy),
+            why: String::new(),
+            fit: true,
+            withheld: None,
+            job: None,
+            granted_to: None,
+            proof: Some(proof),
+            wanted: None,
+            permitted: None,
+            last: result(BurnInEnd::Passed),
+            spared: false,
+            reservations: vec![],
+            behind: vec![],
+        };
+        SeenGpu { site, view }
+    }
+
+    fn sick_gpu() -> SeenGpu {
+        let mut it = gpu("giga", "g05", 3);
+        (it.view.fit, it.view.state) = (false, Some(GpuState::Quarantined));
+        (it.view.proof, it.view.last) = (None, result(BurnInEnd::Fault));
+        it
     }
 
     fn view(job: Submitted, host: &str) -> JobView {
@@ -388,7 +478,7 @@ mod tests {
     }
 
     /// The names of the checks that find something wrong.
-    fn broken(seen: &Seen) -> Vec<&'static str> {
+    pub(super) fn broken(seen: &Seen) -> Vec<&'static str> {
         judge(seen).iter().filter(|check| !check.is_kept).map(|check| check.name).collect()
     }
 
@@ -414,8 +504,9 @@ mod tests {
         assert_eq!(broken(&twice), ["no job ran twice"]);
         let again = witness_with(|line| format!("{line}\n{}", line.replace("epoch=1", "epoch=2")));
         assert_eq!(broken(&again), ["no job ran twice"]);
+        // Nor is there such a node.
         let away = witness_with(|line| line.replace("site=giga", "site=berlin"));
-        assert_eq!(broken(&away), ["no job ran twice"]);
+        assert_eq!(broken(&away), ["no job ran twice", "jobs ran on proven GPUs alone"]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use specs::wire::method::Method;
 
 use super::cluster::{Ground, LOOK_SPAN, Site, check_alive};
 use super::jobs::{Submitted, Work};
-use super::verify::{Seen, is_away};
+use super::verify::{Drawn, Seen, is_away};
 use crate::app::App;
 use crate::client::Client;
 use crate::error::{Failure, Outcome};
@@ -140,11 +140,22 @@ async fn of_all(home: &mut Client, submitted: &[Submitted]) -> Outcome<Vec<JobVi
 async fn look_at_grants(home: &mut Client, seen: &mut Seen) -> Outcome<()> {
     let views: GrantViews = home.read(Method::GrantList, &Empty {}).await?;
     let taken = views.grants.iter().filter(|grant| grant.home.as_str() == seen.home);
-    let (granted, drawn) = taken.fold((0, 0), |(granted, drawn), grant| {
-        (granted + grant.gpus.0, drawn + grant.gpus_used.0)
-    });
+    let (mut granted, mut drawn, mut verified) = (0, 0, 0);
+    for grant in taken {
+        let now = Drawn {
+            drawn: grant.gpus_used.0,
+            verified: grant.gpus_verified.map_or(0, |gpus| gpus.0),
+        };
+        let most = seen.grants.entry(grant.grant).or_default();
+        most.drawn = most.drawn.max(now.drawn);
+        most.verified = most.verified.max(now.verified);
+        granted += grant.gpus.0;
+        drawn += now.drawn;
+        verified += now.verified;
+    }
     seen.gpus_granted = seen.gpus_granted.max(granted);
     seen.gpus_drawn = seen.gpus_drawn.max(drawn);
+    seen.gpus_verified = seen.gpus_verified.max(verified);
     Ok(())
 }
 
