@@ -134,6 +134,9 @@ crate::message! {
         9 => valid_for: Millis,
         /// Version of the agent.
         10 => agent: String,
+        /// The product's baseline that it was held to as well, with its edition; empty if none is known
+        /// of the product, and from an agent of an earlier release.
+        11 => baseline: String,
     }
 
     /// A proof as it travels: opaque bytes, so that what was signed is what is checked.

@@ -201,6 +201,7 @@ impl World {
             passed_at: self.wall(node.machine),
             valid_for: PROOF_SPAN,
             agent: String::new(),
+            baseline: String::new(),
         };
         let signature = shown::signature(&proof.site, &proof.node);
         SignedProof { body: Blob(proof.encode()), signature, certificate: Blob::default() }

@@ -65,6 +65,7 @@ async fn show(app: &App, node: &NodeId, index: GpuIndex, output: Output) -> Outc
             ("Passed", or_none(proof.map(|it| output::moment(it.passed_at)))),
             ("Holds for", or_none(proof.map(|it| output::span(it.valid_for)))),
             ("Kernels", or_none(proof.map(|it| it.kernels.clone()))),
+            ("Baseline", or_none(proof.map(|it| it.baseline.clone()).filter(|it| !it.is_empty()))),
             ("Behind", or_none(burn_in::behind(view))),
             ("Differs", or_none(burn_in::differs(view))),
         ]
@@ -109,6 +110,7 @@ fn proof_json(it: &ProofView) -> Value {
         "valid_for_ms": it.valid_for.0,
         "kernels": it.kernels,
         "agent": it.agent,
+        "baseline": Some(&it.baseline).filter(|it| !it.is_empty()),
     })
 }
 

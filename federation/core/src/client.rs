@@ -294,6 +294,7 @@ fn proof_view(it: &SignedProof) -> Option<ProofView> {
         valid_for: proof.valid_for,
         kernels: proof.kernels.0.iter().fold(String::new(), hex),
         agent: proof.agent,
+        baseline: proof.baseline,
     })
 }
 

@@ -210,6 +210,20 @@ fn a_file_that_is_no_dump_is_wrong_usage_and_says_why() {
 }
 
 #[test]
+fn a_gpu_that_is_less_than_its_product_passes_with_a_word_about_it() {
+    let name = "NVIDIA H200".to_owned();
+    let (code, report) = Node::new(vec![Gpu { name, ..gpu(Vec::new()) }]).burn_in(&[]);
+    let it = &report["gpus"][0];
+    assert_eq!((code, &it["baseline"]), (0, &"h200-1".into()), "{report}");
+    let findings = it["findings"].as_array().unwrap();
+    let said: Vec<&str> = findings.iter().map(|it| it["message"].as_str().unwrap()).collect();
+    assert!(said[0].starts_with("SMs: 4, and h200-1 has at least 132"), "{said:?}");
+    assert!(findings.iter().all(|it| it["check"] == "baseline"), "{findings:?}");
+    let (_, report) = Node::new(vec![gpu(Vec::new())]).burn_in(&[]);
+    assert!(report["gpus"][0]["baseline"].is_null(), "{report}");
+}
+
+#[test]
 fn only_the_sick_one_of_two_gpus_is_blamed() {
     let flaky = Fault::FlakySm { sm: 2, unit: UnitKind::Tensor, bit: 0, every: 30, seed: 1 };
     let node = Node::new(vec![gpu(Vec::new()), gpu(vec![flaky])]);

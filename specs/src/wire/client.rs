@@ -439,6 +439,8 @@ crate::message! {
         /// SHA-256, in hexadecimal digits.
         4 => kernels: String,
         5 => agent: String,
+        /// What is known of the product that it was held to; empty if nothing is.
+        6 => baseline: String,
     }
 
     pub struct GpuViews {

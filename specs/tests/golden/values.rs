@@ -279,6 +279,7 @@ fn health_proof() -> HealthProof {
         passed_at: Timestamp(1_790_000_000_123),
         valid_for: Millis(604_800_000),
         agent: "0.1.2".to_owned(),
+        baseline: "b200-1".to_owned(),
     }
 }
 
@@ -585,6 +586,7 @@ fn proof_view() -> client::ProofView {
         valid_for: Millis(86_400_000),
         kernels: "0b0b".to_owned(),
         agent: "0.1.3".to_owned(),
+        baseline: "h200-1".to_owned(),
     }
 }
 

@@ -108,6 +108,7 @@ mod tests {
             passed_at: Timestamp(passed_at),
             valid_for: Millis(7),
             agent: "0.1.0".into(),
+            baseline: String::new(),
         };
         let (signature, certificate) = (Blob::default(), Blob::default());
         SignedProof { body: Blob(said.encode()), signature, certificate }

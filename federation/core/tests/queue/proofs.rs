@@ -48,6 +48,7 @@ pub(crate) fn proof_of(site: &Site, node: &str, index: u16, passed: &Passed) -> 
         passed_at: passed.at,
         valid_for: Millis(7 * 24 * HOUR),
         agent: "test".into(),
+        baseline: String::new(),
     };
     let blob = Blob::default;
     SignedProof { body: Blob(said.encode()), signature: blob(), certificate: blob() }
@@ -257,6 +258,7 @@ fn a_proof_is_shown_once_the_log_agrees_with_it() {
         passed_at: Timestamp(1),
         valid_for: Millis(HOUR),
         agent: "test".into(),
+        baseline: String::new(),
     };
     let blob = Blob::default;
     let body = Blob(said.encode());

@@ -12,6 +12,7 @@
 //!   found. No answer is never a pass.
 //! * A limit of power that software set is no fault, however low the clocks.
 
+pub mod baseline;
 pub mod counters;
 pub mod digest;
 pub mod dump;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
+use gpu_agent_core::burn_in::baseline::{self, Seen};
 use gpu_agent_core::burn_in::counters::{self, Counters};
 use gpu_agent_core::burn_in::links::{self, Links, Peers, Way};
 use gpu_agent_core::burn_in::measured::{self, Compared, FIRST_SEED, Measured, RECIPE};
@@ -53,6 +54,8 @@ pub(super) struct GpuReport {
     uuid: String,
     /// Compute capability: digests of equal ones are comparable.
     compute: String,
+    /// What is known of the product that it was held to; none if nothing is.
+    baseline: Option<&'static str>,
     verdict: Verdict,
     findings: Vec<Finding>,
     measured: Numbers,
@@ -104,6 +107,18 @@ impl Numbers {
         }
     }
 
+    /// What of it a product's baseline is about.
+    pub(super) fn seen(&self, device: &DeviceInfo) -> Seen<'_> {
+        let links = self.links.as_ref();
+        Seen {
+            sms: device.sms,
+            memory_bytes: device.memory_bytes,
+            rates: &self.compared,
+            lanes_max: links.and_then(|it| it.lanes_max),
+            generation_max: links.and_then(|it| it.generation_max),
+        }
+    }
+
     pub(super) fn add_links(&mut self, it: Links) {
         links::measure(&it, &mut self.compared);
         self.links = Some(it);
@@ -132,7 +147,8 @@ impl GpuReport {
     ) -> Self {
         let (index, name, uuid) = (device.index, device.name.clone(), device.uuid.clone());
         let compute = format!("{}.{}", device.compute.0, device.compute.1);
-        Self { index, name, uuid, compute, verdict, findings, measured }
+        let baseline = baseline::of(&name).map(|it| it.name);
+        Self { index, name, uuid, compute, baseline, verdict, findings, measured }
     }
 
     fn compared(&self, kernels: Blob, first: Option<u64>) -> Compared {
@@ -278,6 +294,8 @@ pub fn write_text(report: &Report, out: &mut impl Write) -> io::Result<()> {
             };
             writeln!(out, "  host: {from} MiB/s in, {to} MiB/s out; other GPUs: {peers}")?;
         }
+        let baseline = gpu.baseline.unwrap_or("none is known of this product");
+        writeln!(out, "  baseline: {baseline}")?;
         for finding in &gpu.findings {
             let word = match finding.severity {
                 Severity::Warning => "warning",

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use fabric_quic::env::Clock;
 use gpu_agent_core::burn_in::{
-    Blame, Finding, Severity, Tier, Verdict, counters, links, memory, settle, verdict, vote, wave,
+    Blame, Finding, Severity, Tier, Verdict, baseline, counters, links, memory, settle, verdict,
+    vote, wave,
 };
 use specs::fault::{Fault, FaultCode};
 use specs::unit::{Instant, Millis};
@@ -209,7 +210,12 @@ impl Bench<'_> {
                 break;
             }
         }
-        let findings = settle(findings);
+        let mut findings = settle(findings);
+        if matches!(self.options.tier, Tier::T1 | Tier::T2 | Tier::T3)
+            && let Some(baseline) = baseline::of(&self.device.name)
+        {
+            findings.extend(baseline.judge(&numbers.seen(self.device)));
+        }
         Some(GpuReport::new(self.device, verdict(&findings), findings, numbers))
     }
 

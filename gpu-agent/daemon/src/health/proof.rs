@@ -2,6 +2,7 @@
 
 use fabric_quic::env::Env;
 use fabric_quic::pki::{Credentials, PkiError};
+use gpu_agent_core::burn_in::baseline;
 use gpu_agent_core::health::PROOF_SPAN;
 use specs::codec::{Blob, Message};
 use specs::gpu::{BurnInTier, GpuInfo, HealthProof, SignedProof};
@@ -35,6 +36,7 @@ impl Signer {
         let identity = self.credentials.identity();
         let site = identity.site().cloned();
         let site = site.ok_or_else(|| PkiError::Request("the agent has no site".into()))?;
+        let baseline = baseline::of(&product).map_or("", |it| it.name).to_owned();
         let proof = HealthProof {
             site,
             node: self.node.clone(),
@@ -46,6 +48,7 @@ impl Signer {
             passed_at: env.clock.wall(),
             valid_for: PROOF_SPAN,
             agent: env!("CARGO_PKG_VERSION").into(),
+            baseline,
         };
         let body = Blob(proof.encode());
         let signature = self.credentials.sign(&HealthProof::signed_bytes(&body))?;
@@ -74,6 +77,7 @@ mod tests {
             passed_at: specs::unit::Timestamp(0),
             valid_for: PROOF_SPAN,
             agent: env!("CARGO_PKG_VERSION").into(),
+            baseline: String::new(),
         };
         assert!(KERNELS.iter().any(|(version, _)| *version == said.agent), "{}", said.agent);
         let digits: Vec<String> = said.kernels.0.iter().map(|it| format!("{it:02x}")).collect();
