@@ -51,6 +51,7 @@ fn main() {
             passed_at: env.clock.wall(),
             valid_for: Millis(604_800_000),
             agent: "0.1.0".into(),
+            baseline: String::new(),
         };
         let statement = HealthProof::signed_bytes(&Blob(said.encode()));
         let signature = by.sign(&statement).unwrap();

@@ -403,6 +403,7 @@ mod tests {
             numbers: BTreeMap::new(),
             make: None,
             capped: false,
+            digests: None,
         })
     }
 
@@ -414,6 +415,7 @@ mod tests {
             valid_for: Millis(1),
             kernels: String::new(),
             agent: String::new(),
+            baseline: String::new(),
         };
         let view = GpuView {
             node: NodeId::new(node).unwrap(),
@@ -434,6 +436,7 @@ mod tests {
             spared: false,
             reservations: vec![],
             behind: vec![],
+            differs: Vec::new(),
         };
         SeenGpu { site, view }
     }

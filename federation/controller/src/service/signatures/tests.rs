@@ -39,6 +39,7 @@ fn said(index: u16) -> HealthProof {
         passed_at: Timestamp(1_780_000_000_000),
         valid_for: Millis(604_800_000),
         agent: "0.1.0".into(),
+        baseline: String::new(),
     }
 }
 
