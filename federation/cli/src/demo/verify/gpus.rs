@@ -74,11 +74,14 @@ pub(super) fn ran_on_proven(seen: &Seen) -> Check {
             let view = &gpu.view;
             (gpu.site, view.node.as_str(), u32::from(view.index.0)) == (site, node, *index)
         };
-        seen.admitted.iter().find(is_it).is_some_and(|gpu| gpu.standing() == Standing::Proven)
+        // Whatever its agent says of the sick one.
+        let is_sick = |gpu: &SeenGpu| seen.sick.as_ref().is_some_and(|sick| sick.is(gpu));
+        let found = seen.admitted.iter().find(is_it);
+        found.is_some_and(|gpu| gpu.standing() == Standing::Proven && !is_sick(gpu))
     };
-    let unproven = used.iter().filter(|gpu| !is_proven(gpu));
-    let faults: Vec<String> = unproven
-        .map(|(site, node, gpu)| format!("a job ran on {node}/{gpu} of {site}, not proven"))
+    let wrong = used.iter().filter(|gpu| !is_proven(gpu));
+    let faults: Vec<String> = wrong
+        .map(|(site, node, gpu)| format!("a job ran on {node}/{gpu} of {site}, sick or not proven"))
         .collect();
     let good = format!("{} GPUs were used, all proven before; none was the sick one", used.len());
     check("jobs ran on proven GPUs alone", &faults, good)
@@ -155,9 +158,14 @@ mod tests {
     }
 
     #[test]
-    fn a_job_on_the_sick_gpu_is_told() {
+    fn a_job_on_the_sick_gpu_is_told_whatever_its_agent_says() {
         let mut seen = good();
         let sick = seen.sick.clone().unwrap();
+        edit(
+            &mut seen,
+            |gpu| sick.is(gpu),
+            |view| *view = gpu(sick.site, sick.node.as_str(), sick.index.0).view,
+        );
         let line = seen.witness.lines().next().unwrap();
         let mut stamp: Vec<String> = line.split(' ').map(str::to_owned).collect();
         for word in &mut stamp {
