@@ -266,8 +266,10 @@ pub const PROOF_CONTEXT: &[u8] = b"spillway GPU health proof 1\0";
 
 /// Which kernels the agents of a release prove GPUs with: its version, and the SHA-256 of the list of the
 /// kernels' hashes in hexadecimal digits. A release adds its own, and keeps those before it.
-pub const KERNELS: &[(&str, &str)] =
-    &[("0.1.0", "942055aa1cc9c8cb03f37306167811341ae7398228254139f199416313e917e5")];
+pub const KERNELS: &[(&str, &str)] = &[
+    ("0.1.0", "942055aa1cc9c8cb03f37306167811341ae7398228254139f199416313e917e5"),
+    ("0.1.0", "4b869502fad84c3724ebda6a8694e7e5fb1c95f494e9871cfb84e45b9da3f49b"),
+];
 
 /// Longest reason for a GPU's state; more is cut off.
 pub const WHY_BYTES_MAX: usize = 256;

@@ -161,7 +161,8 @@ KERNEL void __launch_bounds__(256)
 #pragma unroll 1
             for (u32 row = first; row < rows; row += stride) {
                 const char *from = memory + (u64)row * bytes + at;
-                load(from);
-                load(from + 16);
+                // Nobody wants what is read, so an assembler leaves all but volatile reads out.
+                load_again(from);
+                load_again(from + 16);
             }
 }

@@ -32,11 +32,20 @@ INLINE void multiply(u32 d, u64 a, u64 b, u32 more) {
                  :: "r"(d), "l"(a), "l"(b), "r"(KIND), "r"(more) : "memory");
 }
 
-INLINE void wait_for(u32 barrier, u32 phase) {
-    asm volatile("{.reg .pred done;\n"
-                 "again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-                 "@!done bra again;}"
-                 :: "r"(barrier), "r"(phase) : "memory");
+// A thousand times what a chain takes.
+constexpr u64 PATIENCE = 1ull << 31;
+
+// Whether it came, for the whole warp: a product that never ends must not hold the GPU for ever.
+INLINE bool wait_for(u32 barrier, u32 phase) {
+    const u64 start = cycles();
+    u32 is_done = 0;
+    do {
+        asm volatile("{.reg .pred done;\n"
+                     "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+                     "selp.u32 %0, 1, 0, done;}"
+                     : "=r"(is_done) : "r"(barrier), "r"(phase) : "memory");
+    } while (!is_done && cycles() - start < PATIENCE);
+    return __ballot_sync(0xffffffffu, is_done != 0) == 0xffffffffu;
 }
 
 INLINE void load_sums(u32 (&d)[8], u32 at) {
@@ -103,7 +112,10 @@ INLINE void tcgen05(Vote *votes, u64 seed, u32 steps, u32 chain, u32 canary) {
             asm volatile("tcgen05.commit.cta_group::1.mbarrier::arrive::one.shared::cluster.b64 [%0];"
                          :: "r"(done) : "memory");
         }
-        wait_for(done, step & 1);
+        if (!wait_for(done, step & 1)) {
+            digest = ~digest;
+            break;
+        }
         asm volatile("tcgen05.fence::after_thread_sync;" ::: "memory");
         digest = fold_sums<EXACT>(digest, d);
     }

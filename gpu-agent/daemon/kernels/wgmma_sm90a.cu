@@ -93,7 +93,7 @@ INLINE void wgmma(Vote *votes, u64 seed, u32 steps, u32 chain, u32 canary) {
         fill_rows<EXACT>(a, 2 * GROUP, seed, step, 0);
         fill_rows<EXACT>(b, COLUMNS, seed, step, 2 * GROUP);
         // What threads wrote is seen by the tensor cores.
-        asm volatile("fence.proxy.async;" ::: "memory");
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
         __syncthreads();
         const u64 from_a = descriptor(a + group * (GROUP * DEPTH / 2)), from_b = descriptor(b);
         float d[SUMS];

@@ -31,8 +31,7 @@ struct Driver {
     devices: Vec<Device>,
     /// Loaded modules; a gap where one was unloaded.
     modules: Vec<Option<Module>>,
-    /// Module and kernel.
-    functions: Vec<(usize, usize)>,
+    functions: Vec<launch::Function>,
     pinned: Vec<Pinned>,
     /// When events were recorded, in nanoseconds.
     events: BTreeMap<usize, u64>,

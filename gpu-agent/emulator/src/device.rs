@@ -1,7 +1,7 @@
 //! An emulated device: memory, SMs, and what is handed out of it.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::control::{Gpu, events};
 use crate::fault::{Fault, Trigger, Unit, Way};
@@ -45,6 +45,8 @@ pub(crate) struct Device {
     /// By the beginning of a kernel's name.
     flaky_under: Vec<(String, BTreeMap<u32, Unit>)>,
     pace: BTreeMap<u32, u64>,
+    /// Kernels that have run, by name.
+    known: BTreeSet<String>,
     /// When its last kernel ended, in nanoseconds of the process's life.
     pub ended_at: u64,
     /// What every call is answered from now on.
@@ -63,6 +65,7 @@ impl Device {
             flaky: BTreeMap::new(),
             flaky_under: Vec::new(),
             pace: BTreeMap::new(),
+            known: BTreeSet::new(),
             ended_at: 0,
             broken: None,
             is_hung: false,
@@ -155,6 +158,11 @@ impl Device {
             }
         }
         data
+    }
+
+    /// Whether a kernel of this name has not run yet; from now on it has.
+    pub(crate) fn is_new(&mut self, kernel: &str) -> bool {
+        self.known.insert(kernel.to_owned())
     }
 
     /// Time that passed before something is done, without a kernel that ran.

@@ -49,7 +49,8 @@ fn launch(
             Long(value) => bytes[*at..at + width].copy_from_slice(&value.to_le_bytes()),
         }
     }
-    device.launch(&Launch { kernel, arguments: &bytes, blocks, threads, shared }, pinned);
+    let is_cold = false;
+    device.launch(&Launch { kernel, arguments: &bytes, blocks, threads, shared, is_cold }, pinned);
     assert_eq!(device.broken, None, "{name}");
 }
 
@@ -356,6 +357,24 @@ fn what_this_machine_cannot_run_is_refused_by_its_name() {
         let error = Module::load(text).err().unwrap();
         assert!(error.to_string().contains(target), "{error}");
     }
+}
+
+#[test]
+fn a_read_that_an_assembler_leaves_out_is_refused() {
+    let used = "ld.volatile.global.v4.u32";
+    assert!(MEMORY.contains(used));
+    let text = MEMORY.replace(used, "ld.global.cs.v4.u32");
+    let error = Module::load(&text).err().unwrap();
+    assert!(error.to_string().contains("leaves this read out"), "{error}");
+}
+
+#[test]
+fn a_module_runs_on_what_its_target_says() {
+    let runs = |text: &str, compute| Module::load(text).unwrap().runs_on(compute);
+    assert!(runs(UNITS, (8, 0)) && runs(UNITS, (9, 0)) && runs(UNITS, (12, 0)));
+    assert!(runs(MMA_SM120A, (12, 0)));
+    assert!(!runs(MMA_SM120A, (12, 1)) && !runs(MMA_SM120A, (9, 0)));
+    assert!(runs(TENSOR_FP8, (8, 9)) && !runs(TENSOR_FP8, (8, 6)));
 }
 
 #[test]

@@ -11,6 +11,13 @@ use crate::wheels::Tools;
 /// instructions that it serialised (C7510 and its neighbours).
 const BAD_WORDS: &[&str] = &["warning", "C75", "error"];
 
+/// What must be in the machine code.
+pub(crate) struct Wanted<'a> {
+    pub anywhere: &'a [&'a str],
+    /// A function and what must be in it.
+    pub each: &'a [(&'a str, &'a str)],
+}
+
 /// Assembles a file for one architecture and looks for what must be in it.
 ///
 /// # Errors
@@ -19,7 +26,7 @@ pub(crate) fn check(
     tools: &Tools,
     ptx: &Path,
     architecture: &str,
-    instructions: &[&str],
+    wanted: &Wanted,
     work: &Path,
 ) -> Result<()> {
     let named = || format!("{} for {architecture}", ptx.display());
@@ -45,8 +52,13 @@ pub(crate) fn check(
         bail!("{}: {}", named(), String::from_utf8_lossy(&done.stderr).trim());
     }
     let code = String::from_utf8_lossy(&done.stdout);
-    if let Some(instruction) = missing(&code, instructions) {
+    if let Some(instruction) = missing(&code, wanted.anywhere) {
         bail!("{}: no {instruction} in the machine code", named());
+    }
+    for (name, instruction) in wanted.each {
+        if missing(body(&code, name), &[instruction]).is_some() {
+            bail!("{}: no {instruction} in the machine code of {name}", named());
+        }
     }
     Ok(())
 }
@@ -58,6 +70,13 @@ fn complaint(words: &str) -> Option<&str> {
         spills || BAD_WORDS.iter().any(|word| line.contains(word))
     };
     words.lines().map(str::trim).find(is_bad)
+}
+
+/// The machine code of one function; nothing if there is no such function.
+fn body<'a>(code: &'a str, name: &str) -> &'a str {
+    let head = format!(".text.{name}:\n");
+    let Some((_, rest)) = code.split_once(head.as_str()) else { return "" };
+    rest.split_once("\n.text.").map_or(rest, |(body, _)| body)
 }
 
 /// The first instruction that is not in the code. A longer name that begins alike is another one.
@@ -96,5 +115,13 @@ mod tests {
         assert_eq!(missing(code, &["HMMA.16816.F32.BF16", "LDG.E.EF.128"]), None);
         assert_eq!(missing(code, &["HMMA.16816.F32 ", "LDG"]), Some("HMMA.16816.F32 "));
         assert_eq!(missing(code, &["DMMA"]), Some("DMMA"));
+    }
+
+    #[test]
+    fn an_instruction_of_another_function_does_not_count() {
+        let code = ".text.one:\n\tEXIT ;\n\n.text.two:\n\tLDG.E.128 R4 ;\n\tEXIT ;\n";
+        assert_eq!(missing(body(code, "two"), &["LDG"]), None);
+        assert_eq!(missing(body(code, "one"), &["LDG"]), Some("LDG"));
+        assert_eq!(body(code, "three"), "");
     }
 }

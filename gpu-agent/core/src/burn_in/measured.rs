@@ -104,6 +104,7 @@ mod tests {
             sms: 1,
             canary: None,
             is_paced: true,
+            is_warm: true,
             steps,
             expected: None,
             refused: None,

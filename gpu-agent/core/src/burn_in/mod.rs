@@ -25,7 +25,7 @@ mod tier;
 pub mod vote;
 pub mod wave;
 
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -143,6 +143,7 @@ pub fn settle(findings: Vec<Finding>) -> Vec<Finding> {
     let has_cause = findings.iter().any(is_cause);
     let is_everybodys = in_shared.len() > 1 || has_path;
     let mut kept = findings;
+    lone_pace(&mut kept);
     for finding in &mut kept {
         let sm = finding.blame.sm();
         if finding.check == memory::CHECK
@@ -161,6 +162,25 @@ pub fn settle(findings: Vec<Finding>) -> Vec<Finding> {
         }
     }
     kept
+}
+
+/// An SM that is slow is so in whatever it does: one kernel alone that took longer is a warning.
+fn lone_pace(findings: &mut [Finding]) {
+    let mut kernels: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
+    let late = |it: &Finding| {
+        let is_late = matches!(&it.blame, Blame::Sm { unit, .. } if unit == vote::PACE);
+        it.blame.sm().filter(|_| is_late)
+    };
+    for finding in findings.iter() {
+        if let Some(sm) = late(finding) {
+            kernels.entry(sm).or_default().insert(finding.check.clone());
+        }
+    }
+    for finding in findings {
+        if late(finding).is_some_and(|sm| kernels.get(&sm).is_none_or(|it| it.len() < 2)) {
+            finding.severity = Severity::Warning;
+        }
+    }
 }
 
 impl Blame {
@@ -212,6 +232,19 @@ mod tests {
         };
         let settled = settle(vec![sm("unit_integer"), sm(memory::CHECK)]);
         assert!(settled[1].message.contains("SM 3 too"), "{settled:?}");
+    }
+
+    #[test]
+    fn an_sm_that_one_kernel_alone_finds_slow_is_a_warning() {
+        let late = |check: &str, sm| {
+            let blame = Blame::Sm { sm, unit: vote::PACE.into() };
+            Finding::new(check, Severity::Fault, blame, "x")
+        };
+        let all = vec![late("unit_integer", 3), late("unit_integer", 4), late("tensor_bf16", 4)];
+        let settled = settle(all.clone());
+        let severities: Vec<Severity> = settled.iter().map(|it| it.severity).collect();
+        assert_eq!(severities, [Severity::Warning, Severity::Fault, Severity::Fault]);
+        assert_eq!(verdict(&settle(vec![late("x", 3), late("x", 3)])), Verdict::Pass);
     }
 
     #[test]

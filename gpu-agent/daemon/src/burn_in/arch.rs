@@ -3,6 +3,7 @@
 
 use gpu_agent_core::burn_in::tensor::Exact;
 
+use super::cuda::{Failure, FailureKind};
 use super::kernels;
 use super::votes::Test;
 
@@ -12,6 +13,9 @@ pub(super) struct Family {
     compute: (u32, u32),
     pub ptx: &'static str,
     pub tests: &'static [Test],
+    /// Its instructions take operands by descriptors that no GPU has confirmed: a kernel that is
+    /// stopped, or does not end, may be wrong itself.
+    pub is_untried: bool,
     pub power: Option<Power>,
 }
 
@@ -33,6 +37,7 @@ const FAMILIES: [Family; 3] = [
             Test::new("tensor_wgmma_bf16", 8),
             Test::exact("tensor_wgmma_exact", Exact::Wgmma),
         ],
+        is_untried: true,
         power: Some(Power { name: "tensor_wgmma_power", chain: 512, brief: 32 }),
     },
     Family {
@@ -42,6 +47,7 @@ const FAMILIES: [Family; 3] = [
             Test::new("tensor_tcgen05_bf16", 8),
             Test::exact("tensor_tcgen05_exact", Exact::Tcgen05),
         ],
+        is_untried: true,
         power: Some(Power { name: "tensor_tcgen05_bf16", chain: 2_048, brief: 256 }),
     },
     Family {
@@ -52,6 +58,7 @@ const FAMILIES: [Family; 3] = [
             Test::exact("tensor_f8f6f4_exact", Exact::Signs),
             Test::exact("tensor_nvfp4", Exact::Nvfp4),
         ],
+        is_untried: false,
         power: None,
     },
 ];
@@ -59,6 +66,15 @@ const FAMILIES: [Family; 3] = [
 /// That of a GPU, if it has one.
 pub(super) fn family(compute: (u32, u32)) -> Option<&'static Family> {
     FAMILIES.iter().find(|it| it.compute == compute)
+}
+
+/// A kernel that was stopped on a GPU whose own instructions are untried says nothing of the GPU.
+pub(super) fn doubted(compute: (u32, u32), failure: Failure) -> Failure {
+    let is_untried = family(compute).is_some_and(|it| it.is_untried);
+    if is_untried && failure.kind == FailureKind::Trap {
+        return Failure::driver(failure.message);
+    }
+    failure
 }
 
 #[cfg(test)]
@@ -76,6 +92,9 @@ mod tests {
                 assert!(it.ptx.contains(&format!(".entry {name}(")), "{name}");
             }
         }
+        let trap = |compute| doubted(compute, Failure::new(FailureKind::Trap, "x")).is_of_device();
+        assert!(!trap((10, 0)) && trap((12, 0)) && trap((8, 0)));
+        assert!(doubted((10, 0), Failure::new(FailureKind::Device, "x")).is_of_device());
         assert!(family((8, 0)).is_none() && family((10, 3)).is_none());
     }
 }

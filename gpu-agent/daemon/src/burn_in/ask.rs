@@ -118,5 +118,8 @@ async fn talk(child: &mut Child, question: &[u8]) -> std::io::Result<Vec<u8>> {
     if let Some(from) = child.stdout.take() {
         from.take(ANSWER_BYTES_MAX).read_to_end(&mut text).await?;
     }
+    // Its memory of the GPU is free, and the GPU anybody's, when it has ended: an end of its answer
+    // comes before. One that cannot end is left behind.
+    let _ = timeout(BURIAL, child.wait()).await;
     Ok(text)
 }

@@ -1,5 +1,7 @@
 //! One block on each SM, which all do the same, and what they say of it.
 
+use std::collections::BTreeSet;
+
 use gpu_agent_core::burn_in::vote::{Expected, Round, Vote};
 
 use super::cuda::{Argument, Failure, Gpu, Kernel, Pinned, Shape};
@@ -53,9 +55,13 @@ impl<'a> Ballot<'a> {
         Ok(kernels)
     }
 
-    /// An SM to lie, so that who differs is seen to be found.
-    pub(super) fn liar(&self, seed: u64) -> u32 {
-        u32::try_from(seed % u64::from(self.gpu.info.sms)).unwrap_or(0)
+    /// An SM to lie, so that who differs is seen to be found: one that took part, because numbers of
+    /// SMs need not follow each other.
+    pub(super) fn liar(seed: u64, of: &[Round]) -> u32 {
+        let votes = of.first().map_or(&[][..], |round| &round.votes);
+        let sms: BTreeSet<u32> = votes.iter().map(|it| it.sm).collect();
+        let nth = seed.checked_rem(sms.len() as u64).and_then(|nth| usize::try_from(nth).ok());
+        nth.and_then(|nth| sms.into_iter().nth(nth)).unwrap_or(0)
     }
 
     /// Starts a kernel: its first argument is where records go, its last who lies, and these are
@@ -89,6 +95,7 @@ impl<'a> Ballot<'a> {
     ) -> Result<(Round, u64), Failure> {
         let canary = about.canary;
         let mut round = self.empty(about);
+        round.is_warm = kernel.is_warm();
         let mut nanos = 0;
         for _ in 0..TRIES {
             self.clear();
@@ -101,9 +108,7 @@ impl<'a> Ballot<'a> {
     }
 
     pub(super) fn empty(&self, about: About) -> Round {
-        let About { name, canary, is_paced, steps, expected } = about;
-        let (name, votes, sms) = (name.to_owned(), Vec::new(), self.gpu.info.sms);
-        Round { name, votes, spoiled: 0, sms, canary, is_paced, steps, expected, refused: None }
+        empty(self.gpu, about)
     }
 
     /// Forgets records.
@@ -134,5 +139,22 @@ impl<'a> Ballot<'a> {
         seen.sort_unstable();
         seen.dedup();
         seen.len() >= self.gpu.info.sms as usize
+    }
+}
+
+/// A round in which nobody has voted yet.
+pub(super) fn empty(gpu: &Gpu, about: About) -> Round {
+    let About { name, canary, is_paced, steps, expected } = about;
+    Round {
+        name: name.to_owned(),
+        votes: Vec::new(),
+        spoiled: 0,
+        sms: gpu.info.sms,
+        canary,
+        is_paced,
+        is_warm: false,
+        steps,
+        expected,
+        refused: None,
     }
 }

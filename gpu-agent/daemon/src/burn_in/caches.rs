@@ -53,7 +53,8 @@ pub(super) fn rounds(gpu: &Gpu, request: &Request) -> Result<Vec<Round>, Failure
         bench.ballot.round(about, &shuffle, &[Long(seed), Word(steps)])
     };
     let mut rounds = vote_on(request, |seed| shuffles(seed, None))?;
-    rounds.push(shuffles(request.seed, Some(bench.ballot.liar(request.seed)))?.0);
+    let liar = Ballot::liar(request.seed, &rounds);
+    rounds.push(shuffles(request.seed, Some(liar))?.0);
     rounds.extend(vote_on(request, |seed| {
         bench.fill(seed)?;
         let about = About { name: NAMES[1], steps: STEPS, ..About::default() };

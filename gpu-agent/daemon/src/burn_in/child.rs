@@ -179,8 +179,15 @@ fn answer_whatever(request: &Request) -> Answer {
     })
 }
 
+/// The GPU that is meant, wherever it stands by now: if one before it is gone, the driver's numbers are
+/// others, and another GPU may be at a job's work.
 fn open(request: &Request) -> Result<Gpu, Failure> {
-    Gpu::open(request.gpu)
+    if request.uuid.is_empty() {
+        return Gpu::open(request.gpu);
+    }
+    let found = cuda::devices()?.into_iter().find(|it| it.uuid == request.uuid);
+    let gone = || Failure::new(FailureKind::Device, "the driver does not know the GPU any more");
+    Gpu::open(found.ok_or_else(gone)?.index)
 }
 
 /// Answers the one question that standard input holds.

@@ -6,8 +6,11 @@
 
 mod copies;
 
+use std::cell::Cell;
 use std::ffi::{CString, c_void};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
@@ -36,6 +39,8 @@ pub(super) enum FailureKind {
     Kernels,
     /// The device broke while it worked.
     Device,
+    /// A kernel did what it may not: by the device's fault, or by its own where no GPU has run it yet.
+    Trap,
 }
 
 impl Failure {
@@ -43,13 +48,26 @@ impl Failure {
         Self { kind, message: message.into() }
     }
 
+    /// Whether it says that the GPU is not sound.
+    pub(super) fn is_of_device(&self) -> bool {
+        match self.kind {
+            FailureKind::Device | FailureKind::Trap => true,
+            FailureKind::NoGpu | FailureKind::Driver | FailureKind::Kernels => false,
+        }
+    }
+
     pub(super) fn driver(message: impl Into<String>) -> Self {
         Self::new(FailureKind::Driver, message)
     }
 }
 
-/// Codes that a device gives when it breaks: lost, ECC, illegal access, failed launches.
-const DEVICE_CODES: &[u32] = &[46, 214, 219, 700, 702, 710, 714, 715, 716, 717, 718, 719, 999];
+/// Codes that a device gives when it breaks: ECC, NVLink, contained, timeout, assertion, lost. That it
+/// is not available (46) is none: another process may hold it for itself, or be about to end.
+const DEVICE_CODES: &[u32] = &[214, 219, 226, 702, 710, 999];
+
+/// Codes of kernels that were stopped: bad address, stack, instruction, alignment, space, counter, and
+/// what has no other name.
+const TRAP_CODES: &[u32] = &[700, 714, 715, 716, 717, 718, 719];
 
 /// Codes that a driver gives for a text that it cannot compile for the GPU: no image, bad PTX, no
 /// compiler, a version or an architecture that it does not know.
@@ -62,6 +80,8 @@ fn failure(action: &str) -> impl FnOnce(DriverError) -> Failure + '_ {
         let name = name.unwrap_or_else(|_| format!("error {code}"));
         let kind = if DEVICE_CODES.contains(&code) {
             FailureKind::Device
+        } else if TRAP_CODES.contains(&code) {
+            FailureKind::Trap
         } else if KERNEL_CODES.contains(&code) {
             FailureKind::Kernels
         } else if matches!(code, 34 | 100) {
@@ -93,11 +113,14 @@ fn start() -> Result<(), Failure> {
     result::init().map_err(|error| match error.0 as u32 {
         34 => no_gpu("libcuda.so.1 is a stub, not a driver"),
         100 => no_gpu("the NVIDIA driver knows no GPU"),
-        803 => Failure::new(
-            FailureKind::Driver,
+        802 => Failure::driver(
+            "the NVIDIA driver is not ready: with NVSwitch, the fabric manager must run first",
+        ),
+        803 => Failure::driver(
             "the NVIDIA driver's library and its kernel module are of different versions",
         ),
-        _ => failure("start the NVIDIA driver")(error),
+        // No GPU was asked anything yet, so that none is to blame.
+        _ => Failure::driver(failure("start the NVIDIA driver")(error).message),
     })?;
     let mut release = 0;
     // SAFETY: writes one number.
@@ -169,6 +192,15 @@ pub(super) struct Gpu {
 /// A kernel.
 pub(super) struct Kernel {
     function: sys::CUfunction,
+    /// It has been launched.
+    is_warm: Cell<bool>,
+}
+
+impl Kernel {
+    /// Whether it has run before, so that its instructions lie in caches.
+    pub(super) fn is_warm(&self) -> bool {
+        self.is_warm.get()
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -224,7 +256,8 @@ impl Gpu {
             let text = CString::new(*name).map_err(bad)?;
             // SAFETY: the module is never unloaded.
             let function = unsafe { result::module::get_function(module, text) };
-            function.map(|function| Kernel { function }).map_err(failure("find a kernel"))
+            let kernel = function.map(|function| Kernel { function, is_warm: Cell::new(false) });
+            kernel.map_err(failure("find a kernel"))
         };
         names.iter().map(find).collect()
     }
@@ -271,7 +304,9 @@ impl Gpu {
                 &mut pointers,
             )
         };
-        launched.map_err(failure("launch a kernel"))
+        launched.map_err(failure("launch a kernel"))?;
+        kernel.is_warm.set(true);
+        Ok(())
     }
 
     /// Waits for all that was started.
@@ -328,6 +363,26 @@ impl Gpu {
     pub(super) fn free_bytes(&self) -> Result<(u64, u64), Failure> {
         let asked = result::mem_get_info().map_err(failure("ask for free memory"))?;
         Ok((asked.0 as u64, asked.1 as u64))
+    }
+
+    /// Free memory, once nothing more is given back. Of a process that has just ended, the driver may
+    /// still hold some for a moment.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub(super) fn settled_bytes(&self) -> Result<(u64, u64), Failure> {
+        const PAUSE: Duration = Duration::from_millis(25);
+        const TRIES: u32 = 120;
+        let mut seen = self.free_bytes()?;
+        for _ in 0..TRIES {
+            thread::sleep(PAUSE);
+            let now = self.free_bytes()?;
+            if now == seen {
+                break;
+            }
+            seen = now;
+        }
+        Ok(seen)
     }
 
     /// Takes memory of the GPU; none if there is not as much in one piece. It is held to the end of

@@ -2,12 +2,14 @@
 //! word: on the GPU by the kernels that test memory, on the host here.
 
 use std::iter;
+use std::thread;
+use std::time::Duration;
 
 use gpu_agent_core::burn_in::links::{Links, Peers, Transfer, Way, Wrong};
 
 use super::child::Request;
 use super::cuda::{self, Argument, Failure, FailureKind, Gpu, Kernel, Pinned, Shape, Stream};
-use super::sampler::Sampler;
+use super::sampler::{Sample, Sampler};
 use super::{kernels, memory};
 
 /// Bytes of one copy, at most, and the share of free memory that it may be.
@@ -162,7 +164,7 @@ impl<'a> Checker<'a> {
 /// # Errors
 /// The driver refuses, or the GPU breaks.
 pub(super) fn test(gpu: &Gpu, request: &Request) -> Result<Links, Failure> {
-    let (free, _) = gpu.free_bytes()?;
+    let (free, _) = gpu.settled_bytes()?;
     let bytes = (free / SHARE).min(BYTES_MAX) / 4_096 * 4_096;
     let checker = Checker::new(gpu, bytes)?;
     let words = usize::try_from(bytes / 4).unwrap_or(0);
@@ -193,6 +195,7 @@ impl Bench<'_> {
         let sampler = Sampler::start(&request.uuid);
         let host = [self.host_to_device()?, self.device_to_host()?, self.both_ways()?];
         let mut links = Links { transfers: host.into(), ..Links::default() };
+        self.wake(&sampler)?;
         let samples = sampler.end();
         links.lanes = samples.iter().filter_map(|it| it.lanes).max();
         links.lanes_max = samples.iter().filter_map(|it| it.lanes_max).max();
@@ -203,6 +206,28 @@ impl Bench<'_> {
             self.peers(&mut links)?;
         }
         Ok(links)
+    }
+
+    /// Copies on until the link is as fast as it can be, or it will not be: a GPU that idled wakes up
+    /// by and by.
+    fn wake(&self, sampler: &Sampler) -> Result<(), Failure> {
+        const TRIES: u32 = 60;
+        const PAUSE: Duration = Duration::from_millis(25);
+        let [at, _] = self.here;
+        for _ in 0..TRIES {
+            let seen = sampler.seen();
+            let is_awake = |it: &Sample| match (it.generation, it.generation_max) {
+                (Some(is), Some(can)) => is >= can,
+                (None, _) | (_, None) => true,
+            };
+            if seen.is_empty() || seen.iter().any(is_awake) {
+                break;
+            }
+            self.in_once(at, &self.streams[0])?;
+            self.checker.gpu.wait()?;
+            thread::sleep(PAUSE);
+        }
+        Ok(())
     }
 
     fn bytes(&self) -> usize {

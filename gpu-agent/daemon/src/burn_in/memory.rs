@@ -76,7 +76,7 @@ pub(super) fn test(gpu: &Gpu, request: &Request) -> Result<Numbers, Failure> {
     let rows = fills.pop().ok_or_else(|| Failure::driver("the kernels are not there"))?;
     let checks = fills.split_off(PATTERNS.len());
     let pairs = PATTERNS.iter().zip(fills).zip(checks);
-    let (free, total) = gpu.free_bytes()?;
+    let (free, total) = gpu.settled_bytes()?;
     let pieces = take_all(gpu, total)?;
     let blocks = (gpu.info.sms * BLOCKS) as usize * pieces.len();
     let bench = Bench {

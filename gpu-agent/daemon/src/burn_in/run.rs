@@ -144,9 +144,7 @@ pub(crate) async fn watch(uuid: &str, patience: Duration) -> Reading {
     let request = Request::of(Check::Watch, uuid);
     match ask(&request, patience, &Stop::never()).await {
         Ok(Answer::Watch(it)) => Reading::Watched(it),
-        Err(Missed::Failed(failure)) if failure.kind == FailureKind::Device => {
-            Reading::Broken(failure.message)
-        }
+        Err(Missed::Failed(failure)) if failure.is_of_device() => Reading::Broken(failure.message),
         Ok(_) | Err(Missed::Failed(_) | Missed::Deadline | Missed::Stopped | Missed::Died(_)) => {
             Reading::None
         }
@@ -328,7 +326,7 @@ pub(super) fn missed_finding(check: Check, missed: Missed) -> Option<Finding> {
         Missed::Deadline => {
             fault("hung".into(), "the GPU did not finish in time; the check was ended".into())
         }
-        Missed::Failed(failure) if failure.kind == FailureKind::Device => {
+        Missed::Failed(failure) if failure.is_of_device() => {
             fault(failure.message.clone(), failure.message)
         }
         Missed::Failed(failure) => Finding::unknown(name, failure.message),

@@ -4,7 +4,7 @@ use gpu_agent_core::burn_in::Severity;
 use gpu_agent_core::burn_in::tensor::{self, Exact};
 use gpu_agent_core::burn_in::vote::{self, Expected, Round};
 
-use super::ballot::{About, Ballot};
+use super::ballot::{self, About, Ballot};
 use super::child::Request;
 use super::cuda::{Argument, Failure, FailureKind, Gpu, Kernel, Pinned};
 use super::{arch, caches, kernels, power};
@@ -55,7 +55,8 @@ const UNITS: &[Test] = &[
     Test::new("unit_shared", 2),
     Test::shared("unit_atomic", 32),
 ];
-const CONSTANT: &[Test] = &[Test::new("unit_constant", 64)];
+// What its table is cached in may be shared with a neighbour.
+const CONSTANT: &[Test] = &[Test::shared("unit_constant", 64)];
 const TENSOR: &[Test] = &[
     Test::new("tensor_bf16", 8),
     Test::new("tensor_fp16", 8),
@@ -92,26 +93,33 @@ pub(super) fn tensor(gpu: &Gpu, request: &Request) -> Result<Vec<Round>, Failure
         rounds.extend(family(gpu, request, kernels::TENSOR_FP8, TENSOR_FP8)?);
     }
     if let Some(it) = arch::family(gpu.info.compute) {
-        rounds.extend(
-            family(gpu, request, it.ptx, it.tests).or_else(|failure| refused(gpu, it, failure))?,
-        );
+        match family(gpu, request, it.ptx, it.tests) {
+            Ok(own) => rounds.extend(own),
+            Err(failure) if failure.kind == FailureKind::Kernels => {
+                rounds.extend(refused(gpu, it, &failure));
+            }
+            Err(failure) if failure.kind == FailureKind::Trap && it.is_untried => {
+                rounds.extend(refused(gpu, it, &failure));
+                // Nothing more runs in this process.
+                return Ok(rounds);
+            }
+            Err(failure) => return Err(failure),
+        }
     }
-    rounds.extend(power::rounds(gpu, request)?);
+    let power = power::rounds(gpu, request);
+    rounds.extend(power.map_err(|failure| arch::doubted(gpu.info.compute, failure))?);
     Ok(rounds)
 }
 
-/// A driver that does not take kernels for one architecture leaves them unjudged, and nothing else.
-fn refused(gpu: &Gpu, of: &arch::Family, failure: Failure) -> Result<Vec<Round>, Failure> {
-    if failure.kind != FailureKind::Kernels {
-        return Err(failure);
-    }
-    let ballot = Ballot::new(gpu)?;
+/// A driver that does not take kernels for one architecture, or stops them where no GPU has run them
+/// before, leaves them unjudged, and nothing else.
+fn refused(gpu: &Gpu, of: &arch::Family, failure: &Failure) -> Vec<Round> {
     let round = |test: &Test| {
-        let mut round = ballot.empty(About { name: test.name, ..About::default() });
+        let mut round = ballot::empty(gpu, About { name: test.name, ..About::default() });
         round.refused = Some(failure.message.clone());
         round
     };
-    Ok(of.tests.iter().map(round).collect())
+    of.tests.iter().map(round).collect()
 }
 
 fn family(gpu: &Gpu, request: &Request, ptx: &str, tests: &[Test]) -> Result<Vec<Round>, Failure> {
@@ -124,7 +132,7 @@ fn family(gpu: &Gpu, request: &Request, ptx: &str, tests: &[Test]) -> Result<Vec
         rounds.extend(bench.test(test, kernel, request)?);
         // One lie in each family proves that who differs is seen.
         if nth == 0 {
-            let liar = bench.ballot.liar(request.seed);
+            let liar = Ballot::liar(request.seed, &rounds);
             rounds.push(bench.round(test, kernel, request.seed, test.steps, Some(liar))?.0);
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use gpu_agent_core::burn_in::vote::{self, Round};
 use gpu_agent_core::burn_in::wave::{Sweep, Wave};
 
+use super::arch;
 use super::child::Request;
 use super::cuda::{Failure, Gpu};
 use super::power::Load;
@@ -27,6 +28,10 @@ const TOLD_MAX: usize = 4;
 /// # Errors
 /// The driver refuses, or the GPU breaks.
 pub(super) fn test(gpu: &Gpu, request: &Request) -> Result<(Wave, Vec<Round>), Failure> {
+    swing(gpu, request).map_err(|failure| arch::doubted(gpu.info.compute, failure))
+}
+
+fn swing(gpu: &Gpu, request: &Request) -> Result<(Wave, Vec<Round>), Failure> {
     let idle = Sampler::start(&request.uuid).end();
     let mut bench =
         Bench { gpu, load: Load::brief(gpu, request.seed)?, step: 1, rounds: Vec::new() };

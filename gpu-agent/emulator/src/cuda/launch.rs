@@ -7,12 +7,38 @@ use crate::device::code;
 use crate::machine::Launch;
 use crate::ptx::Module;
 
+/// Bytes of shared memory that a block has without asking, and at most.
+const SHARED_USUAL: usize = 48 << 10;
+pub(super) const SHARED_MOST: usize = 99 << 10;
+
+/// A kernel that was looked up.
+pub(super) struct Function {
+    module: usize,
+    kernel: usize,
+    /// Bytes of shared memory that a launch may give it.
+    most: usize,
+}
+
+impl Function {
+    /// Lets a launch give it so many bytes.
+    pub(super) fn allow(&mut self, bytes: usize, modules: &[Option<Module>]) -> Result<(), u32> {
+        let module = modules.get(self.module).and_then(Option::as_ref);
+        let kernel = module.and_then(|it| it.kernels.get(self.kernel));
+        let own = kernel.ok_or(code::INVALID_HANDLE)?.shared;
+        if own + bytes > SHARED_MOST {
+            return Err(code::INVALID_VALUE);
+        }
+        self.most = bytes;
+        Ok(())
+    }
+}
+
 /// Where programs that are no text begin: machine code, and bundles of several.
 const MACHINE_CODE: [[u8; 4]; 2] = [*b"\x7fELF", [0x50, 0xed, 0x55, 0xba]];
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleLoadData(out: *mut *mut c_void, image: *const c_void) -> u32 {
-    with_device(|driver, _| {
+    with_device(|driver, index| {
         if image.is_null() {
             return Err(code::INVALID_VALUE);
         }
@@ -29,6 +55,11 @@ pub unsafe extern "C" fn cuModuleLoadData(out: *mut *mut c_void, image: *const c
             crate::say(&format!("emulated driver: PTX, {error}"));
             code::INVALID_PTX
         })?;
+        let compute = driver.devices[index].gpu.compute;
+        if !module.runs_on(compute) {
+            crate::say(&format!("emulated driver: PTX, not for a GPU of {compute:?}"));
+            return Err(code::INVALID_PTX);
+        }
         driver.modules.push(Some(module));
         // SAFETY: the driver's contract.
         unsafe { put(out, handle(driver.modules.len())) }
@@ -61,7 +92,9 @@ pub unsafe extern "C" fn cuModuleGetFunction(
         let module = driver.modules.get(at).and_then(Option::as_ref);
         let kernels = &module.ok_or(code::INVALID_HANDLE)?.kernels;
         let nth = kernels.iter().position(|it| it.name == name).ok_or(code::NOT_FOUND)?;
-        driver.functions.push((at, nth));
+        // Without asking, all that a block has is 48 KiB.
+        let most = SHARED_USUAL.saturating_sub(kernels[nth].shared);
+        driver.functions.push(Function { module: at, kernel: nth, most });
         // SAFETY: the driver's contract.
         unsafe { put(out, handle(driver.functions.len())) }
     })
@@ -91,7 +124,11 @@ pub unsafe extern "C" fn cuLaunchKernel(
         }
         let Driver { devices, modules, functions, pinned, .. } = driver;
         let at = function.addr().checked_sub(1);
-        let (module, nth) = *at.and_then(|at| functions.get(at)).ok_or(code::INVALID_HANDLE)?;
+        let function = at.and_then(|at| functions.get(at)).ok_or(code::INVALID_HANDLE)?;
+        let Function { module, kernel: nth, most } = *function;
+        if shared as usize > most {
+            return Err(code::INVALID_VALUE);
+        }
         let module = modules.get(module).and_then(Option::as_ref).ok_or(code::INVALID_HANDLE)?;
         let kernel = module.kernels.get(nth).ok_or(code::INVALID_HANDLE)?;
         let mut arguments = vec![0; kernel.parameter_bytes];
@@ -106,8 +143,9 @@ pub unsafe extern "C" fn cuLaunchKernel(
             };
             arguments[*at..at + bytes].copy_from_slice(from);
         }
-        let launch = Launch { kernel, arguments: &arguments, blocks, threads, shared };
         let device = &mut devices[index];
+        let is_cold = device.is_new(&kernel.name);
+        let launch = Launch { kernel, arguments: &arguments, blocks, threads, shared, is_cold };
         device.rest(now().saturating_sub(device.ended_at));
         device.launch(&launch, pinned);
         device.ended_at = now();

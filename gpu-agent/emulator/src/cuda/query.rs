@@ -112,7 +112,7 @@ pub unsafe extern "C" fn cuDeviceGetAttribute(out: *mut c_int, which: u32, numbe
             76 => small(device.gpu.compute.1)?,
             // Shared memory: of a block, of a block that asks, of an SM.
             8 => 48 << 10,
-            97 => 99 << 10,
+            97 => c_int::try_from(super::launch::SHARED_MOST).map_err(|_| code::UNKNOWN)?,
             81 => 100 << 10,
             // The second-level cache.
             38 => 64 << 10,
@@ -144,6 +144,14 @@ pub unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) ->
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuFuncSetAttribute(_function: *mut c_void, _which: u32, _value: c_int) -> u32 {
-    code::SUCCESS
+pub extern "C" fn cuFuncSetAttribute(function: *mut c_void, which: u32, value: c_int) -> u32 {
+    /// The most shared memory that a launch may give.
+    const MOST: u32 = 8;
+    with(|driver| {
+        let Driver { functions, modules, .. } = driver;
+        let at = function.addr().checked_sub(1);
+        let function = at.and_then(|at| functions.get_mut(at)).ok_or(code::INVALID_HANDLE)?;
+        let bytes = usize::try_from(value).map_err(|_| code::INVALID_VALUE)?;
+        if which == MOST { function.allow(bytes, modules) } else { Ok(()) }
+    })
 }

@@ -17,7 +17,14 @@ pub(crate) struct Launch<'a> {
     pub threads: u32,
     /// Bytes of shared memory beside the kernel's own.
     pub shared: u32,
+    /// No SM has run the kernel before.
+    pub is_cold: bool,
 }
+
+/// Cycles that the first launch of a kernel waits for its instructions: on one SM of so many, which
+/// fetches them for the others too.
+const COLD: u64 = 400_000;
+const TOGETHER: u32 = 4;
 
 /// The SMs and what is wrong with them.
 pub(crate) struct Sms<'a> {
@@ -58,6 +65,7 @@ pub(crate) fn run(
             sm,
             flaky: sms.flaky.get_mut(&sm),
             pace: sms.pace.get(&sm).copied().unwrap_or(1_000),
+            cold: if launch.is_cold && sm % TOGETHER == 1 { COLD } else { 0 },
         };
         // A barrier lets all go on that have reached it when none can go further.
         let mut waiting = true;

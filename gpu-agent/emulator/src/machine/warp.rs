@@ -19,7 +19,12 @@ pub(crate) struct Surroundings<'a> {
     pub flaky: Option<&'a mut Unit>,
     /// How much slower its clock makes it seem, in thousandths.
     pub pace: u64,
+    /// Cycles that the SM waits for instructions which it has not run before.
+    pub cold: u64,
 }
+
+/// Cycles that one of this machine's takes. What it runs is short, and stands for more.
+const CYCLES: u64 = 512;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Halt {
@@ -32,6 +37,8 @@ pub(crate) struct Warp {
     /// Where groups of lanes stand: position and lanes, the furthest behind last.
     groups: Vec<(u32, u32)>,
     cycles: u64,
+    /// It has looked at its clock.
+    is_timed: bool,
 }
 
 /// What became of an instruction.
@@ -46,7 +53,7 @@ enum Next {
 
 impl Warp {
     pub(crate) fn new(kernel: &Kernel) -> Self {
-        Self { registers: Registers::new(kernel), groups: Vec::new(), cycles: 0 }
+        Self { registers: Registers::new(kernel), groups: Vec::new(), cycles: 0, is_timed: false }
     }
 
     /// Begins again, with these lanes.
@@ -54,6 +61,7 @@ impl Warp {
         self.groups.clear();
         self.groups.push((0, lanes));
         self.cycles = 0;
+        self.is_timed = false;
     }
 
     /// Runs until all lanes have ended or stand at a barrier.
@@ -154,7 +162,10 @@ impl Warp {
                 self.registers.set_longs(*d, mask, &[value; LANES]);
             }
             Op::Clock(d) => {
-                let now = self.cycles * with.pace / 1_000;
+                // Instructions that follow the first look are those that were not there.
+                let cold = if self.is_timed { with.cold } else { 0 };
+                self.is_timed = true;
+                let now = self.cycles * CYCLES * with.pace / 1_000 + cold;
                 self.registers.set_longs(*d, mask, &[now; LANES]);
             }
             op => self.compute(op, mask),

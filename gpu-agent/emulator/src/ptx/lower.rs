@@ -52,6 +52,10 @@ const SCALED: &[&str] =
 /// # Errors
 /// An instruction that is not known, by name, or one whose operands make no sense.
 pub(crate) fn lower(entry: &Entry) -> Result<Kernel, PtxError> {
+    if let Some(line) = useless_load(entry) {
+        let what = "an assembler leaves this read out: nobody uses what it gives";
+        return Err(PtxError::new(line, what));
+    }
     let mut lowering = Lowering::new(entry);
     let mut code = Vec::with_capacity(entry.statements.len() + 1);
     for statement in &entry.statements {
@@ -77,6 +81,32 @@ pub(crate) fn lower(entry: &Entry) -> Result<Kernel, PtxError> {
         constants: lowering.constants,
         code,
     })
+}
+
+/// The line of a read that need not be done: it is not volatile, and no other statement names a
+/// register that it fills.
+fn useless_load(entry: &Entry) -> Option<usize> {
+    let mut uses: BTreeMap<&str, usize> = BTreeMap::new();
+    for statement in &entry.statements {
+        let guard = statement.guard.iter().map(|(name, _)| name.as_str());
+        for name in guard.chain(statement.operands.iter().flat_map(names)) {
+            *uses.entry(name).or_default() += 1;
+        }
+    }
+    let is_useless = |it: &&Statement| {
+        let is_load = it.opcode.starts_with("ld.") && !it.opcode.contains(".volatile");
+        let filled = it.operands.first().map(names).unwrap_or_default();
+        is_load && filled.iter().all(|name| uses.get(name) == Some(&1))
+    };
+    entry.statements.iter().find(is_useless).map(|it| it.line)
+}
+
+fn names(operand: &Operand) -> Vec<&str> {
+    match operand {
+        Operand::Name(name) | Operand::Address(name, _) => vec![name.as_str()],
+        Operand::Vector(all) => all.iter().flat_map(names).collect(),
+        Operand::Immediate(_) => Vec::new(),
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

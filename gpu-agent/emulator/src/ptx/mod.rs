@@ -30,15 +30,24 @@ impl PtxError {
 
 /// The kernels of a module.
 pub(crate) struct Module {
+    /// The architecture that its text is for: tenths of a compute capability, and whether for that alone.
+    pub target: (u32, bool),
     pub kernels: Vec<Kernel>,
 }
 
 impl Module {
+    /// Whether a GPU of this compute capability runs it.
+    pub(crate) fn runs_on(&self, (major, minor): (u32, u32)) -> bool {
+        let (target, is_own) = self.target;
+        let has = major * 10 + minor;
+        if is_own { has == target } else { has >= target }
+    }
+
     /// # Errors
     /// The text is not PTX, or uses what this interpreter does not know; both are named.
     pub(crate) fn load(text: &str) -> Result<Self, PtxError> {
         let entries = parse(text)?;
         let kernels: Result<Vec<Kernel>, PtxError> = entries.iter().map(lower).collect();
-        Ok(Self { kernels: kernels? })
+        Ok(Self { target: text::target(text), kernels: kernels? })
     }
 }

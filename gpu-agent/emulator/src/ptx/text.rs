@@ -50,6 +50,14 @@ pub(crate) struct Entry {
 /// Architectures whose own instructions (wgmma, tcgen05) work on memory by descriptors.
 const UNKNOWN_TARGETS: [&str; 2] = ["sm_90a", "sm_100a"];
 
+/// What a module's `.target` names, as of `sm_120a`: 120, and true for the letter.
+pub(super) fn target(text: &str) -> (u32, bool) {
+    let named = text.lines().find_map(|line| line.trim_start().strip_prefix(".target sm_"));
+    let named = named.unwrap_or_default().trim();
+    let number = named.trim_end_matches(|it: char| !it.is_ascii_digit());
+    (number.parse().unwrap_or(0), number.len() < named.len())
+}
+
 /// Takes a module apart. Shared and constant memory that it declares belongs to each entry.
 ///
 /// # Errors
