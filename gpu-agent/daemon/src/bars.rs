@@ -11,6 +11,15 @@ use serde_json::Value;
 /// the load by `wgmma` is (512 links of 4 repeats, 4 products each, of 2 groups of 64 x 256 x 16).
 const WGMMA_PEAK: f64 = 4_096.0;
 const WGMMA_STEP: f64 = 512.0 * 4.0 * 4.0 * 2.0 * (2.0 * 64.0 * 256.0 * 16.0);
+/// Kernels whose results the processor computes too; those of other GPUs were not run.
+const EXACT: [(&str, &str); 6] = [
+    ("int8 as the processor computes", "tensor_int8"),
+    ("a step as the processor computes", "golden_exact_bf16"),
+    ("wgmma as the processor computes", "tensor_wgmma_exact"),
+    ("tcgen05 as the processor computes", "tensor_tcgen05_exact"),
+    ("f8f6f4 as the processor computes", "tensor_f8f6f4_exact"),
+    ("nvfp4 as the processor computes", "tensor_nvfp4"),
+];
 /// Reports of equal seeds.
 const RUNS: usize = 10;
 
@@ -47,7 +56,50 @@ pub fn judge(folder: &Path, out: &mut impl Write) -> io::Result<bool> {
         };
         writeln!(out, "{word:<15} {:<34} {:<24} bar: {}", it.name, it.measured, it.bar)?;
     }
+    writeln!(out)?;
+    for line in evidence(folder) {
+        writeln!(out, "{line}")?;
+    }
     Ok(bars.iter().all(|it| it.word != Word::Fail))
+}
+
+/// What decides questions that only silicon can: all findings, where the time went, how far apart SMs
+/// are, and what the link to the host did.
+fn evidence(folder: &Path) -> Vec<String> {
+    let mut lines = Vec::new();
+    for name in ["t1", "t2", "t3"] {
+        let report = report(folder, name);
+        for gpu in report["gpus"].as_array().into_iter().flatten() {
+            let it = &gpu["measured"];
+            for finding in gpu["findings"].as_array().into_iter().flatten() {
+                let word = |field: &str| finding[field].as_str().unwrap_or("?");
+                let (severity, check) = (word("severity"), word("check"));
+                lines.push(format!("{name}: {severity} ({check}): {}", word("message")));
+            }
+            lines.push(format!("{name}: ms of each check: {}", numbers(&it["checkMillis"], 8)));
+            let slowest = numbers(&it["slowestPermille"], 8);
+            lines.push(format!("{name}: slowest SM, thousandths of most others: {slowest}"));
+            let links = &it["links"];
+            let of = |field: &str| links[field].as_u64().map_or("?".into(), |it| it.to_string());
+            let (lanes, lanes_max) = (of("lanes"), of("lanesMax"));
+            let (is, can) = (of("generation"), of("generationMax"));
+            lines.push(format!(
+                "{name}: link: {lanes} of {lanes_max} lanes, generation {is} of {can}"
+            ));
+        }
+    }
+    lines
+}
+
+/// Some of an object's numbers, the highest first.
+fn numbers(of: &Value, most: usize) -> String {
+    let all = of.as_object().into_iter().flatten();
+    let mut all: Vec<(&String, u64)> =
+        all.filter_map(|(name, value)| Some((name, value.as_u64()?))).collect();
+    all.sort_by_key(|(_, value)| std::cmp::Reverse(*value));
+    let said = all.iter().take(most).map(|(name, value)| format!("{name} {value}"));
+    let said: Vec<String> = said.collect();
+    if said.is_empty() { "none".into() } else { said.join(", ") }
 }
 
 fn report(folder: &Path, name: &str) -> Value {
@@ -80,7 +132,9 @@ fn bars(folder: &Path) -> Vec<Bar> {
     add("t1 finds nothing", false, verdict(&t1), "pass, on all SMs");
     add("t2 finds nothing", false, verdict(&t2), "pass, on all SMs");
     add("digests of 10 runs", false, digests(folder), "equal");
-    add("wgmma as the processor computes", true, exact(gpu), "equal");
+    for (name, kernel) in EXACT {
+        add(name, true, exact(gpu, kernel), "equal");
+    }
     for tool in ["memcheck", "racecheck", "initcheck"] {
         let name = match tool {
             "memcheck" => "compute-sanitizer memcheck",
@@ -143,18 +197,17 @@ fn digests(folder: &Path) -> Option<(String, bool)> {
     Some((format!("{equal} of {RUNS}"), equal == RUNS))
 }
 
-/// Such a round is judged by what the processor computed: a finding would name it.
-fn exact(gpu: &Value) -> Option<(String, bool)> {
-    const NAME: &str = "tensor_wgmma_exact";
-    gpu["measured"]["digests"].get(NAME)?;
+/// Such a round is judged by what the processor computed: a finding would name it. What the driver did
+/// not take has no digest.
+fn exact(gpu: &Value, kernel: &str) -> Option<(String, bool)> {
+    gpu["measured"]["digests"].get(kernel)?;
     let findings = gpu["findings"].as_array()?;
-    let mut about = findings.iter().filter(|it| it["check"] == NAME);
-    match about.next() {
-        None => Some(("equal".into(), true)),
-        Some(it) if it["severity"] == "fault" => Some(("differs".into(), false)),
-        // The driver did not take the kernel, or not all SMs took part.
-        Some(_) => None,
-    }
+    let mut about = findings.iter().filter(|it| it["check"] == kernel);
+    let Some(finding) = about.next() else { return Some(("equal".into(), true)) };
+    let message = finding["message"].as_str().unwrap_or_default();
+    let differs = finding["severity"] == "fault" || message.contains("than the processor");
+    // Else not all SMs took part.
+    differs.then(|| ("differs".into(), false))
 }
 
 #[cfg(test)]
@@ -170,6 +223,39 @@ mod tests {
                 "memoryBytesPerSecond": 80,
                 "links": {"copyBytes": 50, "copyNanos": 500_000_000},
                 "compared": {"tensor_wgmma_powerMillicyclesPerStep": 2_100_000_000_u64}}}]})
+    }
+
+    #[test]
+    fn what_differs_from_the_processor_is_missed_also_where_it_is_no_fault() {
+        let mut report = t2("NVIDIA H200");
+        let gpu = &mut report["gpus"][0];
+        assert_eq!(exact(gpu, "tensor_wgmma_exact"), Some(("equal".into(), true)));
+        assert_eq!(exact(gpu, "tensor_nvfp4"), None);
+        let finding = |message: &str| json!([{"check": "tensor_wgmma_exact", "severity": "unknown", "message": message}]);
+        gpu["findings"] = finding("132 of 132 SMs compute something else than the processor");
+        assert_eq!(exact(gpu, "tensor_wgmma_exact"), Some(("differs".into(), false)));
+        gpu["findings"] = finding("131 of 132 SMs took part");
+        assert_eq!(exact(gpu, "tensor_wgmma_exact"), None);
+    }
+
+    #[test]
+    fn what_decides_is_told_for_each_report() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut report = t2("NVIDIA H200");
+        let gpu = &mut report["gpus"][0];
+        gpu["findings"] = json!([{"check": "links", "severity": "fault", "message": "slow"}]);
+        gpu["measured"]["checkMillis"] = json!({"units": 900, "memory": 4_000});
+        gpu["measured"]["links"] = json!({"lanes": 16, "lanesMax": 16, "generation": 4});
+        fs::write(folder.path().join("t2.out"), report.to_string()).unwrap();
+        assert_eq!(
+            evidence(folder.path()),
+            [
+                "t2: fault (links): slow",
+                "t2: ms of each check: memory 4000, units 900",
+                "t2: slowest SM, thousandths of most others: none",
+                "t2: link: 16 of 16 lanes, generation 4 of ?",
+            ]
+        );
     }
 
     fn judged(name: &str) -> Vec<(&'static str, Word)> {

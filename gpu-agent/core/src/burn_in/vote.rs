@@ -176,7 +176,8 @@ pub fn judge(round: &Round) -> Vec<Finding> {
     findings
 }
 
-fn slow(round: &Round) -> Vec<Finding> {
+/// The longest that each SM took, and what most need at most; none where pace says nothing.
+fn pace(round: &Round) -> Option<(BTreeMap<u32, u64>, u64)> {
     let mut cycles: BTreeMap<u32, u64> = BTreeMap::new();
     for vote in &round.votes {
         let longest = cycles.entry(vote.sm).or_default();
@@ -186,9 +187,20 @@ fn slow(round: &Round) -> Vec<Finding> {
     sorted.sort_unstable();
     let at = sorted.len().saturating_sub(1) * MOST.0 / MOST.1;
     let usual = sorted.get(at).copied().unwrap_or(0);
-    if !round.is_paced || !round.is_warm || usual < CYCLES_MIN {
-        return Vec::new();
-    }
+    let says = round.is_paced && round.is_warm && usual >= CYCLES_MIN;
+    says.then_some((cycles, usual))
+}
+
+/// How long the slowest SM took, in thousandths of what most need at most; none where pace says
+/// nothing.
+#[must_use]
+pub fn slowest_permille(round: &Round) -> Option<u64> {
+    let (cycles, usual) = pace(round)?;
+    cycles.values().max()?.saturating_mul(1_000).checked_div(usual)
+}
+
+fn slow(round: &Round) -> Vec<Finding> {
+    let Some((cycles, usual)) = pace(round) else { return Vec::new() };
     let late = cycles.iter().filter(|(_, it)| **it * 1_000 > usual * SLOW_PERMILLE);
     late.map(|(sm, it)| {
         let message = format!("SM {sm} took {it} cycles, most others at most {usual}");
@@ -259,7 +271,9 @@ mod tests {
     fn who_is_two_percent_late_is_named_unless_the_work_is_shared() {
         let mut it = round(|vote| vote.cycles += u64::from(vote.sm == 6) * 201_000);
         assert_eq!(blamed(&it), [(6, "pace".into())]);
+        assert_eq!(slowest_permille(&it), Some(1_020));
         it.is_paced = false;
+        assert_eq!(slowest_permille(&it), None);
         assert!(judge(&it).is_empty());
         let just = round(|vote| vote.cycles += u64::from(vote.sm == 6) * 199_000);
         assert!(judge(&just).is_empty());

@@ -71,6 +71,11 @@ pub(super) struct Numbers {
     digests: BTreeMap<String, String>,
     /// The median SM's cycles in that round.
     cycles: BTreeMap<String, u64>,
+    /// What the slowest SM took in the last round of each vote whose pace is judged, in thousandths of
+    /// what most need at most.
+    slowest_permille: BTreeMap<String, u64>,
+    /// How long each check took, with its process, the driver's start and its compiler.
+    pub check_millis: BTreeMap<String, u64>,
     memory_bytes: u64,
     memory_bytes_free: u64,
     memory_bytes_per_second: u64,
@@ -94,6 +99,9 @@ impl Numbers {
         for round in rounds.iter().filter(|it| it.canary.is_none()) {
             self.compared.add_round(round);
             measured::add_digest(&mut self.said, round);
+            if let Some(slowest) = vote::slowest_permille(round) {
+                self.slowest_permille.insert(round.name.clone(), slowest);
+            }
             if self.digests.contains_key(&round.name) {
                 continue;
             }

@@ -242,7 +242,11 @@ impl Bench<'_> {
             progress(Progress { gpu: self.device.index, check: check.name(), done_permille });
             let request = self.request(check, round);
             let patience = self.options.patience + Duration::from_secs(u64::from(request.seconds));
-            match ask(&request, patience, &self.options.stop).await {
+            let asked_at = self.options.clock.now();
+            let answer = ask(&request, patience, &self.options.stop).await;
+            let spent = self.options.clock.now().since(asked_at).0;
+            *numbers.check_millis.entry(check.name().to_owned()).or_default() += spent;
+            match answer {
                 Ok(Answer::Votes(rounds)) => {
                     findings.extend(rounds.iter().flat_map(vote::judge));
                     numbers.add_rounds(&rounds);
