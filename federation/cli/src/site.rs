@@ -279,7 +279,7 @@ impl Listed for GrantView {
             Item::maybe(self.class.as_ref()),
             Item::of(self.gpus),
             Item::of(self.gpus_used),
-            Item::maybe(self.gpus_verified),
+            Item::maybe(self.gpus_verified.map(|proven| format!("{proven}/{}", self.gpus))),
             Item::of(&self.state),
             Item::of(joined(&self.nodes)),
         ]
@@ -297,7 +297,7 @@ impl Listed for GrantView {
             "class": self.class.as_ref().map(ToString::to_string),
             "gpus": self.gpus.0,
             "gpus_used": self.gpus_used.0,
-            "gpus_verified": self.gpus_verified.map(|gpus| gpus.0),
+            "gpus_verified": self.gpus_verified.map(|proven| proven.0),
             "state": self.state,
             "nodes": texts(&self.nodes),
         })

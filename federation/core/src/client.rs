@@ -17,6 +17,7 @@ use specs::wire::client::{
 };
 use specs::wire::peer::{ClassCapacity, GuestPhase};
 
+use crate::exchange::proofs;
 use crate::health::asks_for_proofs;
 use crate::leader::Leader;
 use crate::placement::sites::weights;
@@ -352,7 +353,13 @@ pub fn site_views(state: &State, leader: Option<(&Leader, Instant)>) -> Vec<Site
     views
 }
 
-fn held_view(state: &State, own: &SiteId, key: &HeldKey, held: &Held) -> GrantView {
+fn held_view(
+    state: &State,
+    own: &SiteId,
+    (key, held): (&HeldKey, &Held),
+    at: Timestamp,
+) -> GrantView {
+    let proven = held.proofs.iter().filter(|proof| proof.will_do(None, at)).count();
     let drawn = state.drawn.iter().filter(|(it, _)| it.host == key.host && it.grant == key.grant);
     let word = match (held.returned, held.recalled) {
         (true, _) => "returned",
@@ -368,13 +375,13 @@ fn held_view(state: &State, own: &SiteId, key: &HeldKey, held: &Held) -> GrantVi
         gpus_used: drawn.fold(GpuCount::ZERO, |sum, (_, gpus)| sum.plus(*gpus)),
         nodes: held.slots.iter().map(|slot| slot.node.clone()).collect(),
         state: word.into(),
-        gpus_verified: Some(count(held.proofs.len())),
+        gpus_verified: proofs::are_shown(state, &key.host).then(|| count(proven)),
     }
 }
 
-/// Grants made to peers and grants held at peers.
+/// Grants made to peers and grants held at peers, with what of them is proven at that time.
 #[must_use]
-pub fn grant_views(state: &State) -> Vec<GrantView> {
+pub fn grant_views(state: &State, at: Timestamp) -> Vec<GrantView> {
     let Some(own) = state.own() else { return Vec::new() };
     let mut used: BTreeMap<GrantId, GpuCount> = BTreeMap::new();
     for gpu in state.nodes.values().flat_map(|node| &node.gpus) {
@@ -394,7 +401,7 @@ pub fn grant_views(state: &State) -> Vec<GrantView> {
         state: if grant.recalled { "recalled".into() } else { "made".into() },
         gpus_verified: None,
     });
-    let held = state.held.iter().map(|(key, held)| held_view(state, own, key, held));
+    let held = state.held.iter().map(|it| held_view(state, own, it, at));
     made.chain(held).collect()
 }
 

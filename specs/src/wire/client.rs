@@ -543,7 +543,8 @@ crate::message! {
         6 => gpus_used: GpuCount,
         7 => nodes: Vec<NodeId>,
         8 => state: String,
-        /// GPUs whose proofs this site, as the home, has verified. Absent for who is not the home.
+        /// Of how many of its GPUs the site that answers, as their home, has verified a proof that
+        /// holds. Absent of a grant that it made, and where the host shows no proofs.
         20 => gpus_verified: Option<GpuCount>,
     }
 

@@ -36,6 +36,15 @@ fn a_job_leaves_for_gpus_whose_proofs_its_home_has_verified_and_for_no_others() 
         assert_eq!(berlin.job(id)["host"], "giga");
     }
 
+    // Grants say of how many GPUs the home has verified proofs.
+    let told = |host: &str| {
+        let grants = berlin.list(&["grant", "ls"]).into_iter().filter(|it| it["host"] == host);
+        grants.map(|it| (it["gpus"].clone(), it["gpus_verified"].clone())).collect::<Vec<_>>()
+    };
+    await_that("both are verified", PATIENCE, || told("giga") == [(2.into(), 2.into())]);
+    let table = berlin.run(&["grant", "ls"]).done();
+    assert!(table.contains("VERIFIED") && table.contains("2/2"), "{table}");
+
     // Now only the other host has room.
     let works = [Work::new("waits", 1, 1), Work { health, ..Work::new("demands-too", 1, 1) }];
     let waiting = works.map(|work| berlin.submit(work));

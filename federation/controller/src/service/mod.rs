@@ -311,7 +311,7 @@ fn read(shared: &Arc<Shared>, asked: &Asked, state: &State) -> Result<Bytes, Fau
     } else if method == Method::SiteList || method == Method::Capacity {
         Ok(site::sites(shared, state))
     } else if method == Method::GrantList {
-        Ok(site::grants(state))
+        Ok(site::grants(shared, state))
     } else if method == Method::LoanList {
         Ok(site::loans(state))
     } else if method == Method::HealthLimitsShow {

@@ -69,8 +69,9 @@ pub(crate) fn sites(shared: &Shared, state: &State) -> Bytes {
     encode(&SiteViews { revision: state.revision, sites })
 }
 
-pub(crate) fn grants(state: &State) -> Bytes {
-    encode(&GrantViews { revision: state.revision, grants: grant_views(state) })
+pub(crate) fn grants(shared: &Shared, state: &State) -> Bytes {
+    let grants = grant_views(state, shared.env.clock.wall());
+    encode(&GrantViews { revision: state.revision, grants })
 }
 
 pub(crate) fn loans(state: &State) -> Bytes {

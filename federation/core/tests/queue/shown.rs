@@ -1,7 +1,7 @@
 //! Proofs of GPUs that hosts show to homes: verified before what is granted is used.
 
 use federation_core::{
-    Command, JobPhase, Leader, RecordProofs, Reply, SetTrust, State, WithholdGpu, why,
+    Command, JobPhase, Leader, RecordProofs, Reply, SetTrust, State, WithholdGpu, grant_views, why,
 };
 use specs::codec::{Blob, Message};
 use specs::gpu::{BurnInTier, HealthProof, KERNELS, Passed};
@@ -114,6 +114,30 @@ fn a_home_uses_what_is_granted_once_it_has_verified_its_proofs_and_names_the_gpu
     // They are shown once.
     let (_, shown) = rounds((&mut berlin, &mut giga), 5, |_| {});
     assert_eq!((shown, verified(&berlin.state)), (0, 4));
+}
+
+#[test]
+fn a_grant_tells_its_home_how_many_of_its_gpus_are_proven() {
+    let (mut berlin, mut giga) = sites(NEW, NEW);
+    berlin.submit(2, job("acme", 2, 2));
+    let told = |site: &Site, at: u64| {
+        let views = grant_views(&site.state, Timestamp(at));
+        views.iter().map(|it| (it.gpus.0, it.gpus_verified.map(|it| it.0))).collect::<Vec<_>>()
+    };
+    rounds((&mut berlin, &mut giga), 3, |report| report.proofs.clear());
+    assert_eq!(told(&berlin, berlin.now), [(4, Some(0))]);
+    rounds((&mut berlin, &mut giga), 3, |report| report.proofs.truncate(1));
+    let some = told(&berlin, berlin.now);
+    assert!(matches!(some[..], [(4, Some(1..4))]), "{some:?}");
+    go_round(&mut berlin, &mut giga);
+    assert_eq!(told(&berlin, berlin.now), [(4, Some(4))]);
+    assert_eq!(told(&berlin, berlin.now + 32 * 24 * HOUR), [(4, Some(0))], "they have expired");
+    assert_eq!(told(&giga, giga.now), [(4, None)], "its host has verified none");
+    // A host of an earlier version shows none.
+    let (mut berlin, mut giga) = sites(NEW, ClusterVersion::DEMANDS);
+    berlin.submit(2, job("acme", 2, 2));
+    go_round(&mut berlin, &mut giga);
+    assert_eq!(told(&berlin, berlin.now), [(4, None)]);
 }
 
 #[test]
