@@ -3,6 +3,8 @@
 use std::thread;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::cluster::{PATIENCE, SHORT_TERMS, SitePlan, World};
 use crate::health::{BURN_IN_MAX, emulated_agent};
 use crate::process::{await_some, await_that};
@@ -37,13 +39,18 @@ fn a_job_leaves_for_gpus_whose_proofs_its_home_has_verified_and_for_no_others() 
     }
 
     // Grants say of how many GPUs the home has verified proofs.
-    let told = |host: &str| {
-        let grants = berlin.list(&["grant", "ls"]).into_iter().filter(|it| it["host"] == host);
-        grants.map(|it| (it["gpus"].clone(), it["gpus_verified"].clone())).collect::<Vec<_>>()
+    let sum =
+        |grants: &[Value], of: &str| grants.iter().filter_map(|it| it[of].as_u64()).sum::<u64>();
+    let told = || {
+        let grants = berlin.list(&["grant", "ls"]);
+        grants.into_iter().filter(|it| it["host"] == "giga").collect::<Vec<_>>()
     };
-    await_that("both are verified", PATIENCE, || told("giga") == [(2.into(), 2.into())]);
-    let table = berlin.run(&["grant", "ls"]).done();
-    assert!(table.contains("VERIFIED") && table.contains("2/2"), "{table}");
+    let grants = await_some("both GPUs are verified", PATIENCE, || {
+        Some(told()).filter(|it| sum(it, "gpus_verified") == 2)
+    });
+    assert_eq!(sum(&grants, "gpus"), 2, "{grants:?}");
+    let (table, gpus) = (berlin.run(&["grant", "ls"]).done(), &grants[0]["gpus"]);
+    assert!(table.contains("VERIFIED") && table.contains(&format!(" {gpus}/{gpus} ")), "{table}");
 
     // Now only the other host has room.
     let works = [Work::new("waits", 1, 1), Work { health, ..Work::new("demands-too", 1, 1) }];
