@@ -130,7 +130,7 @@ fn whatever_field_of_the_statement_is_altered_the_signature_does_not_hold() {
     let g1 = world.agent("g1");
     let sound = signed(&g1, &said(0));
     type Change = fn(&mut HealthProof);
-    let alter: [(&str, Change); 10] = [
+    let alter: [(&str, Change); 11] = [
         ("site", |it| it.site = site("gigb")),
         ("node", |it| it.node = node("g2")),
         ("index", |it| it.index = GpuIndex(1)),
@@ -141,6 +141,7 @@ fn whatever_field_of_the_statement_is_altered_the_signature_does_not_hold() {
         ("passed_at", |it| it.passed_at.0 += 1),
         ("valid_for", |it| it.valid_for.0 *= 2),
         ("agent", |it| it.agent = "0.1.1".into()),
+        ("baseline", |it| it.baseline.push('X')),
     ];
     for (field, alter) in alter {
         let mut other = said(0);
