@@ -169,7 +169,7 @@ impl World {
         } else if is_unknown {
             Evidence::Unknown("nobody knows".into())
         } else {
-            Evidence::Passed { tier: burn_in.tier, proof }
+            Evidence::Passed { tier: burn_in.tier, proof, warning: String::new() }
         };
         self.health_learns(at, burn_in.gpu, evidence);
         self.measures(at, burn_in.gpu);

@@ -154,8 +154,11 @@ impl Listed for Burnt {
             BurnInEnd::Unknown | BurnInEnd::Interrupted => Mood::Busy,
         });
         let said = last.map(|last| last.why.clone()).filter(|why| !why.is_empty());
-        let compared = || differs(it).or_else(|| behind(it));
-        let why = said.or_else(compared).unwrap_or_else(|| it.why.clone());
+        let compared = differs(it).or_else(|| behind(it));
+        // Of one that passed it is but a warning.
+        let has_passed = last.is_some_and(|last| last.end == BurnInEnd::Passed);
+        let why = if has_passed { compared.or(said) } else { said.or(compared) };
+        let why = why.unwrap_or_else(|| it.why.clone());
         vec![
             Item::of(it.index),
             Item::of(state(it)),

@@ -106,8 +106,9 @@ impl Default for Policy {
 /// What was learnt of a GPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Evidence {
-    /// A burn-in found nothing. The proof is what its agent signed.
-    Passed { tier: BurnInTier, proof: SignedProof },
+    /// A burn-in found no fault. The proof is what its agent signed; the warning is the gravest, empty
+    /// if there is none, and changes nothing: it is for people.
+    Passed { tier: BurnInTier, proof: SignedProof, warning: String },
     /// A burn-in, or the counters, found a fault.
     Fault(String),
     /// Something is to be watched.
@@ -341,7 +342,7 @@ impl Health {
     /// Something was learnt of a GPU.
     pub fn handle_evidence(&mut self, now: Instant, index: GpuIndex, evidence: Evidence) {
         let end = match &evidence {
-            Evidence::Passed { .. } => Some((BurnInEnd::Passed, String::new())),
+            Evidence::Passed { warning, .. } => Some((BurnInEnd::Passed, warning.clone())),
             Evidence::Unknown(why) => Some((BurnInEnd::Unknown, why.clone())),
             Evidence::Fault(why) => Some((BurnInEnd::Fault, why.clone())),
             Evidence::Warning(_)
@@ -687,7 +688,7 @@ impl Gpu {
 
     fn learn(&mut self, now: Instant, evidence: Evidence) {
         match evidence {
-            Evidence::Passed { tier, proof } => self.pass(now, tier, proof),
+            Evidence::Passed { tier, proof, warning: _ } => self.pass(now, tier, proof),
             Evidence::Fault(why) => self.quarantine(now, why, None),
             Evidence::Warning(why) => self.doubt(now, why),
             Evidence::Unknown(why) => self.miss(now, &why),

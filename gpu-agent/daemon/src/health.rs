@@ -307,7 +307,12 @@ fn note(gpu: GpuIndex, evidence: &Evidence) {
         Evidence::Passed { tier: BurnInTier::T4, .. } => {
             tracing::debug!(%gpu, "the GPU is sound in an idle moment");
         }
-        Evidence::Passed { tier, .. } => tracing::info!(%gpu, %tier, "the GPU is sound"),
+        Evidence::Passed { tier, warning, .. } if warning.is_empty() => {
+            tracing::info!(%gpu, %tier, "the GPU is sound");
+        }
+        Evidence::Passed { tier, warning, .. } => {
+            tracing::warn!(%gpu, %tier, warning, "the GPU is sound, with something to look at");
+        }
         Evidence::Fault(why) => tracing::error!(%gpu, why, "the GPU is not sound"),
         Evidence::Warning(why) | Evidence::Unknown(why) => {
             tracing::warn!(%gpu, why, "the GPU is to be watched");

@@ -183,7 +183,9 @@ fn a_job_that_demands_young_proofs_is_held_until_a_burn_in_has_made_them() {
 #[test]
 fn what_burn_ins_found_outlives_agent_and_controller() {
     let world = World::new();
-    let mut node = Emulated::with(&world, &gpus(2, None));
+    // The second says of itself that it is more than it is.
+    let named = gpus(1, None).replace("[[gpu]]", "[[gpu]]\nname = \"NVIDIA H200\"");
+    let mut node = Emulated::with(&world, &format!("{}{named}", gpus(1, None)));
     (0..2).for_each(|gpu| drop(node.await_gpu(gpu, "healthy", BURN_IN_MAX)));
     let last = |node: &Emulated<'_>| {
         let report = node.site.list(&["node", "burn-in", "report", "b1"]);
@@ -195,6 +197,10 @@ fn what_burn_ins_found_outlives_agent_and_controller() {
     let before = await_some("both are told", BURN_IN_MAX, || {
         Some(last(&node)).filter(|all| all.len() == 2 && all.iter().all(is_whole))
     });
+    let why = |nth: usize| before[nth]["why"].as_str().unwrap_or_default();
+    assert!(why(0).is_empty() && why(1).starts_with("baseline: "), "{before:?}");
+    let report = node.site.run(&["node", "burn-in", "report", "b1"]).done();
+    assert!(report.contains("h200-1"), "{report}");
     node.agent.kill();
     node.site.kill_controllers();
     node.site.start_controllers();

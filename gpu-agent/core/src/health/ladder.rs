@@ -157,7 +157,7 @@ mod tests {
         fn pass(&mut self, it: BurnIn) {
             let blob = Blob::default;
             let proof = SignedProof { body: blob(), signature: blob(), certificate: blob() };
-            self.learn(it.gpu, Evidence::Passed { tier: it.tier, proof });
+            self.learn(it.gpu, Evidence::Passed { tier: it.tier, proof, warning: String::new() });
         }
 
         fn begin(&mut self) -> Option<BurnIn> {

@@ -14,6 +14,10 @@ fn proof() -> SignedProof {
     SignedProof { body: blob(), signature: blob(), certificate: blob() }
 }
 
+fn passed(tier: BurnInTier) -> Evidence {
+    Evidence::Passed { tier, proof: proof(), warning: String::new() }
+}
+
 /// A node with one GPU and a clock.
 struct Node {
     health: Health,
@@ -64,7 +68,7 @@ impl Node {
 
     fn burn_in(&mut self, tier: BurnInTier) {
         assert_eq!(self.due(), Some(tier));
-        self.learn(Evidence::Passed { tier, proof: proof() });
+        self.learn(passed(tier));
     }
 
     fn state(&self) -> GpuState {
@@ -78,7 +82,7 @@ fn a_gpu_is_healthy_after_its_burn_in_and_until_its_proof_expires() {
     assert_eq!(node.due(), Some(BurnInTier::T2));
     assert_eq!(node.state(), GpuState::BurningIn);
     assert_eq!(node.due(), None, "one at a time");
-    node.learn(Evidence::Passed { tier: BurnInTier::T2, proof: proof() });
+    node.learn(passed(BurnInTier::T2));
     assert_eq!(node.state(), GpuState::Healthy);
     assert!(node.health.reports()[0].proof.is_some());
     node.wait(PROOF_SPAN);
@@ -104,7 +108,7 @@ fn a_fault_leads_to_quarantine_and_only_an_operator_and_a_burn_in_lead_out() {
     node.learn(Evidence::Fault("bit 3".into()));
     assert_eq!(node.state(), GpuState::Quarantined);
     node.wait(Millis(30 * DAY));
-    node.learn(Evidence::Passed { tier: BurnInTier::T2, proof: proof() });
+    node.learn(passed(BurnInTier::T2));
     assert_eq!((node.state(), node.due()), (GpuState::Quarantined, None));
     node.wish(&[GPU], &[]);
     assert_eq!((node.state(), node.due()), (GpuState::Quarantined, None));
@@ -243,6 +247,18 @@ fn where_permits_are_given_nothing_is_burnt_in_without_one_and_each_is_good_for_
     assert_eq!((node.state(), node.last()), (GpuState::BurningIn, Some((7, BurnInEnd::Passed))));
     node.learn(Evidence::Fault("bit 3".into()));
     assert_eq!(node.last(), Some((9, BurnInEnd::Fault)));
+}
+
+#[test]
+fn a_warning_of_a_burn_in_that_passed_is_told_and_changes_nothing() {
+    let mut node = Node::new();
+    node.permit(&[(7, BurnInTier::T2)]);
+    assert_eq!(node.due(), Some(BurnInTier::T2));
+    let warning: String = "the slot is slow".into();
+    node.learn(Evidence::Passed { tier: BurnInTier::T2, proof: proof(), warning: warning.clone() });
+    let last = node.report().last.unwrap();
+    assert_eq!((last.end, last.why), (BurnInEnd::Passed, warning));
+    assert_eq!(node.state(), GpuState::Healthy);
 }
 
 #[test]
@@ -402,7 +418,7 @@ fn what_an_idle_moment_measured_is_not_the_last_burn_ins() {
     node.wait(Millis(0));
     node.wait(Millis(20 * MINUTE));
     assert_eq!(node.due(), Some(BurnInTier::T4));
-    node.learn(Evidence::Passed { tier: BurnInTier::T4, proof: proof() });
+    node.learn(passed(BurnInTier::T4));
     assert!(!node.health.handle_numbers(GPU, compared(99)));
     assert_eq!(node.report().last, before);
 }

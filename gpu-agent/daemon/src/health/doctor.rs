@@ -130,14 +130,20 @@ impl Doctor {
         let evidence = match report.verdict() {
             Verdict::Fault => Evidence::Fault(why),
             Verdict::Unknown => Evidence::Unknown(why),
-            Verdict::Pass => self.passed(info, report.product(), it.tier),
+            Verdict::Pass => self.passed(info, report.product(), it.tier, why),
         };
         Some((evidence, report.compared(proof::kernels(&self.env))))
     }
 
-    fn passed(&self, info: &GpuInfo, product: String, tier: BurnInTier) -> Evidence {
+    fn passed(
+        &self,
+        info: &GpuInfo,
+        product: String,
+        tier: BurnInTier,
+        warning: String,
+    ) -> Evidence {
         match self.signer.sign(&self.env, info, product, tier) {
-            Ok(proof) => Evidence::Passed { tier, proof },
+            Ok(proof) => Evidence::Passed { tier, proof, warning },
             Err(error) => Evidence::Unknown(format!("no proof can be signed: {error}")),
         }
     }
