@@ -67,6 +67,12 @@ fn trust(state: &State) -> Option<Trust> {
     state.site.as_ref().and_then(|spec| spec.trust).filter(|_| state.version >= SINCE)
 }
 
+/// Whether the node's GPUs are taken for what was declared: nothing can burn them in.
+pub(crate) fn are_taken_as_declared(state: &State, node: &Node) -> bool {
+    let declared = (Some(Trust::Declared), Some(InventorySource::Declared));
+    (trust(state), node.source) == declared
+}
+
 /// What is held against a GPU of which nobody has reported yet.
 fn first_doubt(trust: Option<Trust>, source: Option<InventorySource>) -> Option<Doubt> {
     match (trust, source) {

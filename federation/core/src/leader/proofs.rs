@@ -73,6 +73,9 @@ impl Leader {
             for part in self.capacity.take_unproven(&spec) {
                 let heeds = self.nodes.get(&part.node).is_some_and(|node| node.heeds_permits);
                 let Some(node) = state.nodes.get(&part.node).filter(|_| heeds) else { continue };
+                if health::are_taken_as_declared(state, node) {
+                    continue;
+                }
                 // Whoever has a node for himself has all that is there.
                 let lacks = |gpu: &&Gpu| {
                     (spec.needs.exclusive || part.gpus.contains(&gpu.info.index))

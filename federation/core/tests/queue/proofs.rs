@@ -201,6 +201,13 @@ fn nothing_is_wished_that_would_come_too_late_or_to_nobody() {
     spec.needs.0.proof.as_mut().unwrap().age_max = Millis(HOUR / 2);
     site.submit(1, spec);
     assert_eq!(wishes(&site.proposes()), []);
+    // Nothing can burn in what was only declared.
+    let mut declared = proving("hall", ClusterVersion::DEMANDS);
+    declared.apply(Command::SetTrust(SetTrust { trust: Trust::Declared }));
+    declared.node("n1", "b200", 8);
+    report(&mut declared, "n1", &[]);
+    declared.submit(1, demands(1, 1, T2, 1));
+    assert_eq!(wishes(&declared.proposes()), []);
     // An agent of an earlier release would not answer.
     let mut other = proving("giga", ClusterVersion::DEMANDS);
     other.node("n1", "b200", 1);
